@@ -1,0 +1,123 @@
+"""From an 8-bit picture to what a network sees: augmentation, and the normalisation of a backbone."""
+
+from dataclasses import dataclass
+
+import torch
+import torchvision.transforms.v2.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+
+from baoseg.errors import RecipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Augmentation of training pictures; the defaults are those of TransCAM and BAO on VOC."""
+
+    resize_long: tuple[int, int] = (320, 640)  # the long side in pixels is drawn from here, ends included
+    crop: int = 512  # side of the square that the network sees
+    flip: bool = True  # left-right, every second time
+    brightness: float = 0.3  # factors are drawn from [1 - x, 1 + x], the hue shift from [-x, x] of a turn
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.1
+    mark_padding: bool = True  # False: padding counts as picture, as in the released code of TransCAM and BAO
+
+    def __post_init__(self) -> None:
+        low, high = self.resize_long
+        if not 2 <= low <= high or self.crop < 1:
+            raise RecipeError(
+                f"resize_long {self.resize_long} with crop {self.crop} is no range of at least 2 pixels and a "
+                "crop of at least 1; write the smaller end of resize_long first"
+            )
+        if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
+            raise RecipeError("strengths of colour jitter are at least 0, that of hue at most 0.5; correct them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Mean and standard deviation of RGB in [0, 1] that a backbone's weights expect."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def normalise(image: UInt8[Tensor, "*batch 3 h w"], normalisation: Normalisation) -> Float[Tensor, "*batch 3 h w"]:
+    """Scale to [0, 1], subtract the mean, divide by the standard deviation; on the device of the image."""
+    mean = torch.tensor(normalisation.mean, device=image.device)[:, None, None]
+    std = torch.tensor(normalisation.std, device=image.device)[:, None, None]
+    return (image / 255 - mean) / std
+
+
+def augment(
+    image: UInt8[Tensor, "3 h w"],
+    *,
+    config: Config,
+    normalisation: Normalisation,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"]]:
+    """Resize, flip, change colours, normalise, crop. Gives the crop and which of its pixels are picture."""
+    image = random_resize(image, config.resize_long, generator=generator)
+    if config.flip and _uniform(0.0, 1.0, generator) < 0.5:
+        image = F.horizontal_flip(image)
+    image = jitter_colours(image, config=config, generator=generator)
+    crop, valid = random_crop(normalise(image, normalisation), config.crop, generator=generator)
+    return crop, valid if config.mark_padding else torch.ones_like(valid)
+
+
+def random_resize(
+    image: UInt8[Tensor, "3 h w"], long_side: tuple[int, int], *, generator: torch.Generator
+) -> UInt8[Tensor, "3 H W"]:
+    """Scale so that the long side is uniform in the range, its ends included; bicubic, antialiased."""
+    low, high = long_side
+    target = int(torch.randint(low, high + 1, (), generator=generator))
+    height, width = image.shape[-2:]
+    scale = target / max(height, width)
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    return F.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+
+
+def jitter_colours(
+    image: UInt8[Tensor, "3 h w"], *, config: Config, generator: torch.Generator
+) -> UInt8[Tensor, "3 h w"]:
+    """Brightness, contrast, saturation and hue in random order; those of strength 0 are left out."""
+    strengths = (config.brightness, config.contrast, config.saturation, config.hue)
+    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+    centres = (1.0, 1.0, 1.0, 0.0)
+    for step in torch.randperm(len(changes), generator=generator).tolist():
+        strength, centre = strengths[step], centres[step]
+        amount = _uniform(centre - strength, centre + strength, generator)
+        if strength > 0:
+            image = changes[step](image, max(amount, 0.0) if centre == 1 else amount)
+    return image
+
+
+def random_crop(
+    image: Float[Tensor, "3 h w"], side: int, *, generator: torch.Generator
+) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"]]:
+    """A square of the picture at a random place; gives it and which of its pixels are picture.
+
+    Where the picture is smaller than the square it lies at a random place inside and the rest is 0, which is
+    the mean colour after normalisation (the crop of the TransCAM, IRN and AffinityNet code).
+    """
+    height, width = image.shape[-2:]
+    from_rows, to_rows = _overlap(height, side, generator)
+    from_columns, to_columns = _overlap(width, side, generator)
+    crop = image.new_zeros((3, side, side))
+    valid = torch.zeros((1, side, side), dtype=torch.bool, device=image.device)
+    crop[:, to_rows, to_columns] = image[:, from_rows, from_columns]
+    valid[:, to_rows, to_columns] = True
+    return crop, valid
+
+
+def _overlap(length: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:
+    """Along one axis: the part of the picture that is taken, and where it goes in the crop."""
+    shift = int(torch.randint(0, abs(length - side) + 1, (), generator=generator))
+    taken = min(length, side)
+    shifted, unshifted = slice(shift, shift + taken), slice(0, taken)
+    return (shifted, unshifted) if length > side else (unshifted, shifted)
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))

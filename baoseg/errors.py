@@ -1,0 +1,21 @@
+"""Errors that a user sees: one line that says where, what and the remedy. The CLI prints them and exits with 2."""
+
+
+class BaosegError(Exception):
+    """A mistake or a circumstance outside the code; never a bug of ours."""
+
+
+class DataError(BaosegError):
+    """Images, labels, masks or splits are missing, unreadable or inconsistent."""
+
+
+class CheckpointError(BaosegError):
+    """Weights are missing, unreadable or do not fit the network."""
+
+
+class RunError(BaosegError):
+    """A run folder cannot be written, or does not fit what is asked of it."""
+
+
+class RecipeError(BaosegError):
+    """Settings are unknown or contradict one another."""

@@ -1,0 +1,198 @@
+"""A trained network that labels pictures: the Python API, and the file that keeps it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+
+import baoseg
+from baoseg import maps, masks, nets, settings
+from baoseg.data.images import read_image
+from baoseg.errors import CheckpointError, DataError
+from baoseg.methods import METHODS, Method, Settings, bao, make, transcam
+from baoseg.nets import weights
+from baoseg.nets.network import Network
+from baoseg.recipes import Recipe, Stage
+from baoseg.runs import Run, read_json
+from baoseg.types import ClassSet, Maps
+
+Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "3 h w"]
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a labeler says about one picture, at the picture's size.
+
+    `mask`: 0 background, 1..K the classes of the labeler; `class_maps`: a map in [0, 1] by class name, for the labels
+    given (or predicted); `background`: the learned background map in [0, 1], None for methods without one.
+    """
+
+    labels: tuple[str, ...]
+    mask: UInt8[np.ndarray, "h w"]
+    class_maps: dict[str, Float32[np.ndarray, "h w"]]
+    background: Float32[np.ndarray, "h w"] | None
+
+
+class Labeler:
+    """Labels the pixels of pictures whose classes are known: `labeler(image, labels=["dog"]).mask`."""
+
+    def __init__(
+        self,
+        method: Method,
+        classes: ClassSet,
+        *,
+        maps: maps.Config,
+        masks: masks.Config,
+    ) -> None:
+        self.method = method.eval()
+        self.classes = classes
+        self.maps = maps
+        self.masks = masks
+
+    def __call__(
+        self, image: Picture, labels: Sequence[str] | None = None, *, threshold: float | None = None
+    ) -> Result:
+        """Label a picture: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
+
+        Without `labels` the classifier's own are used: those above a probability of one half, or else the likeliest.
+        `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
+        an empty list and an unreadable picture.
+        """
+        pixels = _pixels(image)
+        vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
+        seed = maps.infer(
+            self.method,
+            pixels,
+            vector,
+            config=self.maps,
+            normalisation=self.method.network.normalisation,
+        ).upsample()
+        if threshold is None and seed.background is None:
+            threshold = self.masks.threshold
+        names = [self.classes.names[index - 1] for index in seed.classes.tolist()]
+        return Result(
+            labels=tuple(names),
+            mask=masks.label_image(seed, threshold=threshold).numpy(),
+            class_maps={name: scores.numpy() for name, scores in zip(names, seed.scores, strict=True)},
+            background=None if seed.background is None else seed.background.numpy(),
+        )
+
+    @torch.inference_mode()
+    def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
+        """Label vector of the classes above a probability of one half at the middle scale, or else the likeliest."""
+        side = sorted(self.maps.sizes)[len(self.maps.sizes) // 2]
+        views = maps.views(
+            image.to(self.device), side, config=self.maps, normalisation=self.method.network.normalisation
+        )
+        logits = self.method.classify(views).mean(dim=0).cpu()
+        return (logits >= logits.max().clamp(max=0)).float()
+
+    @torch.inference_mode()
+    def raw_maps(self, images: Float[Tensor, "b 3 h w"], labels: Float[Tensor, "b K"]) -> Maps:
+        """Refined class scores [b K h' w'] and background score [b 1 h' w'] (None for methods without one).
+
+        Images are normalised (mean and deviation of `labeler.method.network.normalisation`), labels are label
+        vectors; the maps are those of one forward pass, before any clipping or normalisation. Unpacks as a pair.
+        """
+        return self.method.maps(images.to(self.device), labels.to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.method.parameters()).device
+
+
+def save(path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: ClassSet) -> None:
+    """Write a self-describing safetensors file that `load` reads: weights, network, method, classes, inference."""
+    about = {
+        "format": 1,
+        "version": baoseg.__version__,
+        "classes": list(classes.names),
+        "method": settings.to_json(stage.method, Settings),
+        "net": settings.to_json(recipe.net),
+        "maps": settings.to_json(recipe.maps),
+        "masks": settings.to_json(recipe.masks),
+    }
+    weights.save(path, method.network, about)
+
+
+def load(
+    source: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    heads: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Labeler:
+    """A labeler from a run folder (its last stage), a network.safetensors of a run, or a published checkpoint.
+
+    Published checkpoints are Conformers in the key names of TransCAM and BAO, as a `.pth` state dict or safetensors.
+    They do not say their class names and attention heads: `classes` defaults to the 20 of VOC or to numbers, `heads`
+    to one for 64 channels, as all published models have it. Raises CheckpointError.
+    """
+    path = Path(source)
+    if path.is_dir():
+        stages = read_json(Run(path).manifest)["stages"]
+        trained = [stage.network for name in stages if (stage := Run(path).stage(name)).network.exists()]
+        if not trained:
+            raise CheckpointError(f"{path}: nothing trained yet; run `bao train` on it first")
+        path = trained[-1]
+    state = weights.read_checkpoint(path)
+    about = weights.read_metadata(path) if path.suffix == ".safetensors" else None
+    made = _published(path, state, classes, heads) if about is None else _own(path, state, about, classes)
+    made.method.to(device)
+    return made
+
+
+def warm_start(network: Network, path: Path) -> None:
+    """Fill `network` with the weights of a trained stage; heads that it lacks keep their initial values."""
+    weights.load_into(network, weights.read_checkpoint(path), allow_missing_heads=True, source=path)
+
+
+def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[str] | None) -> Labeler:
+    names = ClassSet(tuple(about["classes"] if classes is None else classes))
+    if len(names) != len(about["classes"]):
+        raise CheckpointError(f"{path}: trained for {len(about['classes'])} classes, {len(names)} given")
+    source = str(path)
+    method_settings = settings.from_json(about["method"], Settings, source=source)
+    config = settings.from_json(about["net"], nets.Config, source=source)
+    heads_needed = METHODS[about["method"]["method"]].needs_activation_heads
+    network = nets.build(config, len(names), activation_heads=heads_needed, initialise=False)
+    weights.load_into(network, state, source=path)
+    return Labeler(
+        make(method_settings, network),
+        names,
+        maps=settings.from_json(about["maps"], maps.Config, source=source),
+        masks=settings.from_json(about["masks"], masks.Config, source=source),
+    )
+
+
+def _published(path: Path, state: dict[str, Tensor], classes: Sequence[str] | None, heads: int | None) -> Labeler:
+    network = weights.published_conformer(state, heads=heads, source=str(path))
+    count = network.num_classes
+    if classes is None:
+        classes = VOC_CLASSES if count == len(VOC_CLASSES) else [f"class {index}" for index in range(1, count + 1)]
+    if len(classes) != count:
+        raise CheckpointError(f"{path}: a network of {count} classes, {len(classes)} names given")
+    method = bao.Config() if network.activation_heads else transcam.Config()
+    return Labeler(make(method, network), ClassSet(tuple(classes)), maps=maps.Config(), masks=masks.Config())
+
+
+def _pixels(image: Picture) -> UInt8[Tensor, "3 h w"]:
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 of [h w 3]")
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return image

@@ -1,0 +1,114 @@
+"""From a trained method and a picture to a seed: multi-scale inference and THE one normalisation."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from baoseg.data.transforms import Normalisation
+from baoseg.data.transforms import normalise as normalise_image
+from baoseg.errors import DataError
+from baoseg.seeds import Seed
+
+if TYPE_CHECKING:
+    from baoseg.methods.base import Method
+
+
+class Scaling(StrEnum):
+    """How a map comes to [0, 1] after its negative values became 0."""
+
+    PEAK = "peak"  # divided by its maximum, in training and at inference alike
+    RELEASED = "released"  # (x - min - 1e-5) / (max - min + 1e-5), as TransCAM's and BAO's released inference has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Multi-scale inference: scales and flips are summed, then normalised (noise reduction sec. 4.2)."""
+
+    sizes: tuple[int, ...] = (256, 512, 768)  # sides in pixels of the squares that a picture is resized to
+    flip: bool = True
+    keep_aspect: bool = False  # rectangles of the same area instead of squares
+    stride: int = 4  # of the seeds: pixels of the picture a cell. The released code sums at full size
+    scaling: Scaling = Scaling.PEAK
+
+
+def normalise(
+    maps: Float[Tensor, "b k h w"],
+    *,
+    valid: Bool[Tensor, "b 1 h w"] | None = None,
+    scaling: Scaling = Scaling.PEAK,
+) -> Float[Tensor, "b k h w"]:
+    """Each map to [0, 1]: negative values to 0, then by its own maximum over the valid cells.
+
+    A map that is nowhere positive becomes all zeros. Invalid cells are 0.
+    """
+    maps = maps.clamp(min=0)
+    if valid is not None:
+        maps = maps * valid
+    peak = maps.amax(dim=(2, 3), keepdim=True)
+    if scaling is Scaling.PEAK:
+        return maps / peak.clamp(min=torch.finfo(maps.dtype).tiny)
+    floor = maps.amin(dim=(2, 3), keepdim=True)
+    return ((maps - floor - 1e-5) / (peak - floor + 1e-5)).clamp(min=0)
+
+
+@torch.inference_mode()
+def infer(
+    method: "Method",
+    image: UInt8[Tensor, "3 h w"],
+    labels: Float[Tensor, "K"],
+    *,
+    config: Config,
+    normalisation: Normalisation,
+) -> Seed:
+    """The seed of one picture. Raises DataError when no class is present: there is nothing to look for then."""
+    classes = labels.nonzero()[:, 0] + 1
+    if len(classes) == 0:
+        raise DataError("a picture without labels has no seed; give it at least one label")
+    device = next(method.parameters()).device
+    size = (int(image.shape[1]), int(image.shape[2]))
+    grid = (math.ceil(size[0] / config.stride), math.ceil(size[1] / config.stride))
+    image, given, chosen = image.to(device), labels.to(device), classes.to(device)
+
+    total = torch.zeros((), device=device)
+    for side in config.sizes:
+        inputs = views(image, side, config=config, normalisation=normalisation)
+        maps = method.maps(inputs, given.expand(len(inputs), -1), classes=chosen)
+        channels = maps.scores if maps.background is None else torch.cat([maps.background, maps.scores], dim=1)
+        channels = F.interpolate(channels.float(), size=grid, mode="bilinear", align_corners=False)
+        total = total + channels[0]
+        if config.flip:
+            total = total + channels[1].flip(-1)
+
+    total = normalise(total[None], scaling=config.scaling)[0].cpu()
+    if method.learns_background:
+        return Seed(classes, total[1:], total[0], size)
+    return Seed(classes, total, None, size)
+
+
+def views(
+    image: UInt8[Tensor, "3 h w"], side: int, *, config: Config, normalisation: Normalisation
+) -> Float[Tensor, "v 3 h2 w2"]:
+    """The picture at one scale, normalised, and its mirror image where the configuration asks for it."""
+    height, width = image.shape[-2:]
+    size = list(input_size((height, width), side, config))
+    scaled = TF.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    view = normalise_image(scaled, normalisation)[None]
+    return torch.cat([view, view.flip(-1)]) if config.flip else view
+
+
+def input_size(size: tuple[int, int], side: int, config: Config) -> tuple[int, int]:
+    """Height and width that a picture of `size` is resized to for the scale `side`."""
+    if not config.keep_aspect:
+        return side, side
+    height, width = size
+    scale = side / math.sqrt(height * width)
+    # Multiples of 32 fit the stride of every backbone, so that nothing is padded inside.
+    return max(32, 32 * round(height * scale / 32)), max(32, 32 * round(width * scale / 32))

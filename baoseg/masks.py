@@ -1,0 +1,61 @@
+"""Seeds to label images: which class each pixel belongs to.
+
+With a learned background nothing has to be chosen. Without one, a threshold stands for the background: a
+class whose map stays below it has not been found.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from baoseg.errors import RecipeError
+from baoseg.seeds import Seed
+from baoseg.types import BACKGROUND
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`threshold` is used for methods without a learned background only. Its default is a conventional one,
+    not chosen on ground truth; `evaluate` reports the best one on the ground truth under the name oracle.
+    """
+
+    threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise RecipeError(f"masks.threshold is {self.threshold}; maps lie in 0..1, choose a value in between")
+
+
+def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
+    """Class index of each pixel of the picture: 0 for the background, else one of `seed.classes`.
+
+    Without a threshold, the argmax over [background, class maps]; ties go to the background, then to the
+    class of the lower index (BAO inference). With a threshold t, which overrides a background map, the class
+    of the largest map where that is >= t and the background elsewhere (attention-noise reduction, sec. 3.4);
+    t is compared in single precision, as the maps are. A seed of no class is all background.
+
+    Raises RecipeError if there is neither a background map nor a threshold.
+    """
+    seed = seed.upsample()
+    classes, values = best_class(seed)
+    if threshold is not None:
+        found = values >= torch.tensor(threshold, dtype=values.dtype)
+    elif seed.background is not None:
+        found = values > seed.background
+    else:
+        raise RecipeError("these maps have no background map; give a threshold (masks.threshold, usually 0.3)")
+    return torch.where(found, classes, BACKGROUND).to(torch.uint8)
+
+
+def best_class(seed: Seed) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """Index of the class with the largest map and the value of that map, for each cell of the seed's grid.
+
+    Ties go to the class of the lower index. Without classes, the background and 0.
+    """
+    if seed.classes.numel() == 0:
+        values = seed.scores.new_zeros(seed.scores.shape[-2:], dtype=torch.float32)
+        return torch.full_like(values, BACKGROUND, dtype=torch.int64), values
+    values, channels = seed.scores.float().max(dim=0)
+    return seed.classes[channels].long(), values

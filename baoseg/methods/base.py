@@ -1,0 +1,87 @@
+"""What a method is to the rest of the package. Methods do not inherit from one another: each composes the functions
+here with what is its own, so a diff of two method files shows the difference of two papers."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from baoseg import attention, losses
+from baoseg.nets.base import Features
+from baoseg.nets.network import Network
+from baoseg.types import Batch, Maps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, after a step."""
+
+    step: int  # finished steps, from 1
+    steps: int  # of the whole stage
+    steps_per_epoch: int
+
+
+class Method(nn.Module):
+    """A network with a loss to train it and maps to take from it.
+
+    `network` is the one that inference uses and that a trained run saves.
+    """
+
+    learns_background = False  # whether `maps` gives a background map, so that masks need no threshold
+    needs_activation_heads = False  # whether the network must carry AMN's label encoder and activation head
+    network: Network
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The terms whose sum is minimised, by name."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The loss, under the name by which wrappers for many devices call a module."""
+        return self.loss(batch)
+
+    def maps(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Float[Tensor, "b K"],
+        *,
+        classes: Int[Tensor, "k"] | None = None,
+    ) -> Maps:
+        """Refined maps on the feature grid, before any clipping or normalisation.
+
+        `classes` are the class indices (1..K) to compute, all K without it; `labels` condition the background map of
+        methods that learn one.
+        """
+        raise NotImplementedError
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after each optimiser step."""
+
+    def classify(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K"]:
+        """Class logits z, without labels."""
+        features = self.network(images)
+        return class_logits(features, self.network.class_maps(features))
+
+
+def class_logits(
+    features: Features, class_maps: Float[Tensor, "b K h w"], valid: Bool[Tensor, "b 1 h w"] | None = None
+) -> Float[Tensor, "b K"]:
+    """z = GAP(M) + z_token (TransCAM; BAO sec. 4.3); backbones without a class token have the first term alone."""
+    pooled = losses.pool(class_maps, valid)
+    return pooled if features.token_logits is None else pooled + features.token_logits
+
+
+def classification_loss(features: Features, class_maps: Float[Tensor, "b K h w"], batch: Batch) -> Float[Tensor, ""]:
+    """L_cls: soft-margin loss of z against the image-level labels (BAO eq. 7)."""
+    logits = class_logits(features, class_maps, on_grid(batch.valid, class_maps))
+    return losses.multilabel_soft_margin(logits, batch.labels)
+
+
+def refine(maps: Float[Tensor, "b k h w"], features: Features) -> Float[Tensor, "b k h w"]:
+    """A* M where the backbone attends, M itself where it does not (CNNs)."""
+    return maps if features.attention is None else attention.spread(maps, features.attention)
+
+
+def on_grid(valid: Bool[Tensor, "b 1 H W"], maps: Float[Tensor, "b k h w"]) -> Bool[Tensor, "b 1 h w"]:
+    """Cells of the feature grid of which at least half is picture, not padding."""
+    return F.interpolate(valid.to(maps.dtype), size=maps.shape[-2:], mode="area") >= 0.5

@@ -1,0 +1,109 @@
+"""Networks: `build` makes one from a Config; nets.weights keeps and reads them."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import RecipeError
+from baoseg.nets import conformer, weights
+from baoseg.nets.base import Backbone as Backbone
+from baoseg.nets.base import Features as Features
+from baoseg.nets.conformer import Conformer
+from baoseg.nets.network import Network as Network
+
+TIMM = "timm:"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The network, apart from what data (K) and method (activation heads) decide."""
+
+    backbone: str = "conformer_small"  # conformer_nano|tiny|small|base, or timm:NAME for a CNN or ViT of timm
+    weights: str | None = None  # a local file: published Conformer names, timm's names, or one of ours
+    pretrained: bool = False  # weights through timm's own loader, for timm backbones
+    stride: int = 16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8)
+    options: tuple[tuple[str, Any], ...] = ()  # further settings of conformer.Config or of timm.create_model
+    mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
+    std: tuple[float, float, float] | None = None
+    freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
+    head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others
+    label_bias: float | None = None  # of the label encoder at the start; None: 0 for Conformers, 1 for others
+
+
+def build(
+    config: Config, num_classes: int, *, activation_heads: bool, seed: int = 0, initialise: bool = True
+) -> Network:
+    """The network for K classes: first values from `seed` alone, then the weights that `config` asks for.
+
+    Heads that those weights lack, or have for other classes, keep their first values; the log says which.
+    Without `initialise` no weights are looked for: the values are about to be replaced.
+    Raises RecipeError for settings that no network has, CheckpointError for weights that do not fit.
+    """
+    if not initialise:
+        config = dataclasses.replace(config, weights=None, pretrained=False)
+    if config.pretrained and config.weights is not None:
+        raise RecipeError(f"{config.backbone}: both pretrained and weights {config.weights}; choose one")
+    with torch.random.fork_rng(devices=[]):  # PyTorch's and timm's initialisers know the global state only
+        torch.default_generator.manual_seed(seed)
+        network = Network(
+            _backbone(config, num_classes),
+            num_classes,
+            activation_heads=activation_heads,
+            head_kernel=config.head_kernel,
+            label_bias=config.label_bias,
+            frozen_batch_norm=config.freeze_batch_norm,
+        )
+    if config.weights is not None:
+        _load_weights(network, Path(config.weights))
+    return network
+
+
+def _backbone(config: Config, num_classes: int) -> Backbone:
+    if (config.mean is None) != (config.std is None):
+        raise RecipeError("network: mean or std is set without the other; set both or none")
+    normalisation = None
+    if config.mean is not None and config.std is not None:
+        normalisation = Normalisation(mean=config.mean, std=config.std)
+    options = dict(config.options)
+    if config.backbone.startswith(TIMM):
+        from baoseg.nets import timm_backbones  # noqa: PLC0415  (a second of import that Conformers do without)
+
+        return timm_backbones.make(
+            config.backbone.removeprefix(TIMM),
+            num_classes,
+            stride=config.stride,
+            pretrained=config.pretrained,
+            normalisation=normalisation,
+            options=options,
+        )
+    if config.backbone not in conformer.VARIANTS:
+        known = ", ".join(conformer.VARIANTS)
+        raise RecipeError(f"unknown backbone {config.backbone!r}; use {known} or timm:NAME")
+    if config.pretrained:
+        raise RecipeError(f"{config.backbone}: timm has no weights of it; name a published file as weights")
+    known_options = [field.name for field in dataclasses.fields(conformer.Config)]
+    if unknown := sorted(set(options) - set(known_options)):
+        raise RecipeError(
+            f"{config.backbone}: unknown options {', '.join(unknown)}; there are {', '.join(known_options)}"
+        )
+    sizes = dataclasses.replace(conformer.VARIANTS[config.backbone], **options)
+    return Conformer(sizes, num_classes, normalisation=normalisation or Normalisation())
+
+
+def _load_weights(network: Network, path: Path) -> None:
+    state = weights.read_checkpoint(path)
+    ours = any(key.startswith("backbone.") for key in state)
+    if ours or isinstance(network.backbone, Conformer):
+        report = weights.load_into(network, state, allow_missing_heads=True, source=path)
+        log.info("%s: %s", path, report)
+    else:
+        from baoseg.nets import timm_backbones  # noqa: PLC0415
+
+        timm_backbones.load(network.backbone, state, source=path)
+        log.info("%s: backbone loaded, heads as initialised", path)

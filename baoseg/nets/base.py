@@ -1,0 +1,76 @@
+"""What a backbone is: pictures in, a feature map out, and attention where the backbone has some."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from baoseg.attention import Attention
+from baoseg.data.transforms import Normalisation
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the methods work on. The grid is ceil(picture / stride): h x w covers an unfinished last cell too.
+
+    `token_logits` are the class token's scores of the K classes, None for backbones without such a token;
+    `attention` is None for backbones without self-attention over the same grid.
+    """
+
+    map: Float[Tensor, "b c h w"]
+    token_logits: Float[Tensor, "b K"] | None
+    attention: Attention | None
+
+
+class Backbone(nn.Module):
+    """Any network that turns normalised pictures [b 3 H W] of any size into Features.
+
+    `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
+    must have undergone, `attends` whether Features carry attention, `token_head` the
+    class token's classifier (K + 1 outputs). `head_kernel` and `label_bias` are the
+    family's defaults for the heads in `Network`, which `initialise_head` fills.
+    """
+
+    channels: int
+    stride: int
+    normalisation: Normalisation
+    attends: bool
+    token_head: nn.Linear | None
+    head_kernel: int = 1
+    label_bias: float = 1.0
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        raise NotImplementedError
+
+    def initialise_head(self, head: nn.Module) -> None:
+        """Small normal weights (std 0.01) and zero biases: the first logits are near 0 on any backbone."""
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+
+def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tensor, "b c h w"]:
+    """Repeat the last row and column until both sides are multiples of `stride`.
+
+    Repeating adds no edge for the network to see, as zeros would. The result lies in memory channels last, which
+    all layers after it take over: on a CPU that is 5 to 30 % faster.
+    """
+    height, width = images.shape[-2:]
+    if height % stride or width % stride:
+        images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Keep statistics and affine parameters as they are: small batches can only spoil pretrained ones.
+
+    `train()` wakes the statistics up again, so `Network` calls this after it.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval().requires_grad_(False)

@@ -1,0 +1,297 @@
+"""Conformer (Peng et al., ICCV 2021): a ResNet and a transformer side by side that exchange what they see.
+
+    stem        convolution of stride 2, pooled to 1/4
+    block 1     a convolution block on 1/4; the transformer's tokens are cut from the stem at 1/16
+    block 2..   convolution block -> FCU down -> transformer block -> FCU up -> fusion block (a "dual block");
+                thirds of the blocks have their convolutions at 1/4, 1/8 and 1/16
+
+in the form of TransCAM and BAO: the last fusion block keeps stride 1, so that feature map and tokens share a
+grid, and the queries and keys of all blocks are given out for the spread of the class maps.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
+
+from baoseg.attention import Attention
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import RecipeError
+from baoseg.nets.base import Backbone, Features, pad_to_multiple
+
+STEM_WIDTH = 64
+PATCH = 4  # cells of the first stage that a token covers in each direction
+EXPANSION = 4  # of the bottleneck in the convolution blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The sizes of a Conformer; the defaults are Conformer-S/16."""
+
+    channel_ratio: float = 4.0  # the stages have 64, 128 and 256 times as many channels
+    embed_dim: int = 384  # of the tokens
+    depth: int = 12  # transformer blocks, a multiple of 3
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    drop_path: float = 0.1  # of the last transformer block, linearly from 0 at the first (as TransCAM trains)
+    stem_pool: bool = True  # False: all strides are half as long, 8 at the end instead of 16
+
+
+VARIANTS = {
+    "conformer_nano": Config(
+        channel_ratio=0.5, embed_dim=96, depth=6, heads=3, drop_path=0.0, stem_pool=False
+    ),  # ours, small enough to learn a demonstration from scratch on a CPU
+    "conformer_tiny": Config(channel_ratio=1.0),
+    "conformer_small": Config(),
+    "conformer_base": Config(channel_ratio=6.0, embed_dim=576, heads=9),
+}
+
+
+class Conformer(Backbone):
+    """The dual network without its convolutional classifier; `token_head` is the class token's, K + 1 wide.
+
+    Raises RecipeError for a depth that three stages cannot share or a width that the heads cannot.
+    """
+
+    attends = True
+    head_kernel = 3
+    label_bias = 0.0
+    token_head: nn.Linear
+
+    def __init__(self, config: Config, num_classes: int, *, normalisation: Normalisation) -> None:
+        super().__init__()
+        if config.depth < 3 or config.depth % 3:
+            raise RecipeError(f"conformer: depth {config.depth} does not fill three stages; use a multiple of 3")
+        if config.embed_dim % config.heads:
+            raise RecipeError(
+                f"conformer: {config.heads} heads do not divide embed_dim {config.embed_dim}; use a divisor"
+            )
+        self.config = config
+        self.normalisation = normalisation
+        self.stride = 16 if config.stem_pool else 8
+        widths = [int(STEM_WIDTH * config.channel_ratio * 2**stage) for stage in range(3)]
+        self.channels = widths[-1]
+        drop_path = [config.drop_path * index / (config.depth - 1) for index in range(config.depth)]
+
+        self.stem_conv = nn.Conv2d(3, STEM_WIDTH, 7, stride=2, padding=3, bias=False)
+        self.stem_norm = nn.BatchNorm2d(STEM_WIDTH)
+        self.stem_pool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem_pool else nn.Identity()
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.patch_embed = nn.Conv2d(STEM_WIDTH, config.embed_dim, PATCH, stride=PATCH)
+        self.conv_block = ConvBlock(STEM_WIDTH, widths[0], shortcut=True)
+        self.transformer_block = TransformerBlock(config, drop_path=drop_path[0])
+        self.blocks = nn.ModuleList()
+        for index in range(1, config.depth):
+            stage, first = divmod(index, config.depth // 3)
+            shrinks = stage > 0 and first == 0
+            self.blocks.append(
+                DualBlock(
+                    config,
+                    inputs=widths[stage - 1] if shrinks else widths[stage],
+                    outputs=widths[stage],
+                    shrinks=shrinks,
+                    cells=PATCH // 2**stage,
+                    last=index == config.depth - 1,
+                    drop_path=drop_path[index],
+                )
+            )
+        self.token_norm = nn.LayerNorm(config.embed_dim)
+        self.token_head = nn.Linear(config.embed_dim, num_classes + 1)
+
+        self.initialise_head(self)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    def initialise_head(self, head: nn.Module) -> None:
+        """As released, body and heads: He's normal (fan out) for convolutions, std 0.02 for linear layers."""
+        for layer in head.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        stem = convolve(pad_to_multiple(images, self.stride), self.stem_conv, self.stem_norm)
+        stem = self.stem_pool(F.relu(stem, inplace=True))
+        patches = self.patch_embed(stem)
+        grid = (patches.shape[-2], patches.shape[-1])
+        tokens = rearrange(patches, "b c h w -> b (h w) c")
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)
+
+        features = self.conv_block(stem)[0]
+        tokens, query, key = self.transformer_block(tokens)
+        queries, keys = [query], [key]
+        for block in self.blocks:
+            features, tokens, query, key = block(features, tokens, grid)
+            queries.append(query)
+            keys.append(key)
+
+        # only the class token is read at the end; the patch tokens have gone into the feature map
+        logits = self.token_head(self.token_norm(tokens[:, 0]))[:, 1:]
+        scale = self.transformer_block.scale
+        return Features(features, logits, Attention(tuple(queries), tuple(keys), scale, 1, grid))
+
+
+def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "b c2 h2 w2"]:
+    """norm(conv(features)), in inference as one convolution: batch norm is then a fixed scale and shift.
+
+    Scaling the weights is cheap, another pass over the feature map and its memory are not.
+    """
+    if norm.training or torch.is_grad_enabled():
+        result: Tensor = norm(conv(features))
+        return result
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(features, weight, shift, stride=conv.stride, padding=conv.padding)
+
+
+class ConvBlock(nn.Module):
+    """Residual bottleneck. Gives its output, and the inner features that the transformer gets to see."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, shortcut: bool = False) -> None:
+        super().__init__()
+        inner = outputs // EXPANSION
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner, eps=1e-6)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner, eps=1e-6)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(outputs, eps=1e-6)
+        self.shortcut_conv: nn.Conv2d | None = None
+        self.shortcut_norm: nn.BatchNorm2d | None = None
+        if shortcut:
+            self.shortcut_conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut_norm = nn.BatchNorm2d(outputs, eps=1e-6)
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], from_tokens: Float[Tensor, "b inner h w"] | None = None
+    ) -> tuple[Float[Tensor, "b c2 h2 w2"], Float[Tensor, "b inner2 h2 w2"]]:
+        inner = F.relu(convolve(features, self.conv1, self.norm1), inplace=True)
+        if from_tokens is not None:
+            inner = inner + from_tokens
+        inner = F.relu(convolve(inner, self.conv2, self.norm2), inplace=True)
+        result = convolve(inner, self.conv3, self.norm3)
+        if self.shortcut_conv is not None and self.shortcut_norm is not None:
+            features = convolve(features, self.shortcut_conv, self.shortcut_norm)
+        return F.relu(result.add_(features), inplace=True), inner
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and MLP. Gives its queries and keys, [b heads n d] each, beside the tokens."""
+
+    def __init__(self, config: Config, *, drop_path: float) -> None:
+        super().__init__()
+        width, hidden = config.embed_dim, round(config.embed_dim * config.mlp_ratio)
+        self.heads = config.heads
+        self.scale = (width // config.heads) ** -0.5
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.projection = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+
+    def forward(
+        self, tokens: Float[Tensor, "b n c"]
+    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b heads n d"], Float[Tensor, "b heads n d"]]:
+        query, key, value = self._project(self.norm1(tokens))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        tokens = self._add(tokens, self.projection(rearrange(attended, "b heads n d -> b n (heads d)")))
+        tokens = self._add(tokens, self.contract(F.gelu(self.expand(self.norm2(tokens)))))
+        return tokens, query, key
+
+    def _project(self, tokens: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor, Tensor]:
+        # Queries and keys outlive the block, values do not: as two products, the values are freed with it.
+        width = tokens.shape[-1]
+        bias = self.qkv.bias
+        first = F.linear(tokens, self.qkv.weight[: 2 * width], None if bias is None else bias[: 2 * width])
+        last = F.linear(tokens, self.qkv.weight[2 * width :], None if bias is None else bias[2 * width :])
+        query, key = rearrange(first, "b n (two heads d) -> two b heads n d", two=2, heads=self.heads)
+        return query, key, rearrange(last, "b n (heads d) -> b heads n d", heads=self.heads)
+
+    def _add(self, tokens: Float[Tensor, "b n c"], change: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        return tokens + stochastic_depth(change, self.drop_path, mode="row", training=self.training)
+
+
+class DualBlock(nn.Module):
+    """Convolution block, transformer block, and the two feature coupling units (FCU) between them.
+
+    `cells` is the number of cells of the feature map that a token covers in each direction.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        inputs: int,
+        outputs: int,
+        shrinks: bool,
+        cells: int,
+        last: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.conv_block = ConvBlock(inputs, outputs, stride=2 if shrinks else 1, shortcut=shrinks)
+        self.down = CouplingDown(outputs // EXPANSION, config.embed_dim, cells=cells)
+        self.transformer_block = TransformerBlock(config, drop_path=drop_path)
+        self.up = CouplingUp(config.embed_dim, outputs // EXPANSION, cells=cells)
+        self.fusion_block = ConvBlock(outputs, outputs, shortcut=last)
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], tokens: Float[Tensor, "b n e"], grid: tuple[int, int]
+    ) -> tuple[
+        Float[Tensor, "b c2 h2 w2"],
+        Float[Tensor, "b n e"],
+        Float[Tensor, "b heads n d"],
+        Float[Tensor, "b heads n d"],
+    ]:
+        features, inner = self.conv_block(features)
+        # the class token joins the sum with itself, as published
+        tokens = torch.cat([tokens[:, :1], self.down(inner)], dim=1) + tokens
+        tokens, query, key = self.transformer_block(tokens)
+        features = self.fusion_block(features, self.up(tokens[:, 1:], grid))[0]
+        return features, tokens, query, key
+
+
+class CouplingDown(nn.Module):
+    """Feature map to patch tokens: average over the cells of a token, projection, layer norm.
+
+    Published the other way round, projection before average; both are linear and the result is the same, at
+    up to a sixteenth of the cost.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.project = nn.Conv2d(inputs, outputs, 1)
+        self.norm = nn.LayerNorm(outputs, eps=1e-6)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n e"]:
+        pooled = self.project(F.avg_pool2d(features, self.cells))
+        return F.gelu(self.norm(rearrange(pooled, "b c h w -> b (h w) c")))
+
+
+class CouplingUp(nn.Module):
+    """Patch tokens to a feature map: projection, batch norm, each token repeated over its cells."""
+
+    def __init__(self, inputs: int, outputs: int, *, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.project = nn.Conv2d(inputs, outputs, 1)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-6)
+
+    def forward(self, patches: Float[Tensor, "b n e"], grid: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        patch_map = rearrange(patches, "b (h w) c -> b c h w", h=grid[0])
+        patch_map = F.relu(convolve(patch_map, self.project, self.norm), inplace=True)
+        return F.interpolate(patch_map, scale_factor=float(self.cells), mode="nearest")

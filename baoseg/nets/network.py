@@ -1,0 +1,108 @@
+"""A backbone with the heads of the papers. Every method works on this one network."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from baoseg.data.transforms import Normalisation
+from baoseg.nets.base import Backbone, Features, freeze_batch_norm
+from baoseg.types import BACKGROUND
+
+
+class Network(nn.Module):
+    """Backbone, class head and, for AMN and BAO, label encoder and activation head.
+
+        class maps       M  = class_head(f)                           CAM, TransCAM
+        activation maps  AM = activation_head(f * (W y + b))          AMN; before A* is applied (BAO)
+
+    All heads have K + 1 outputs with the background first, as released; the losses and M leave the class
+    head's background output out.
+
+    A class head of kernel 1 is CAM's M_s = w_s . f and has no bias; the released Conformers use kernel 3 with
+    a bias. The label encoder starts with normal weights of std 0.02 and the bias `label_bias`: 0 as released
+    for Conformers, where f * (W y + b) starts tiny and with random signs, and 1 for all others, where it
+    starts as f itself and the conditioning is learned from there. (AMN leaves both to PyTorch's uniform
+    default.)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        activation_heads: bool = False,
+        head_kernel: int | None = None,
+        label_bias: float | None = None,
+        frozen_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = backbone
+        kernel = backbone.head_kernel if head_kernel is None else head_kernel
+        outputs = num_classes + 1
+        self.class_head = nn.Conv2d(backbone.channels, outputs, kernel, padding=kernel // 2, bias=kernel > 1)
+        backbone.initialise_head(self.class_head)
+        self.label_encoder: nn.Linear | None = None
+        self.activation_head: nn.Conv2d | None = None
+        if activation_heads:
+            self.label_encoder = nn.Linear(num_classes, backbone.channels)
+            nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
+            nn.init.constant_(self.label_encoder.bias, backbone.label_bias if label_bias is None else label_bias)
+            self.activation_head = nn.Conv2d(backbone.channels, outputs, 3, padding=1)
+            backbone.initialise_head(self.activation_head)
+        self.frozen_batch_norm = frozen_batch_norm
+        if frozen_batch_norm:
+            freeze_batch_norm(self)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        """Features of normalised pictures of any size."""
+        features: Features = self.backbone(images)
+        return features
+
+    def class_maps(self, features: Features, *, classes: Int[Tensor, "k"] | None = None) -> Float[Tensor, "b k h w"]:
+        """M of the K classes or, faster, of the ones asked for by their indices 1..K (BAO eq. 1)."""
+        wanted: Any = slice(BACKGROUND + 1, None) if classes is None else classes
+        return _partial(self.class_head, features.map, wanted)
+
+    def activation_maps(
+        self, features: Features, labels: Float[Tensor, "b K"], *, background_only: bool = False
+    ) -> Float[Tensor, "b s h w"]:
+        """AM before attention, with AMN's label conditioning (BAO sec. 4.2).
+
+        All K + 1 channels or, as inference needs no more, the background's alone.
+        """
+        assert self.label_encoder is not None and self.activation_head is not None, "built without these heads"
+        conditioned = features.map * self.label_encoder(labels)[:, :, None, None]
+        wanted = slice(BACKGROUND, BACKGROUND + 1) if background_only else slice(None)
+        return _partial(self.activation_head, conditioned, wanted)
+
+    @property
+    def activation_heads(self) -> bool:
+        """Whether `activation_maps` can be asked for."""
+        return self.activation_head is not None
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What pictures must undergo before they come in."""
+        return self.backbone.normalisation
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that no pretraining provides, the class token's head included: they may learn faster."""
+        for head in (self.class_head, self.label_encoder, self.activation_head, self.backbone.token_head):
+            if head is not None:
+                yield from head.parameters()
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        if self.frozen_batch_norm:
+            freeze_batch_norm(self)
+        return self
+
+
+def _partial(head: nn.Conv2d, features: Float[Tensor, "b c h w"], wanted: Any) -> Float[Tensor, "b s h w"]:
+    """Some output channels of a convolution, without the cost of the others."""
+    bias = None if head.bias is None else head.bias[wanted]
+    return F.conv2d(features, head.weight[wanted], bias, padding=head.padding)

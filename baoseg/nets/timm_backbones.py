@@ -1,0 +1,193 @@
+"""Any convolutional network and any plain vision transformer of timm as a backbone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from timm.models.vision_transformer import Attention as TimmAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from baoseg.attention import Attention
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import CheckpointError, RecipeError
+from baoseg.nets import weights
+from baoseg.nets.base import Backbone, Features, pad_to_multiple
+
+TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit")  # modules of timm
+
+
+def make(
+    name: str,
+    num_classes: int,
+    *,
+    stride: int = 16,
+    pretrained: bool = False,
+    normalisation: Normalisation | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """The timm model `name`; `options` go to timm.create_model as they are.
+
+    `stride` is asked of convolutional networks (a transformer's is its patch). `normalisation` defaults to
+    what timm has noted for the weights. Raises RecipeError for a model that is unknown or cannot serve,
+    CheckpointError if `pretrained` weights cannot be had.
+    """
+    if not timm.is_model(name):
+        raise RecipeError(f"timm:{name}: timm {timm.__version__} has no such model; see timm.list_models()")
+    options = dict(options or {})
+    if timm.models.is_model_in_modules(name, TRANSFORMERS):
+        model = _create(name, pretrained, {"dynamic_img_size": True, **options})
+        return TimmTransformer(model, num_classes, normalisation=normalisation)
+    if stride != 32:  # what nearly all networks have by themselves
+        options = {"output_stride": stride, **options}
+    return TimmConvolutional(_create(name, pretrained, options), stride, normalisation=normalisation)
+
+
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        if "output_stride" in options and "output_stride" in str(error):  # then it has one stride, tried out later
+            return _create(name, pretrained, {k: v for k, v in options.items() if k != "output_stride"})
+        wishes = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise RecipeError(
+            f"timm:{name}: cannot be built with {wishes} ({_line(error)}); "
+            "use another stride (32 is every model's own), other options or another model"
+        ) from None
+    except Exception as error:  # the hub raises errors of many libraries
+        if not pretrained:
+            raise RecipeError(f"timm:{name}: cannot be built ({_line(error)}); check its options") from None
+        raise CheckpointError(
+            f"timm:{name}: its pretrained weights cannot be loaded ({_line(error)}); "
+            "check the network, or name a local file as weights"
+        ) from None
+
+
+def load(backbone: Backbone, state: Mapping[str, Tensor], *, source: Path) -> None:
+    """Fill the timm model of a backbone from a state dict in timm's names; a classifier in it is passed over.
+
+    Raises CheckpointError for any other key that is missing, superfluous or of another shape.
+    """
+    model = backbone.model
+    assert isinstance(model, nn.Module)
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
+    report = weights.compare(model.state_dict(), state)
+    report.require_complete(source, remedy="use weights of the same timm model and options")
+    model.load_state_dict({key: state[key] for key in report.matched}, strict=False)
+
+
+class TimmConvolutional(Backbone):
+    """`forward_features` of a model that gives a feature map, channels first or last. No attention.
+
+    Raises RecipeError if the model's features do not come with the stride asked for.
+    """
+
+    attends = False
+
+    def __init__(self, model: nn.Module, stride: int, *, normalisation: Normalisation | None = None) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.token_head = None
+        self.stride = stride
+        self.normalisation = normalisation or _normalisation(model)
+        self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
+        self.channels = self._probe()
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        return Features(self._map(pad_to_multiple(images, self.stride)), None, None)
+
+    def _map(self, images: Tensor) -> Tensor:
+        features = self.model.forward_features(images)
+        return rearrange(features, "b h w c -> b c h w") if self.channels_last else features
+
+    @torch.no_grad()
+    def _probe(self) -> int:
+        """Channels of the feature map, by a small oblong picture, which also shows if the model serves."""
+        name = f"timm:{self.model.pretrained_cfg['architecture']}"
+        rows, columns = 4, 6
+        training = self.model.training
+        self.model.eval()
+        try:
+            features = self._map(torch.zeros(1, 3, rows * self.stride, columns * self.stride))
+        except Exception as error:  # whatever a model of fixed input size says
+            raise RecipeError(
+                f"{name}: takes only some sizes ({_line(error)}); use another model or other options"
+            ) from None
+        self.model.train(training)
+        if features.ndim != 4:
+            raise RecipeError(
+                f"{name}: gives tokens and not a feature map, and its attention is of an unknown form; "
+                "use a convolutional network or a plain vision transformer"
+            )
+        if features.shape[-2:] != (rows, columns):
+            actual = rows * self.stride // features.shape[-2]
+            raise RecipeError(f"{name}: has stride {actual} and not {self.stride}; set stride to {actual}")
+        return features.shape[1]
+
+
+class TimmTransformer(Backbone):
+    """A plain vision transformer: patch tokens as feature map, and the attention of its blocks.
+
+    The map is what the last norm gives out. `token_head` (K + 1 outputs, background first, as in the
+    Conformer) reads the class token; there is none in models without one. Queries and keys are taken, after
+    the norms that some models apply to them, on their way through the model: nothing is computed twice. A
+    model whose blocks attend in another form is used without attention.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, *, normalisation: Normalisation | None = None) -> None:
+        super().__init__()
+        assert isinstance(model, VisionTransformer), type(model)
+        self.model: Any = model
+        self.channels = model.embed_dim
+        self.stride = int(model.patch_embed.feat_ratio())
+        self.normalisation = normalisation or _normalisation(model)
+        self.attends = all(type(getattr(block, "attn", None)) is TimmAttention for block in model.blocks)
+        self.token_head = None
+        if model.has_class_token:
+            self.token_head = nn.Linear(self.channels, num_classes + 1)
+            self.initialise_head(self.token_head)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        images = pad_to_multiple(images, self.stride)
+        grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
+        tokens, queries, keys = self._tokens(images)
+        prefix = self.model.num_prefix_tokens
+        feature_map = rearrange(tokens[:, prefix:], "b (h w) c -> b c h w", h=grid[0])
+        logits = None if self.token_head is None else self.token_head(tokens[:, 0])[:, 1:]
+        attention = None
+        if self.attends:
+            scale = self.model.blocks[0].attn.scale
+            attention = Attention(tuple(queries), tuple(keys), scale, prefix, grid)
+        return Features(feature_map, logits, attention)
+
+    def _tokens(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        queries: list[Tensor] = []
+        keys: list[Tensor] = []
+        # The norms of queries and keys are modules even where they do nothing, so a hook sees what attends.
+        # The hooks last for one forward only: a copied backbone must not report to the original.
+        hooks = []
+        if self.attends:
+            for block in self.model.blocks:
+                hooks.append(block.attn.q_norm.register_forward_hook(lambda *call: queries.append(call[-1])))
+                hooks.append(block.attn.k_norm.register_forward_hook(lambda *call: keys.append(call[-1])))
+        try:
+            return self.model.forward_features(images), queries, keys
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _normalisation(model: nn.Module) -> Normalisation:
+    noted = getattr(model, "pretrained_cfg", {})
+    return Normalisation(mean=tuple(noted["mean"]), std=tuple(noted["std"]))
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,326 @@
+"""Weights on disk: our own safetensors, and checkpoints in the key names of the published Conformers.
+
+Published are Conformer (ImageNet classifiers), TransCAM (`conv_cls_head` a convolution) and BAO (`label_enc`,
+`classifier_x` too). All use one set of names; `published_names` is the map between those and ours, both ways.
+"""
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import CheckpointError
+from baoseg.nets import conformer
+from baoseg.nets.network import Network
+from baoseg.runs import atomic
+
+State = dict[str, Shaped[Tensor, "..."]]
+
+CONV_BLOCK = {
+    "conv1": "conv1",
+    "norm1": "bn1",
+    "conv2": "conv2",
+    "norm2": "bn2",
+    "conv3": "conv3",
+    "norm3": "bn3",
+    "shortcut_conv": "residual_conv",
+    "shortcut_norm": "residual_bn",
+}
+TRANSFORMER_BLOCK = {
+    "norm1": "norm1",
+    "qkv": "attn.qkv",
+    "projection": "attn.proj",
+    "norm2": "norm2",
+    "expand": "mlp.fc1",
+    "contract": "mlp.fc2",
+}
+DUAL_BLOCK = {
+    **{f"conv_block.{ours}": f"cnn_block.{theirs}" for ours, theirs in CONV_BLOCK.items()},
+    **{f"fusion_block.{ours}": f"fusion_block.{theirs}" for ours, theirs in CONV_BLOCK.items()},
+    **{f"transformer_block.{ours}": f"trans_block.{theirs}" for ours, theirs in TRANSFORMER_BLOCK.items()},
+    "down.project": "squeeze_block.conv_project",
+    "down.norm": "squeeze_block.ln",
+    "up.project": "expand_block.conv_project",
+    "up.norm": "expand_block.bn",
+}
+BODY = {
+    "backbone.stem_conv": "conv1",
+    "backbone.stem_norm": "bn1",
+    "backbone.class_token": "cls_token",
+    "backbone.patch_embed": "trans_patch_conv",
+    **{f"backbone.conv_block.{ours}": f"conv_1.{theirs}" for ours, theirs in CONV_BLOCK.items()},
+    **{f"backbone.transformer_block.{ours}": f"trans_1.{theirs}" for ours, theirs in TRANSFORMER_BLOCK.items()},
+    "backbone.token_norm": "trans_norm",
+}
+HEADS = {
+    "backbone.token_head": "trans_cls_head",
+    "class_head": "conv_cls_head",
+    "activation_head": "classifier_x",
+    "label_encoder": "label_enc",
+}
+
+
+def published_names(depth: int) -> dict[str, str]:
+    """Our names of the layers of a Conformer network of so many blocks, and the published ones."""
+    blocks = {
+        f"backbone.blocks.{index - 2}.{ours}": f"conv_trans_{index}.{theirs}"
+        for index in range(2, depth + 1)
+        for ours, theirs in DUAL_BLOCK.items()
+    }
+    return {**BODY, **blocks, **HEADS}
+
+
+def to_published(state: Mapping[str, Tensor], *, depth: int) -> State:
+    """A state dict of ours in published names; keys that the map does not know stay as they are."""
+    return _rename(state, published_names(depth))
+
+
+def from_published(state: Mapping[str, Tensor], *, depth: int) -> State:
+    """A published state dict in our names; keys that the map does not know stay as they are."""
+    return _rename(state, {theirs: ours for ours, theirs in published_names(depth).items()})
+
+
+def _rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
+    renamed = {}
+    for key, value in state.items():
+        layer, dot, leaf = key.rpartition(".")
+        renamed[names.get(key) or f"{names.get(layer, layer)}{dot}{leaf}"] = value
+    return renamed
+
+
+def is_published(state: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of a published Conformer."""
+    return "trans_patch_conv.weight" in state
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a checkpoint fits a network, by the checkpoint's own key names."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]  # in the network only
+    unexpected: tuple[str, ...]  # in the checkpoint only
+    mismatched: tuple[str, ...]  # in both, of different shapes: "key [its shape] for [the network's]"
+
+    def __str__(self) -> str:
+        text = f"{len(self.matched)} tensors matched"
+        for kind in ("missing", "unexpected", "mismatched"):
+            if keys := getattr(self, kind):
+                text += f"; {kind}: {', '.join(keys)}"
+        return text
+
+    def require_complete(self, source: Path | str, *, remedy: str) -> None:
+        """Raises CheckpointError with some keys of each kind unless everything matched."""
+        problems = []
+        for kind in ("missing", "unexpected", "mismatched"):
+            if keys := getattr(self, kind):
+                shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+                problems.append(f"{len(keys)} {kind} ({shown})")
+        if problems:
+            raise CheckpointError(f"{source}: weights do not fit the network: {'; '.join(problems)}; {remedy}")
+
+
+def compare(network: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Report:
+    """Compare two state dicts. Batch norm's counters, which old checkpoints lack, are not called missing."""
+    common = [key for key in network if key in state]
+    return Report(
+        matched=tuple(key for key in common if network[key].shape == state[key].shape),
+        missing=tuple(key for key in network if key not in state and not key.endswith("num_batches_tracked")),
+        unexpected=tuple(key for key in state if key not in network),
+        mismatched=tuple(
+            f"{key} {list(state[key].shape)} for {list(network[key].shape)}"
+            for key in common
+            if network[key].shape != state[key].shape
+        ),
+    )
+
+
+def load_into(
+    network: Network,
+    state: Mapping[str, Tensor],
+    *,
+    allow_missing_heads: bool = False,
+    source: Path | str = "weights",
+) -> Report:
+    """Fill a network from a state dict in our names or, for Conformers, in published ones.
+
+    With `allow_missing_heads` a head that the checkpoint lacks or has for other classes keeps its values (so
+    ImageNet classifiers and TransCAM weights can start a BAO network), and heads that the network lacks are
+    passed over; the report names them. Everything else must fit, or CheckpointError is raised and the network
+    is as before. `source` is named in the error.
+    """
+    names: Mapping[str, str] = {}
+    if is_published(state):
+        if not isinstance(network.backbone, conformer.Conformer):
+            raise CheckpointError(f"{source}: weights of a Conformer do not fit another backbone; choose a Conformer")
+        names = published_names(network.backbone.config.depth)
+    own = network.state_dict()
+    named = _rename(own, names)
+    report = compare(named, state)
+    required = report
+    if allow_missing_heads:
+        heads = tuple(f"{names.get(head, head)}." for head in HEADS)
+        required = Report(
+            report.matched,
+            *(
+                tuple(key for key in keys if not key.startswith(heads))
+                for keys in (report.missing, report.unexpected, report.mismatched)
+            ),
+        )
+    required.require_complete(source, remedy="check backbone, its options and the number of classes")
+    with torch.no_grad():
+        for key in report.matched:
+            named[key].copy_(state[key])
+    return report
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What the tensors of a published checkpoint say; `num_classes` is None for ImageNet classifiers."""
+
+    config: conformer.Config
+    num_classes: int | None  # K
+    activation_heads: bool
+
+
+def infer_conformer(
+    state: Mapping[str, Tensor], *, heads: int | None = None, source: Path | str = "weights"
+) -> Inferred:
+    """Read the sizes of a Conformer from a checkpoint in published names.
+
+    The number of attention heads leaves no trace in the sizes: all published models have 64 channels a head,
+    which is what is assumed (at least 1 head, and a divisor of the width) unless `heads` says otherwise. Nor
+    do drop path, which is the default, and the pooled stem, which is taken as published. Raises
+    CheckpointError for keys or sizes that no network of this form has.
+    """
+    blocks = {int(match[1]) for key in state if (match := re.match(r"conv_trans_(\d+)\.", key))}
+    depth = max(blocks, default=0)
+    if depth % 3 or blocks != set(range(2, depth + 1)) or not blocks:
+        raise CheckpointError(
+            f"{source}: a Conformer has blocks conv_trans_2 .. conv_trans_N with N a multiple of 3, "
+            f"this has {len(blocks)} ending at {depth}; use a complete checkpoint"
+        )
+
+    def size(key: str, dimension: int) -> int:
+        if key not in state or state[key].ndim <= dimension:
+            raise CheckpointError(f"{source}: {key} is missing or has no size to read; use a complete checkpoint")
+        return int(state[key].shape[dimension])
+
+    if (kernel := size("trans_patch_conv.weight", 2)) != conformer.PATCH:
+        raise CheckpointError(
+            f"{source}: patches of {4 * kernel} pixels, a grid unlike the map's; use a model of patch 16"
+        )
+    embed_dim = size("cls_token", 2)
+    if heads is None:
+        heads = next(count for count in range(max(1, embed_dim // 64), 0, -1) if embed_dim % count == 0)
+    elif heads < 1 or embed_dim % heads:
+        raise CheckpointError(f"{source}: {heads} heads do not divide the width {embed_dim}; give another number")
+    config = conformer.Config(
+        channel_ratio=size(f"conv_trans_{depth}.fusion_block.conv3.weight", 0) / (4 * conformer.STEM_WIDTH),
+        embed_dim=embed_dim,
+        depth=depth,
+        heads=heads,
+        mlp_ratio=size("trans_1.mlp.fc1.weight", 0) / embed_dim,
+        qkv_bias="trans_1.attn.qkv.bias" in state,
+    )
+    outputs = size("conv_cls_head.weight", 0)
+    classifier = state["conv_cls_head.weight"].ndim == 2  # of ImageNet: linear, and no background
+    if not classifier and outputs < 2:
+        raise CheckpointError(f"{source}: conv_cls_head has no output beside the background; use trained weights")
+    return Inferred(config, None if classifier else outputs - 1, "classifier_x.weight" in state)
+
+
+def published_conformer(
+    state: Mapping[str, Tensor], *, heads: int | None = None, source: Path | str = "weights"
+) -> Network:
+    """The network of a TransCAM or BAO checkpoint in published names, sizes read from it and weights loaded.
+
+    `heads` as for infer_conformer. Raises CheckpointError also for an ImageNet classifier, which has no classes
+    of ours: it is good for starting a training from.
+    """
+    if not is_published(state):
+        raise CheckpointError(
+            f"{source}: neither written by baoseg nor a Conformer in published names; "
+            "weights of a backbone alone can start a training (Config.weights)"
+        )
+    inferred = infer_conformer(state, heads=heads, source=source)
+    if inferred.num_classes is None:
+        raise CheckpointError(f"{source}: an ImageNet classifier, no class maps; start a training from it")
+    backbone = conformer.Conformer(inferred.config, inferred.num_classes, normalisation=Normalisation())
+    network = Network(backbone, inferred.num_classes, activation_heads=inferred.activation_heads)
+    load_into(network, state, source=source)
+    return network
+
+
+def read_checkpoint(path: Path) -> State:
+    """Tensors by name from .safetensors or from a file of torch.save, read without running any code in it.
+
+    {"model": ...} and {"state_dict": ...} are opened, the prefix "module." of parallel training is cut off.
+    Raises CheckpointError if the file is missing, damaged, or holds objects other than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights; check the path")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        else:
+            # the training settings that many checkpoints carry along; plain data
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: damaged, or holds Python objects, which are not loaded for safety; "
+            "save its state dict alone (torch.save(model.state_dict(), path)) or as safetensors"
+        ) from None
+    except Exception as error:  # damaged files make the readers fail in any way
+        raise _damaged(path, error) from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
+        raise CheckpointError(f"{path}: holds no state dict; save model.state_dict() in it")
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
+
+
+def save(path: Path, network: Network, metadata: Mapping[str, Any]) -> None:
+    """Write safetensors in our names with `metadata` as JSON in the header, atomically. Raises RunError."""
+    tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    with atomic(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"baoseg": json.dumps(metadata)})
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What `save` noted in a file; None for other files. Raises CheckpointError as read_checkpoint does."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights; check the path")
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            noted = file.metadata() or {}
+        return json.loads(noted["baoseg"]) if "baoseg" in noted else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(f"{path}: damaged or not weights ({reason}); fetch or write the file again")

@@ -1,0 +1,44 @@
+"""Progress bars with rate and time left on a terminal; silence elsewhere."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+console = Console()
+
+
+class RateColumn(ProgressColumn):
+    """Items a second, or seconds an item where that is the larger number."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
+def track(items: Iterable[T], *, title: str, total: int, done: int = 0) -> Iterator[T]:
+    """Hand the items through and show a bar meanwhile; `done` of `total` were finished before."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=total, completed=done)
+        for item in items:
+            yield item
+            bars.advance(task)
+
+
+def say(message: object) -> None:
+    """Print a line or a table for the person at the terminal (or for the log)."""
+    console.print(message, highlight=False, soft_wrap=isinstance(message, str))

@@ -1,0 +1,121 @@
+"""The run folder: where the steps meet, and the only place that knows its layout.
+
+RUN/
+  run.json                      manifest: resolved recipe, version, data fingerprint, environment
+  METHOD/                       a folder for each stage of the recipe, e.g. transcam/ and bao/
+    state.safetensors           training state after the last finished epoch, for resuming
+    network.safetensors         the trained network, self-describing: `baoseg.load` reads it
+    losses.csv                  epoch, step, seconds and the mean of each loss term
+    maps/SPLIT/NAME.npz         seeds
+    masks/SPLIT/NAME.png        masks
+    metrics.json                evaluation
+  report.html
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baoseg.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it into place when the block ends well.
+
+    A reader sees the old file or the new one, never a part. Folders are made as needed. Raises RunError when the
+    disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; a run folder is shared as any other
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {_remedy(error)}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "no space left on the disk; free some and run the same command again, it continues"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "no permission; choose another folder with --out"
+        case errno.ENOTDIR | errno.EEXIST:
+            return "a file is in the way of a folder; choose another folder with --out"
+        case _:
+            return error.strerror or str(error)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunError if the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; is {path.parent} a run folder?") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); delete it and run the step again") from None
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
+    """Safetensors. Serialised in memory first, so that a full disk is an OSError like any other."""
+    from safetensors.torch import save  # noqa: PLC0415 (brings torch, which paths and JSON do not need)
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+class Stage:
+    """Paths of one stage (one trained method) of a run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state.safetensors"
+        self.network = root / "network.safetensors"
+        self.losses = root / "losses.csv"
+        self.metrics = root / "metrics.json"
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def maps(self, split: str, name: str) -> Path:
+        return self.root / "maps" / split / f"{name}.npz"
+
+    def mask(self, split: str, name: str) -> Path:
+        return self.root / "masks" / split / f"{name}.png"
+
+
+class Run:
+    """Paths of a run folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = root / "run.json"
+        self.report = root / "report.html"
+
+    def stage(self, name: str) -> Stage:
+        return Stage(self.root / name)

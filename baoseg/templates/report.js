@@ -1,0 +1,273 @@
+// The gallery: pages through pictures, paints layers, and shows what a threshold would have made of the class maps.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  if (!data.pictures.length) return;
+  const find = (id) => document.getElementById(id);
+  const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
+  const state = { picture: 0, layer: "overlay", class: null, threshold: 0.3 };
+  const TINT = 0.55;  // share of the colour in an overlay
+
+  // --- reading -------------------------------------------------------------------------------------------------
+
+  async function pixels(uri) {
+    const image = new Image();
+    image.src = uri;
+    await image.decode();
+    const canvas = Object.assign(make("canvas"), { width: image.width, height: image.height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    return context.getImageData(0, 0, image.width, image.height);
+  }
+
+  async function grey(uri) {
+    if (!uri) return null;
+    const { data: rgba, width, height } = await pixels(uri);
+    return { values: Uint8Array.from({ length: width * height }, (_, i) => rgba[4 * i]), width, height };
+  }
+
+  // Bilinear, corners not aligned: the same formula that makes masks from maps.
+  function upsample(map, width, height) {
+    const axis = (from, to) => Array.from({ length: to }, (_, i) => {
+      const at = Math.max(0, ((i + 0.5) * from) / to - 0.5);
+      const low = Math.min(Math.floor(at), from - 1);
+      return [low, Math.min(low + 1, from - 1), at - low];
+    });
+    const columns = axis(map.width, width);
+    const result = new Float32Array(width * height);
+    let i = 0;
+    for (const [top, bottom, down] of axis(map.height, height)) {
+      for (const [left, right, across] of columns) {
+        const value = (y, x) => map.values[y * map.width + x];
+        const above = value(top, left) * (1 - across) + value(top, right) * across;
+        const below = value(bottom, left) * (1 - across) + value(bottom, right) * across;
+        result[i++] = (above * (1 - down) + below * down) / 255;
+      }
+    }
+    return result;
+  }
+
+  async function readMethod(method, width, height) {
+    const full = async (uri) => (uri ? upsample(await grey(uri), width, height) : null);
+    const maps = await Promise.all(method.maps.map(full));
+    const best = new Float32Array(width * height);
+    const winner = new Uint8Array(width * height);
+    maps.forEach((map, k) => map.forEach((value, i) => {
+      if (k === 0 || value > best[i]) { best[i] = value; winner[i] = method.classes[k]; }
+    }));
+    const mask = await grey(method.mask);
+    return { classes: method.classes, maps, background: await full(method.background), mask: mask?.values, best, winner };
+  }
+
+  async function read(index) {
+    const { width, height, image, truth, methods } = data.pictures[index];
+    return {
+      width, height,
+      image: (await pixels(image)).data,
+      truth: (await grey(truth))?.values,
+      methods: await Promise.all(methods.map((method) => readMethod(method, width, height))),
+    };
+  }
+
+  const cache = new Map();  // pictures as promises; only a few, decoded maps are large
+  function picture(index) {
+    if (!cache.has(index)) cache.set(index, read(index));
+    if (cache.size > 5) cache.delete(cache.keys().next().value);
+    return cache.get(index);
+  }
+
+  // --- painting ------------------------------------------------------------------------------------------------
+
+  function paint(canvas, { width, height, image }, colour) {
+    Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const out = context.createImageData(width, height);
+    for (let i = 0; i < width * height; i++) {
+      const [rgb, share] = colour(i);
+      for (let c = 0; c < 3; c++) out.data[4 * i + c] = image[4 * i + c] * (1 - share) + rgb[c] * share;
+      out.data[4 * i + 3] = 255;
+    }
+    context.putImageData(out, 0, 0);
+  }
+
+  const plain = () => [data.palette[0], 0];
+  const heat = (map) => (i) => [data.heat[Math.round(255 * map[i])], 0.72];
+  // A mask over the picture, its borders in white: some colours of the palette are as dull as any photograph.
+  function labels(mask, { width }) {
+    if (state.layer === "mask") return (i) => [data.palette[mask[i]], 1];
+    const border = (i, j) => j < mask.length && mask[i] !== mask[j];
+    return (i) => (border(i, i + width) || ((i + 1) % width && border(i, i + 1))
+      ? [[255, 255, 255], 0.9] : [data.palette[mask[i]], mask[i] === 0 ? 0 : TINT]);
+  }
+
+  function right(mask, truth) {
+    if (!mask || !truth) return "";
+    let known = 0, same = 0;
+    truth.forEach((value, i) => { if (value !== data.ignore) { known++; same += value === mask[i]; } });
+    return known ? `${((100 * same) / known).toFixed(1)} % right` : "";
+  }
+
+  function layerOf(method, shown) {
+    const { truth } = shown;
+    const learned = method.background ? "no threshold" : "mask";
+    switch (state.layer) {
+      case "picture": return ["picture", plain];
+      case "truth": return ["ground truth", truth ? labels(truth, shown) : plain];
+      case "background": return method.background
+        ? ["background map", heat(method.background)] : ["learns no background map", plain];
+      case "class": {
+        const k = method.classes.indexOf(state.class);
+        return k < 0 ? ["no map of this class", plain] : [`map of ${data.classes[state.class]}`, heat(method.maps[k])];
+      }
+      default: return method.mask ? [learned, labels(method.mask, shown)] : ["no mask was written", plain];
+    }
+  }
+
+  function show(tile, shown, colour, caption, remark = "") {
+    paint(tile.canvas, shown, colour);
+    tile.caption.textContent = caption;
+    tile.remark.textContent = remark;
+    tile.canvas.setAttribute("aria-label", `${tile.of}: ${caption} ${remark}`.trim());
+  }
+
+  function paintThreshold(shown) {
+    shown.methods.forEach((method, m) => {
+      const mask = method.winner.map((index, i) => (method.best[i] >= state.threshold ? index : 0));
+      show(tiles[m].below, shown, labels(mask, shown), `at threshold ${state.threshold.toFixed(2)}`, right(mask, shown.truth));
+    });
+  }
+
+  function paintAll(shown) {
+    show(reference.above, shown, plain, "picture");
+    if (shown.truth) show(reference.below, shown, labels(shown.truth, shown), "ground truth");
+    reference.below.figure.hidden = !shown.truth;
+    shown.methods.forEach((method, m) => {
+      const [caption, colour] = layerOf(method, shown);
+      const isMask = state.layer === "overlay" || state.layer === "mask";
+      show(tiles[m].above, shown, colour, caption, isMask ? right(method.mask, shown.truth) : "");
+    });
+    paintThreshold(shown);
+  }
+
+  // --- controls ------------------------------------------------------------------------------------------------
+
+  function column(title) {
+    const box = make("div");
+    box.append(make("h3", title));
+    const tile = () => {
+      const figure = make("figure"), canvas = make("canvas"), caption = make("span"), remark = make("span");
+      canvas.setAttribute("role", "img");
+      const line = make("figcaption");
+      line.append(caption, remark);
+      figure.append(canvas, line);
+      box.append(figure);
+      return { of: title, figure, canvas, caption, remark };
+    };
+    find("tiles").append(box);
+    return { above: tile(), below: tile() };
+  }
+
+  function swatch(index) {
+    const mark = make("i");
+    mark.style.background = `rgb(${data.palette[index].join(" ")})`;
+    return mark;
+  }
+
+  function legend(list, indices) {
+    list.replaceChildren(...indices.map((index) => {
+      const item = make("li");
+      item.append(swatch(index), index === data.ignore ? "not judged" : data.classes[index]);
+      return item;
+    }));
+  }
+
+  function layerButtons(classes, { truth }) {
+    const button = (text, layer, index = null) => {
+      const result = Object.assign(make("button", text), { type: "button" });
+      Object.assign(result.dataset, { layer, class: index ?? "" });
+      if (index !== null) result.prepend(swatch(index));
+      result.setAttribute("aria-pressed", layer === state.layer && (index === null || index === state.class));
+      result.addEventListener("click", () => {
+        Object.assign(state, { layer, class: index ?? state.class });
+        render();
+      });
+      return result;
+    };
+    const focused = find("layers").contains(document.activeElement);
+    find("layers").replaceChildren(
+      button("Overlay", "overlay"), button("Mask", "mask"), button("Picture", "picture"),
+      ...(truth ? [button("Ground truth", "truth")] : []),
+      ...(data.pictures.some((one) => one.methods.some((method) => method.background))
+        ? [button("Background map", "background")] : []),
+      ...classes.map((index) => button(`Map of ${data.classes[index]}`, "class", index)),
+    );
+    if (focused) find("layers").querySelector("[aria-pressed=true]")?.focus();
+  }
+
+  async function render() {
+    const index = state.picture;
+    find("gallery").setAttribute("aria-busy", "true");
+    const shown = await picture(index);
+    if (index !== state.picture) return;  // overtaken by a later page
+    const { name, labels: given, methods } = data.pictures[index];
+    const mapped = [...new Set(methods.flatMap((method) => method.classes))].sort((a, b) => a - b);
+    if (state.layer === "truth" && !shown.truth) state.layer = "overlay";
+    if (state.layer === "class" && !mapped.includes(state.class)) state.class = mapped[0] ?? null;
+    find("counter").textContent = `${index + 1} / ${data.pictures.length}`;
+    find("name").textContent = name;
+    find("labels").textContent = given.length ? `labelled ${given.map((label) => data.classes[label]).join(", ")}` : "without labels";
+    find("scale").hidden = state.layer !== "class" && state.layer !== "background";
+    layerButtons(mapped, shown);
+    const seen = new Set([0, ...mapped, ...given, ...(shown.truth ?? [])]);
+    shown.methods.forEach(({ mask }) => mask?.forEach((value) => seen.add(value)));
+    legend(find("legend"), [...seen].sort((a, b) => a - b));
+    paintAll(shown);
+    find("gallery").setAttribute("aria-busy", "false");
+    picture((index + 1) % data.pictures.length);  // the next one is likely asked for
+  }
+
+  function turn(by) {
+    state.picture = (state.picture + by + data.pictures.length) % data.pictures.length;
+    render();
+  }
+
+  async function setThreshold(value) {
+    state.threshold = value;
+    find("threshold").value = value;
+    find("level").textContent = value.toFixed(2);
+    const said = data.methods.filter(({ sweep }) => sweep).map(({ name, sweep }) => {
+      const at = sweep.thresholds.findIndex((threshold) => Math.abs(threshold - value) < 1e-6);
+      return at < 0 || sweep.miou[at] === null ? "" : `${name} ${sweep.miou[at].toFixed(1)}`;
+    }).filter(Boolean);
+    find("sweep").textContent = said.length ? `mIoU over the whole split at this threshold: ${said.join(", ")}` : "";
+    const index = state.picture;
+    const shown = await picture(index);
+    if (index === state.picture) paintThreshold(shown);
+  }
+
+  function jump(text, value, kind) {
+    const button = Object.assign(make("button", `${text} ${value.toFixed(2)}`), { type: "button", className: kind });
+    button.addEventListener("click", () => setThreshold(value));
+    find("jumps").append(button);
+  }
+
+  const reference = column("reference");
+  const tiles = data.methods.map(({ name }) => column(name));
+  data.methods.forEach(({ name, fixed, oracle }) => {
+    if (fixed !== null) { jump(`${name}, fixed`, fixed, ""); state.threshold = fixed; }
+    if (oracle !== null) jump(`${name}, oracle`, oracle, "oracle");
+  });
+  legend(find("all-classes"), data.classes.map((_, index) => index));
+  const strip = find("scale").querySelector("canvas");
+  paint(strip, { width: 256, height: 1, image: new Uint8Array(1024) }, (i) => [data.heat[i], 1]);
+  find("previous").addEventListener("click", () => turn(-1));
+  find("next").addEventListener("click", () => turn(1));
+  find("threshold").addEventListener("input", (event) => setThreshold(event.target.valueAsNumber));
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const busy = event.target.matches("input, pre, .scroll") || event.altKey || event.ctrlKey || event.metaKey;
+    if (by && !busy) { event.preventDefault(); turn(by); }
+  });
+  setThreshold(state.threshold);
+  render();
+})();

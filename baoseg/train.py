@@ -1,0 +1,200 @@
+"""The only training loop."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from baoseg import progress
+from baoseg.data import EpochSampler, TrainSet, batches, collate
+from baoseg.errors import RunError
+from baoseg.methods.base import Method, Progress
+from baoseg.runs import Stage, atomic, write_tensors
+
+
+class Decay(StrEnum):
+    CONSTANT = "constant"
+    POLY = "poly"  # (1 - progress) ** 0.9
+    COSINE = "cosine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One stage of training: AdamW, as TransCAM, BNR and BAO have it."""
+
+    epochs: int
+    batch_size: int
+    lr: float = 5e-5
+    head_lr: float | None = None  # of the heads, which start from nothing; None: the same
+    weight_decay: float = 5e-4
+    decay: Decay = Decay.CONSTANT
+    warmup: float = 0.0  # share of the steps over which the rate rises from 0
+
+    def rate(self, progress: float) -> float:
+        """Factor on the learning rates, for the share of steps done in [0, 1)."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        match self.decay:
+            case Decay.POLY:
+                return (1 - progress) ** 0.9
+            case Decay.COSINE:
+                return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What to compute on; no part of a recipe."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: int = 2  # processes that load pictures
+
+    def fabric(self) -> Fabric:
+        return Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+
+
+def fit(
+    method: Method,
+    pictures: TrainSet,
+    *,
+    config: Config,
+    stage: Stage,
+    seed: int,
+    hardware: Hardware,
+) -> None:
+    """Train `method` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
+
+    A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
+    CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss is no number.
+    """
+    fabric = hardware.fabric()
+    fabric.launch()
+    optimizer = torch.optim.AdamW(parameter_groups(method, config), weight_decay=config.weight_decay)
+    finished, rows = _resume(stage.state, method, optimizer) if stage.state.exists() else (0, [])
+    model, optimizer = fabric.setup(method, optimizer)
+
+    batch_size = min(config.batch_size, len(pictures))
+    sampler = EpochSampler(
+        len(pictures),
+        seed=seed,
+        batch_size=batch_size,
+        num_replicas=fabric.world_size,
+        rank=fabric.global_rank,
+    )
+    loader = DataLoader(
+        pictures,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=hardware.workers,
+        persistent_workers=hardware.workers > 0,
+        collate_fn=collate,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    steps = config.epochs * len(loader)
+    method.train()
+    for epoch in range(finished, config.epochs):
+        torch.manual_seed(seed * 1_000_003 + epoch)  # dropped paths draw from the global state
+        sampler.set_epoch(epoch)
+        start = time.perf_counter()
+        sums: dict[str, Tensor] = {}
+        step = epoch * len(loader)
+        title = f"{stage.name} epoch {epoch + 1}/{config.epochs}"
+        for batch in progress.track(batches(loader), title=title, total=len(loader)):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * config.rate(step / steps)
+            terms = model(batch.to(fabric.device))
+            fabric.backward(torch.stack(list(terms.values())).sum())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            method.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        means = {name: float(fabric.all_reduce(value / len(loader))) for name, value in sums.items()}
+        if not all(math.isfinite(value) for value in means.values()):
+            raise RunError(
+                f"{stage.root}: the loss is no number in epoch {epoch + 1} ({means}); "
+                "a smaller learning rate (--lr) or another precision may help"
+            )
+        rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
+        if fabric.global_rank == 0:
+            _save_state(stage.state, method, optimizer, epochs=epoch + 1, rows=rows)
+            _write_losses(stage.losses, rows)
+        fabric.barrier()
+
+
+def parameter_groups(method: Method, config: Config) -> list[dict[str, Any]]:
+    """Backbone and heads, each with its peak rate; parameters that take no gradient are left out."""
+    heads = {id(parameter) for parameter in method.network.head_parameters()}
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    head_lr = config.lr if config.head_lr is None else config.head_lr
+    groups = [
+        {"params": [p for p in trained if id(p) not in heads], "lr": config.lr, "peak_lr": config.lr},
+        {"params": [p for p in trained if id(p) in heads], "lr": head_lr, "peak_lr": head_lr},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _save_state(path: Path, method: nn.Module, optimizer: Any, *, epochs: int, rows: list[dict[str, Any]]) -> None:
+    tensors = {f"method.{name}": value.contiguous() for name, value in method.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    write_tensors(path, tensors, {"epochs": str(epochs), "losses": _csv(rows)})
+
+
+def _resume(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
+    """Finished epochs and their losses."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: damaged ({error}); delete it to train this stage from its start") from None
+    try:
+        method.load_state_dict(_under("method", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer", tensors).items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: of another network ({reason}); use another --out, or delete it") from None
+    rows: list[dict[str, Any]] = [
+        {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
+        for row in csv.DictReader(io.StringIO(metadata["losses"]))
+    ]
+    return int(metadata["epochs"]), rows
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write_losses(path: Path, rows: list[dict[str, Any]]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(_csv(rows), encoding="utf-8")

@@ -1,0 +1,239 @@
+"""BAO against its equations, followed cell by cell and step by step."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baoseg.methods import Progress, bao
+from baoseg.methods.bao import BAO, Config
+from baoseg.nets.base import Features
+from baoseg.teacher import Follow
+from baoseg.types import IGNORE, Batch
+
+S = 5  # classes with background
+
+
+@pytest.fixture(params=[True, False], ids=["attention", "no attention"])
+def method(request, make_network) -> BAO:
+    """Online and target network differ, as in the midst of training."""
+    method = BAO(make_network(attends=request.param, activation_heads=True), Config(pcl_weight=0.7))
+    method.target.load_state_dict(make_network(attends=request.param, activation_heads=True, seed=1).state_dict())
+    return method.train()
+
+
+def spread(maps: Tensor, features: Features) -> Tensor:
+    """A* M with A* written out (eq. 2-5); the maps as they are without attention."""
+    attention = features.attention
+    if attention is None:
+        return maps
+    star = torch.zeros(len(maps), 13, 13, dtype=torch.float64)
+    for queries, keys in zip(attention.queries, attention.keys, strict=True):
+        star = star + (queries @ keys.transpose(2, 3) / 5**0.5).softmax(dim=3).mean(dim=1)
+    return (maps.flatten(2) @ star[:, 1:, 1:].transpose(1, 2)).view(maps.shape)
+
+
+def decide(refined: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Eq. 6, cell by cell: [1 - max, maps divided by their maxima] of the classes present; 255 on padding."""
+    decided = torch.full(valid.shape, IGNORE)
+    for picture in range(len(refined)):
+        present = [s for s in range(S - 1) if labels[picture, s]]
+        peaks = {s: max(0.0, float(refined[picture, s][valid[picture]].max())) for s in present}
+        for row, column in valid[picture].nonzero().tolist():
+            scores = {
+                s + 1: max(0.0, float(refined[picture, s, row, column])) / peaks[s] if peaks[s] else 0.0
+                for s in present
+            }
+            scores[0] = 1 - max(scores.values(), default=0.0)
+            decided[picture, row, column] = max(scores, key=lambda s: scores[s])
+    return decided
+
+
+def test_pseudo_labels_are_equation_6_of_the_target(method, batch, valid_cells):
+    features = method.target(batch.images)
+    refined = spread(method.target.class_maps(features), features)
+    expected = decide(refined, batch.labels, valid_cells)
+    pseudo_labels = method.pseudo_labels(batch)
+    assert torch.equal(pseudo_labels, expected)
+    assert torch.equal(pseudo_labels == IGNORE, ~valid_cells)
+    assert len(pseudo_labels.unique()) > 3  # background, ignored and several classes: the case says something
+
+
+def test_absent_classes_are_never_chosen(method, batch):
+    pseudo_labels = method.pseudo_labels(batch)
+    for labels, decided in zip(batch.labels, pseudo_labels, strict=True):
+        present = set((labels.nonzero()[:, 0] + 1).tolist())
+        assert set(decided.unique().tolist()) <= present | {0, IGNORE}
+
+
+def test_a_present_class_keeps_its_strongest_cell(method, batch):
+    """The only class of a picture has a cell with 1, where the background has 0 - if it is positive anywhere."""
+    alone = Batch(batch.images, torch.eye(4, dtype=torch.float64)[:3], batch.valid)
+    features = method.target(batch.images)
+    refined = spread(method.target.class_maps(features), features)
+    for picture, decided in enumerate(method.pseudo_labels(alone)):
+        counted = decided != IGNORE
+        positive = bool((refined[picture, picture][counted] > 0).any())
+        assert bool((decided == picture + 1).any()) == positive
+
+
+def test_a_picture_without_labels_is_all_background(method, batch, valid_cells):
+    nothing = Batch(batch.images, torch.zeros_like(batch.labels), batch.valid)
+    assert torch.equal(method.pseudo_labels(nothing) == 0, valid_cells)
+
+
+def test_what_lies_in_the_padding_does_not_matter(make_network, batch, valid_cells):
+    """Without attention (which looks everywhere) and batch statistics, labels of picture cells know it alone."""
+    method = BAO(make_network(attends=False, activation_heads=True), Config()).train()
+    pixels = valid_cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]
+    other = Batch(torch.where(pixels, batch.images, -40.0), batch.labels, batch.valid)
+    assert torch.equal(method.pseudo_labels(batch), method.pseudo_labels(other))
+
+
+def test_loss_is_equation_8(method, batch, valid_cells):
+    """L = L_cls + lambda L_pcl(AM, p), AM = A* classifier(f * (W y + b)), all S channels."""
+    terms = method.loss(batch)
+    network = method.network
+    features = network(batch.images)
+
+    weights = network.class_head.weight[1:, :, 0, 0]
+    class_maps = torch.einsum("s c, b c h w -> b s h w", weights, features.map)
+    z = torch.stack([m[:, v].mean(dim=1) for m, v in zip(class_maps, valid_cells, strict=True)])
+    if features.token_logits is not None:
+        z = z + features.token_logits
+    y = batch.labels
+    fraction = 1 / (1 + torch.exp(-z))
+    classification = -(y * fraction.log() + (1 - y) * (1 - fraction).log()).mean()
+
+    encoder, head = network.label_encoder, network.activation_head
+    conditioning = y @ encoder.weight.T + encoder.bias
+    conditioned = features.map * conditioning[:, :, None, None]
+    activations = spread(F.conv2d(conditioned, head.weight, head.bias, padding=1), features)
+    target_features = method.target(batch.images)
+    decided = decide(spread(method.target.class_maps(target_features), target_features), y, valid_cells)
+    of_background, of_foreground = [], []
+    for picture, row, column in valid_cells.nonzero().tolist():
+        label = int(decided[picture, row, column])
+        q = torch.full((S,), 0.4 / (S - 1), dtype=torch.float64)
+        q[label] = 0.6
+        loss = -(q * activations[picture, :, row, column].softmax(dim=0).log()).sum()
+        (of_foreground if label else of_background).append(loss)
+    pcl = (torch.stack(of_background).mean() + torch.stack(of_foreground).mean()) / 2
+
+    assert terms.keys() == {"classification", "pcl"}
+    torch.testing.assert_close(terms["classification"], classification)
+    torch.testing.assert_close(terms["pcl"], 0.7 * pcl)
+
+
+def test_gradients_reach_the_online_network_alone(method, batch):
+    before = copy.deepcopy(method.target.state_dict())
+    torch.stack(list(method.loss(batch).values())).sum().backward()
+    assert all(parameter.grad is None for parameter in method.target.parameters())
+    heads = (method.network.class_head, method.network.label_encoder, method.network.activation_head)
+    for module in (method.network.backbone.features, *heads):
+        assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
+    after = method.target.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_gradients_flow_through_the_attention(method, batch):
+    method.loss(batch)["pcl"].backward()
+    for projection in method.network.backbone.projections:
+        attends = method.network.backbone.attends
+        assert (projection.weight.grad is not None and bool(projection.weight.grad.any())) == attends
+
+
+def test_maps_are_the_refined_background_and_class_maps(method, batch):
+    """Sec. 4.4: AM's background channel and M*, both of the online network."""
+    method.eval()
+    maps = method.maps(batch.images, batch.labels)
+    network = method.network
+    features = network(batch.images)
+    conditioning = batch.labels @ network.label_encoder.weight.T + network.label_encoder.bias
+    conditioned = features.map * conditioning[:, :, None, None]
+    head = network.activation_head
+    activations = spread(F.conv2d(conditioned, head.weight, head.bias, padding=1), features)
+    class_maps = torch.einsum("s c, b c h w -> b s h w", network.class_head.weight[1:, :, 0, 0], features.map)
+    torch.testing.assert_close(maps.background, activations[:, :1])
+    torch.testing.assert_close(maps.scores, spread(class_maps, features))
+
+
+@pytest.mark.parametrize("target_trains", [False, True])
+def test_target_evaluates_while_the_online_network_trains(make_network, batch, target_trains):
+    method = BAO(make_network(activation_heads=True), Config(target_trains=target_trains))
+    assert method.target.training == target_trains
+    for module in (method, method.eval().train(), method.train(True)):
+        assert module.network.training
+        assert all(part.training == target_trains for part in module.target.modules())
+    before = method.target.backbone.norm.running_mean.clone()
+    method.loss(batch)
+    assert torch.equal(method.target.backbone.norm.running_mean, before) != target_trains
+    method.eval()
+    assert not any(part.training for part in method.modules())
+
+
+def momentum(done: float) -> float:
+    """From 0.9995 to 1 on half a cosine."""
+    return 1 - (1 - 0.9995) * (1 + math.cos(math.pi * done)) / 2
+
+
+def expected_momenta(config: Config, *, epochs: int, per_epoch: int) -> list[float]:
+    """For each step; 0 is sharing. Written from the prose: share an epoch, then one cosine over all that is left."""
+    momenta = []
+    for epoch in range(epochs):
+        for step in range(per_epoch):
+            first_average = {Follow.SHARE: epochs, Follow.EMA: 0, Follow.SHARE_THEN_EMA: 1}[config.follow]
+            if epoch < first_average:
+                momenta.append(0.0)
+            elif config.momentum_restarts:
+                momenta.append(momentum(step / per_epoch))
+            else:
+                done = (epoch - first_average) * per_epoch + step
+                momenta.append(momentum(done / ((epochs - first_average) * per_epoch)))
+    return momenta
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("follow", Follow)
+def test_target_follows_step_by_step(make_network, follow, restarts):
+    config = Config(follow=follow, momentum_restarts=restarts)
+    method = BAO(make_network(activation_heads=True), config)
+    theta = {name: tensor.clone() for name, tensor in method.target.named_parameters()}
+    generator = torch.Generator().manual_seed(4)
+    momenta = expected_momenta(config, epochs=3, per_epoch=4)
+    for step, share_of_theta in enumerate(momenta, start=1):
+        with torch.no_grad():
+            for tensor in (*method.network.parameters(), method.network.backbone.norm.running_mean):
+                tensor.add_(torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+        method.after_step(Progress(step=step, steps=12, steps_per_epoch=4))
+        for name, omega in method.network.named_parameters():
+            theta[name] = share_of_theta * theta[name] + (1 - share_of_theta) * omega.detach()
+            actual = method.target.get_parameter(name)
+            torch.testing.assert_close(actual, theta[name], rtol=0, atol=1e-12)
+            assert torch.equal(actual, omega) == (share_of_theta == 0)
+        for name, buffer in method.network.named_buffers():
+            assert torch.equal(method.target.get_buffer(name), buffer)
+
+
+@pytest.mark.parametrize(("share_epochs", "shared"), [(0.5, 2), (2.0, 8), (5.0, 12)])
+def test_sharing_lasts_as_long_as_asked(make_network, share_epochs, shared):
+    method = BAO(make_network(activation_heads=True), Config(share_epochs=share_epochs))
+    equal = []
+    for step in range(1, 13):
+        with torch.no_grad():
+            method.network.class_head.weight.add_(1)
+        method.after_step(Progress(step=step, steps=12, steps_per_epoch=4))
+        equal.append(torch.equal(method.target.class_head.weight, method.network.class_head.weight))
+    assert equal == [True] * shared + [False] * (12 - shared)
+
+
+def test_online_network_and_target_start_equal_and_apart(make_network):
+    method = bao.BAO(make_network(activation_heads=True), Config())
+    for name, parameter in method.network.named_parameters():
+        target = method.target.get_parameter(name)
+        assert torch.equal(target, parameter)
+        assert target.data_ptr() != parameter.data_ptr()
+        assert not target.requires_grad

@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from baoseg import nets, settings
+from baoseg.errors import RecipeError
+
+NANO = nets.Config(backbone="conformer_nano", options=(("depth", 3),))
+MOBILE = nets.Config(backbone="timm:mobilenetv2_035", options=(("pad_type", "same"),))
+
+
+@pytest.fixture(scope="module", params=[NANO, MOBILE], ids=["conformer", "cnn"])
+def network(request):
+    return nets.build(request.param, 4, activation_heads=True).eval()
+
+
+@torch.no_grad()
+def test_class_maps_of_some_classes_are_those_of_all(network):
+    features = network(torch.randn(2, 3, 40, 64))
+    every = network.class_maps(features)
+    full = network.class_head(features.map)
+    assert torch.allclose(every, full[:, 1:], atol=1e-5)
+    some = network.class_maps(features, classes=torch.tensor([2, 4]))
+    assert torch.allclose(some, full[:, [2, 4]], atol=1e-5)
+
+
+@torch.no_grad()
+def test_activation_maps_follow_the_formula(network):
+    features = network(torch.randn(2, 3, 40, 64))
+    labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0]])
+    encoder, head = network.label_encoder, network.activation_head
+    for image in range(2):
+        conditioning = encoder.bias + sum(encoder.weight[:, i] for i in range(4) if labels[image, i])
+        conditioned = features.map[image] * conditioning[:, None, None]
+        expected = head(conditioned[None])[0]
+        activations = network.activation_maps(features, labels)[image]
+        background = network.activation_maps(features, labels, background_only=True)[image]
+        assert torch.allclose(activations, expected, atol=1e-5)
+        assert torch.allclose(background, expected[:1], atol=1e-5)
+
+
+def test_heads_of_other_backbones_start_near_zero_and_unconditioned():
+    network = nets.build(MOBILE, 4, activation_heads=True)
+    features = network(torch.randn(4, 3, 64, 64))
+    assert network.class_head.kernel_size == (1, 1)
+    assert network.class_head.bias is None
+    assert network.class_maps(features).mean(dim=(2, 3)).abs().max() < 1
+    conditioning = network.label_encoder(torch.eye(4))
+    assert conditioning.mean().item() == pytest.approx(1, abs=0.01)
+    assert (conditioning - 1).abs().max() < 0.2
+
+
+def test_head_settings_override_the_family():
+    config = dataclasses.replace(MOBILE, head_kernel=3, label_bias=0.5)
+    network = nets.build(config, 2, activation_heads=True)
+    assert network.class_head.kernel_size == (3, 3)
+    assert network.class_head.bias is not None
+    assert (network.label_encoder.bias == 0.5).all()
+
+
+def test_head_parameters_are_all_but_the_pretrained_ones():
+    network = nets.build(NANO, 2, activation_heads=True)
+    heads = {id(parameter) for parameter in network.head_parameters()}
+    names = {key.rpartition(".")[0] for key, p in network.named_parameters() if id(p) in heads}
+    assert names == {"backbone.token_head", "class_head", "activation_head", "label_encoder"}
+
+
+def test_the_same_seed_builds_the_same_network_and_leaves_the_global_state_alone():
+    before = torch.random.get_rng_state()
+    first, second = (nets.build(NANO, 2, activation_heads=True, seed=3) for _ in range(2))
+    other = nets.build(NANO, 2, activation_heads=True, seed=4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.class_head.weight, other.class_head.weight)
+
+
+def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_training():
+    config = dataclasses.replace(MOBILE, freeze_batch_norm=True)
+    network = nets.build(config, 2, activation_heads=False).train()
+    assert network.training
+    norms = {
+        f"{name}.{leaf}": tensor.clone()
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for leaf, tensor in module.state_dict().items()
+    }
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    network(torch.randn(2, 3, 64, 64)).map.mean().backward()
+    optimizer.step()
+    state = network.state_dict()
+    assert norms
+    assert all(torch.equal(state[name], tensor) for name, tensor in norms.items())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (nets.Config(backbone="conformer_huge"), "unknown backbone 'conformer_huge'; use conformer_nano"),
+        (nets.Config(backbone="conformer_nano", pretrained=True), "timm has no weights of it"),
+        (nets.Config(backbone="conformer_nano", options=(("pad_type", "same"),)), "unknown options pad_type"),
+        (nets.Config(mean=(0.5, 0.5, 0.5)), "set both or none"),
+        (nets.Config(pretrained=True, weights="a.pth"), "choose one"),
+        (nets.Config(backbone="timm:resnet9000"), "no such model"),
+    ],
+)
+def test_contradictory_settings(config, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        nets.build(config, 2, activation_heads=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_survives_json():
+    config = dataclasses.replace(MOBILE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), head_kernel=3)
+    assert settings.from_json(settings.to_json(config), nets.Config, source="here") == config

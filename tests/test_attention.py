@@ -1,0 +1,188 @@
+"""`spread` against A* M written out with every matrix (BAO eq. 2-5; noise reduction eq. 2-5)."""
+
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from baoseg import attention
+from baoseg.attention import Attention
+
+WAYS = pytest.mark.parametrize("way", [{"SHORT": 10**9}, {"SHORT": -1}], ids=["explicit", "fused"])
+
+
+def random_attention(
+    generator: torch.Generator, *, batch=2, blocks=2, heads=3, prefix=1, grid=(3, 4), width=5, spread_out=1.0
+) -> Attention:
+    n = prefix + grid[0] * grid[1]
+    shape = (batch, heads, n, width)
+
+    def draw() -> tuple[Tensor, ...]:
+        return tuple(spread_out * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(blocks))
+
+    return Attention(draw(), draw(), scale=width**-0.5, prefix=prefix, grid=grid)
+
+
+def random_scores(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def attention_map(a: Attention) -> Tensor:
+    """A*, picture by picture, block by block, head by head, token by token."""
+    batch, heads, n, _ = a.queries[0].shape
+    pictures = []
+    for picture in range(batch):
+        total = torch.zeros(n, n, dtype=torch.float64)
+        for queries, keys in zip(a.queries, a.keys, strict=True):
+            for head in range(heads):
+                q, k = queries[picture, head], keys[picture, head]
+                rows = []
+                for token in range(n):
+                    logits = a.scale * (k * q[token]).sum(dim=1)
+                    rows.append(logits.exp() / logits.exp().sum())
+                total = total + torch.stack(rows) / heads
+        pictures.append(total[a.prefix :, a.prefix :])
+    return torch.stack(pictures)
+
+
+def spread_by_matrix(scores: Tensor, a: Attention) -> Tensor:
+    flat = scores.reshape(*scores.shape[:2], -1)
+    return torch.stack([m @ star.T for star, m in zip(attention_map(a), flat, strict=True)]).view(scores.shape)
+
+
+@WAYS
+@settings(deadline=None, max_examples=20)
+@given(
+    sizes=st.fixed_dictionaries(
+        {
+            "batch": st.integers(1, 2),
+            "blocks": st.integers(1, 3),
+            "heads": st.integers(1, 3),
+            "prefix": st.integers(0, 3),
+            "grid": st.tuples(st.integers(1, 5), st.integers(1, 4)),
+            "width": st.integers(1, 6),
+        }
+    ),
+    maps=st.integers(1, 14),  # more than a head is wide, too
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_matrices_of_the_paper(way, sizes, maps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = random_attention(generator, **sizes)
+    scores = random_scores(generator, sizes["batch"], maps, *sizes["grid"])
+    with mock.patch.multiple(attention, **way):
+        result = attention.spread(scores, a)
+    torch.testing.assert_close(result, spread_by_matrix(scores, a))
+    torch.testing.assert_close(attention.matrix(a), attention_map(a))
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (16, 17)])  # 256 = SHORT, and just above
+def test_both_sides_of_the_switch_agree(grid, generator):
+    a = random_attention(generator, batch=1, blocks=1, heads=2, grid=grid, width=4)
+    scores = random_scores(generator, 1, 3, *grid)
+    torch.testing.assert_close(attention.spread(scores, a), spread_by_matrix(scores, a))
+
+
+@WAYS
+def test_gradients_equal_those_of_the_matrices(way, generator):
+    a = random_attention(generator, prefix=2)
+    scores = random_scores(generator, 2, 7, 3, 4)
+    weight = random_scores(generator, 2, 7, 3, 4)  # of each output in the scalar that is differentiated
+    inputs = [t.requires_grad_() for t in (scores, *a.queries, *a.keys)]
+    expected = torch.autograd.grad((spread_by_matrix(scores, a) * weight).sum(), inputs)
+    with mock.patch.multiple(attention, **way):
+        actual = torch.autograd.grad((attention.spread(scores, a) * weight).sum(), inputs)
+    torch.testing.assert_close(actual, expected)
+
+
+@WAYS
+def test_memory_layout_does_not_matter(way, generator):
+    grid, n = (3, 4), 13
+    # as a projection to queries and keys gives them: b n (two heads d), seen as two b heads n d
+    projected = random_scores(generator, 2, n, 2, 3, 5).permute(2, 0, 3, 1, 4)
+    scores = random_scores(generator, 3, 2, 4, 6).permute(1, 3, 0, 2)
+    queries, keys = projected
+    assert not (queries.is_contiguous() or scores.is_contiguous())
+    plain = Attention((queries.contiguous(),), (keys.contiguous(),), scale=0.4, prefix=1, grid=grid)
+    with mock.patch.multiple(attention, **way):
+        result = attention.spread(scores, Attention((queries,), (keys,), scale=0.4, prefix=1, grid=grid))
+    torch.testing.assert_close(result, spread_by_matrix(scores, plain))
+
+
+@WAYS
+@settings(deadline=None, max_examples=10)
+@given(factor=st.floats(-10, 10), seed=st.integers(0, 2**31))
+def test_is_linear_in_the_scores(way, factor, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = random_attention(generator)
+    first, second = random_scores(generator, 2, 2, 6, 3, 4)
+    with mock.patch.multiple(attention, **way):
+        together = attention.spread(first + factor * second, a)
+        apart = attention.spread(first, a) + factor * attention.spread(second, a)
+    torch.testing.assert_close(together, apart)
+
+
+@settings(deadline=None, max_examples=20)
+@given(blocks=st.integers(1, 4), prefix=st.integers(0, 2), spread_out=st.floats(0, 5), seed=st.integers(0, 2**31))
+def test_rows_sum_to_the_blocks_less_what_the_prefix_attracts(blocks, prefix, spread_out, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = random_attention(generator, blocks=blocks, prefix=prefix, spread_out=spread_out)
+    rows = attention.matrix(a).sum(dim=-1)
+    assert attention.matrix(a).min() >= 0
+    if prefix == 0:
+        torch.testing.assert_close(rows, torch.full_like(rows, blocks))
+    else:
+        assert rows.max() <= blocks + 1e-9
+
+
+def test_equal_keys_average_over_all_tokens(generator):
+    """All keys alike: each weight is 1 / n with n = prefix + h w, so a constant map loses the prefix's share."""
+    queries = torch.randn(1, 2, 10, 4, generator=generator)
+    a = Attention((queries,), (torch.ones_like(queries),), scale=0.5, prefix=1, grid=(3, 3))
+    torch.testing.assert_close(attention.spread(torch.ones(1, 1, 3, 3), a), torch.full((1, 1, 3, 3), 0.9))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that any operation makes, forward or backward."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                held = result.untyped_storage().nbytes() // result.element_size()
+                self.elements = max(self.elements, held)
+        return results
+
+
+@pytest.mark.parametrize("maps", [3, 20])
+def test_long_grids_never_hold_a_matrix(maps, generator):
+    n = 24 * 25
+    a = random_attention(generator, batch=1, heads=2, grid=(24, 25), width=8)
+    inputs = [t.requires_grad_() for t in (random_scores(generator, 1, maps, 24, 25), *a.queries, *a.keys)]
+    saved = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        torch.autograd.grad(attention.spread(inputs[0], a).sum(), inputs)
+    assert max(saved) < 0.1 * n**2
+    assert largest.elements < 0.1 * n**2
+    with Largest() as largest:
+        attention.matrix(a)
+    assert largest.elements >= n**2  # so the instrument would have seen one
+
+
+@WAYS
+def test_scores_on_another_grid_are_refused(way, generator):
+    a = random_attention(generator, grid=(3, 4))
+    with mock.patch.multiple(attention, **way), pytest.raises(ValueError, match="grid"):
+        attention.spread(random_scores(generator, 2, 1, 4, 3), a)

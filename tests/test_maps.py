@@ -1,0 +1,223 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import DataError
+from baoseg.maps import Config, Scaling, infer, input_size, normalise
+from baoseg.methods.base import Method
+from baoseg.types import Maps
+
+NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+ONE_SCALE = {"sizes": (32,), "flip": False, "stride": 1}
+
+
+def random_maps(seed: int, *, shape=(2, 3, 4, 5), shift=0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64) + shift
+
+
+seeds = st.integers(0, 2**31)
+few = settings(deadline=None, max_examples=20)
+
+
+@few
+@given(seeds, st.sampled_from(Scaling), st.floats(-2, 2))
+def test_normalised_maps_lie_in_the_unit_interval(seed, scaling, shift):
+    maps = random_maps(seed, shift=shift)
+    result = normalise(maps, scaling=scaling)
+    assert result.min() >= 0
+    assert result.max() <= 1
+    assert (result[maps <= 0] == 0).all()
+
+
+@few
+@given(seeds)
+def test_peak_scaling_divides_the_positive_part_by_its_maximum(seed):
+    maps = random_maps(seed)
+    result = normalise(maps)
+    for picture in range(2):
+        for channel in range(3):
+            values = [max(value, 0.0) for value in maps[picture, channel].flatten().tolist()]
+            expected = [value / max(values) for value in values]
+            assert result[picture, channel].flatten().tolist() == pytest.approx(expected)
+    assert (result.amax(dim=(2, 3)) == 1).all()
+
+
+@few
+@given(seeds, st.floats(1e-6, 1e6))
+def test_peak_scaling_knows_no_unit_and_is_done_once(seed, factor):
+    maps = random_maps(seed)
+    torch.testing.assert_close(normalise(factor * maps), normalise(maps))
+    torch.testing.assert_close(normalise(normalise(maps)), normalise(maps))
+
+
+@pytest.mark.parametrize("scaling", Scaling)
+def test_maps_without_positive_values_become_zero(scaling):
+    maps = torch.stack([torch.zeros(3, 3), -torch.rand(3, 3)])[None]
+    assert (normalise(maps, scaling=scaling) == 0).all()
+
+
+@few
+@given(seeds)
+def test_invalid_cells_are_zero_and_do_not_set_the_peak(seed):
+    maps = random_maps(seed, shift=1)
+    valid = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(seed)) < 0.5
+    valid[:, :, 0, 0] = True
+    maps[:, :, 0, 0] = maps[:, :, 0, 0].abs() + 0.1
+    loud = torch.where(valid, maps, 1e3)
+    result = normalise(loud, valid=valid)
+    assert (result[~valid.expand_as(result)] == 0).all()
+    torch.testing.assert_close(result, normalise(torch.where(valid, maps, -1.0)))
+    assert (result.amax(dim=(2, 3)) == 1).all()
+
+
+@few
+@given(seeds, st.floats(-1, 3))
+def test_released_scaling_is_the_released_formula(seed, shift):
+    """Negative to 0; below min + 1e-5 to 0; (x - min - 1e-5) / (max - min + 1e-5). Ours stops at 0 after that."""
+    maps = random_maps(seed, shift=shift)
+    result = normalise(maps, scaling=Scaling.RELEASED).numpy()
+    for picture in range(2):
+        for channel in range(3):
+            x = maps[picture, channel].numpy().copy()
+            x[x < 0] = 0
+            low, high = x.min(), x.max()
+            x[x < low + 1e-5] = 0
+            x = (x - low - 1e-5) / (high - low + 1e-5)
+            np.testing.assert_allclose(result[picture, channel], np.maximum(x, 0), atol=1e-12)
+
+
+class Probe(Method):
+    """A method whose maps are a convolution at stride 4: no symmetry, or left-right symmetry, as asked for."""
+
+    def __init__(self, *, background: bool, symmetric: bool = False) -> None:
+        super().__init__()
+        self.learns_background = background
+        generator = torch.Generator().manual_seed(3)
+        weight = torch.randn(5, 3, 4, 4, generator=generator)
+        self.filters = nn.Parameter(weight + weight.flip(-1) if symmetric else weight)
+
+    def maps(self, images, labels, *, classes=None):
+        assert labels.shape == (len(images), 4)
+        conditioned = F.conv2d(images, self.filters, stride=4) + labels.sum(dim=1)[:, None, None, None]
+        wanted = slice(1, None) if classes is None else classes
+        return Maps(conditioned[:, wanted], conditioned[:, :1] if self.learns_background else None)
+
+
+def picture(height: int, width: int) -> Tensor:
+    """Smooth colours, so that resizing and rounding to 8 bits change little."""
+    small = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(9))
+    large = F.interpolate(small, size=(height, width), mode="bicubic", align_corners=True)
+    return (large[0].clamp(0, 1) * 255).to(torch.uint8)
+
+
+LABELS = torch.tensor([0.0, 1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_scales_and_flips_are_summed_and_then_normalised(background, flip, stride):
+    image, method = picture(30, 41), Probe(background=background)
+    config = Config(sizes=(32, 48), flip=flip, stride=stride)
+    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION)
+
+    grid = (30, 41) if stride == 1 else (8, 11)
+    total = np.zeros((3, *grid))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALISATION.mean, NORMALISATION.std))
+    for side in (32, 48):
+        scaled = TF.resize(image, [side, side], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        inputs = (scaled / 255 - mean) / std
+        for mirrored in (False, True) if flip else (False,):
+            view = inputs.flip(-1) if mirrored else inputs
+            channels = F.conv2d(view[None], method.filters, stride=4) + 2  # two labels
+            full = F.interpolate(channels, size=grid, mode="bilinear", align_corners=False)[0]
+            total += (full.flip(-1) if mirrored else full)[[0, 2, 4]].detach().numpy()
+    total = np.maximum(total, 0)
+    total /= total.max(axis=(1, 2), keepdims=True)
+
+    assert seed.classes.tolist() == [2, 4]
+    assert seed.size == (30, 41)
+    np.testing.assert_allclose(seed.scores.numpy(), total[1:], atol=1e-5)
+    if background:
+        np.testing.assert_allclose(seed.background.numpy(), total[0], atol=1e-5)
+    else:
+        assert seed.background is None
+
+
+@pytest.mark.parametrize(("flip", "symmetric"), [(True, False), (False, True)])
+def test_a_mirrored_picture_gives_the_mirrored_seed(flip, symmetric):
+    """Summing the flips makes any method symmetric; a symmetric one is so without them."""
+    image, method = picture(32, 48), Probe(background=True, symmetric=symmetric)
+    config = Config(sizes=(32, 64), flip=flip, stride=2)
+    seed, mirrored = (
+        infer(method, view, LABELS, config=config, normalisation=NORMALISATION) for view in (image, image.flip(-1))
+    )
+    torch.testing.assert_close(mirrored.scores, seed.scores.flip(-1), atol=0.02, rtol=0)
+    torch.testing.assert_close(mirrored.background, seed.background.flip(-1), atol=0.02, rtol=0)
+    assert (seed.scores - seed.scores.flip(-1)).abs().max() > 0.2  # the picture itself is not symmetric
+
+
+def test_without_flips_an_asymmetric_method_stays_asymmetric():
+    image, method = picture(32, 32), Probe(background=False)
+    config = Config(**ONE_SCALE)
+    seed, mirrored = (
+        infer(method, view, LABELS, config=config, normalisation=NORMALISATION) for view in (image, image.flip(-1))
+    )
+    assert (mirrored.scores - seed.scores.flip(-1)).abs().max() > 0.1
+
+
+def test_a_picture_without_labels_is_refused():
+    with pytest.raises(DataError, match="label"):
+        infer(
+            Probe(background=True),
+            picture(8, 8),
+            torch.zeros(4),
+            config=Config(**ONE_SCALE),
+            normalisation=NORMALISATION,
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((300, 400), (224, 288)),  # 256 / sqrt(300 * 400) = 0.739: 221.7 x 295.6, the next multiples of 32
+        ((256, 256), (256, 256)),
+        ((1000, 10), (2560, 32)),  # 25.6 wide: at least one multiple
+    ],
+)
+def test_keep_aspect_gives_rectangles_of_the_squares_area(size, expected):
+    assert input_size(size, 256, Config(keep_aspect=True)) == expected
+    assert input_size(size, 256, Config()) == (256, 256)
+
+
+@few
+@given(height=st.integers(50, 2000), width=st.integers(50, 2000), side=st.sampled_from([256, 512, 768]))
+def test_keep_aspect_turns_with_the_picture(height, width, side):
+    config = Config(keep_aspect=True)
+    rows, columns = input_size((height, width), side, config)
+    assert (columns, rows) == input_size((width, height), side, config)
+    assert rows % 32 == columns % 32 == 0
+    exact = side * (height / width) ** 0.5
+    assert abs(rows - exact) <= 16 or rows == 32
+
+
+def test_keep_aspect_seeds_lie_on_the_pictures_own_grid():
+    shapes = []
+
+    class Recorder(Probe):
+        def maps(self, images, labels, *, classes=None):
+            shapes.append(tuple(images.shape))
+            return super().maps(images, labels, classes=classes)
+
+    config = Config(sizes=(64,), keep_aspect=True, stride=4)
+    seed = infer(Recorder(background=True), picture(30, 121), LABELS, config=config, normalisation=NORMALISATION)
+    assert shapes == [(2, 3, 32, 128)]
+    assert seed.background.shape == (8, 31)

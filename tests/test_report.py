@@ -1,0 +1,257 @@
+import csv
+import html
+import json
+import re
+from io import BytesIO, StringIO
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reports import EVIL, Scenes, seed_of, write_report, write_run
+from rich.console import Console
+
+from baoseg import report, seeds
+from baoseg.errors import DataError, RecipeError, RunError
+from baoseg.runs import Run, read_json, write_json
+from baoseg.seeds import Seed
+
+CLASSES = ("dog", "sofa", "train")
+
+
+def gallery(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def cells(page: str, table: str) -> list[list[str]]:
+    """The text of a table's body."""
+    found = re.search(rf'<table id="{table}">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert found
+    rows = re.findall(r"<tr>(.*?)</tr>", found[1], re.DOTALL)
+    text = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub(r"<.*?>", "", cell)) for cell in row] for row in text]
+
+
+def decode(uri: str) -> np.ndarray:
+    with urlopen(uri) as file:
+        return np.asarray(Image.open(BytesIO(file.read())))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    return write_report(tmp_path_factory.mktemp("report"), Scenes(5, CLASSES))
+
+
+def test_summary_says_what_the_metrics_say(written: tuple[Run, str]) -> None:
+    run, page = written
+    fixed, learned = (read_json(run.stage(name).metrics) for name in ("transcam", "bao"))
+    for row, own, oracle in zip(
+        cells(page, "summary"),
+        (fixed["fixed"], learned["threshold_free"]),
+        (fixed["oracle"], learned["oracle"]),
+        strict=True,
+    ):
+        assert row[2:7] == [f"{own[key]:.1f}" for key in ("miou", "fp", "fn", "precision", "recall")]
+        assert row[7:] == [
+            f"{oracle['miou']:.1f}",
+            f"{oracle['threshold']:.2f}",
+            f"{own['miou'] - oracle['miou']:+.1f}",
+        ]
+    assert [row[0] for row in cells(page, "summary")] == ["transcam", "bao"]
+    assert "0.30" in cells(page, "summary")[0][1]
+    assert "no threshold" in cells(page, "summary")[1][1]
+
+
+def test_classes_say_what_the_metrics_say(written: tuple[Run, str]) -> None:
+    run, page = written
+    fixed, learned = (read_json(run.stage(name).metrics) for name in ("transcam", "bao"))
+    columns = (fixed["fixed"], learned["threshold_free"], fixed["oracle"], learned["oracle"])
+    expected = [
+        [name, *(f"{column['iou'][i]:.1f}" for column in columns)] for i, name in enumerate(("background", *CLASSES))
+    ]
+    assert cells(page, "per-class") == expected
+
+
+def test_terminal_shows_the_rows_of_the_page(written: tuple[Run, str]) -> None:
+    run, page = written
+    out = StringIO()
+    Console(file=out, width=200).print(report.table(run, ["transcam", "bao"]))
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in line.strip("│").split("│")] for line in lines] == cells(page, "summary")
+
+
+def test_brackets_in_names_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Scenes(1, CLASSES), ["[bold]cam"])
+    out = StringIO()
+    Console(file=out, width=200).print(report.table(run, ["[bold]cam"]))
+    assert "[bold]cam" in out.getvalue()
+
+
+def test_gap_is_positive_where_no_threshold_is_as_good() -> None:
+    row = report.Row(method="bao", background="", scores={"miou": 60.0}, oracle={"miou": 57.5, "threshold": 0.4})
+    assert row.gap == 2.5
+    assert row.cells()[1] == ["57.5", "0.40", "+2.5"]
+
+
+def test_page_refers_to_nothing_outside_itself(written: tuple[Run, str]) -> None:
+    _, page = written
+    addresses = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert not re.search(r"https?:|//[a-z]+\.|@import|<link|<iframe", addresses)
+    assert all(source.startswith("data:") for source in re.findall(r'\bsrc="([^"]*)"', page))
+    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+    assert "default-src 'none'" in page
+
+
+def test_names_cannot_become_html(tmp_path: Path) -> None:
+    scenes = Scenes(2, (EVIL, "<b>&amp;"))
+    run = write_run(tmp_path, scenes, ["cam", "<i>bao"])
+    manifest = read_json(run.manifest)
+    manifest["recipe"]["name"] = EVIL
+    write_json(run.manifest, manifest)
+    run.stage("cam").losses.write_text(f"epoch,step,seconds,{EVIL},$x_{{\n1,1,1,0.5,0.6\n")
+    path = report.build(run, stages=["cam", "<i>bao"], dataset=scenes, config=report.Config(), title=EVIL)
+    page = path.read_text()
+    assert page.count("</script>") == 2  # the data and the code
+    assert "<img" not in page and "<i>bao" not in page and "<b>&amp;" not in page
+    assert gallery(page)["classes"] == ["background", EVIL, "<b>&amp;"]
+    assert [row[0] for row in cells(page, "per-class")] == ["background", EVIL, "<b>&amp;"]
+
+
+def test_without_ground_truth_the_page_says_so(tmp_path: Path) -> None:
+    _, page = write_report(tmp_path, Scenes(3, CLASSES, masks=False))
+    assert "No ground truth was given" in page
+    assert '<table id="summary">' not in page and 'id="curve"' not in page
+    assert 'id="losses-title"' in page
+    assert [picture["truth"] for picture in gallery(page)["pictures"]] == [None] * 3
+
+
+def test_one_method_evaluated_and_one_not(tmp_path: Path) -> None:
+    scenes = Scenes(2, CLASSES)
+    run = write_run(tmp_path, scenes, ["cam", "bao"])
+    run.stage("bao").metrics.unlink()
+    run.stage("bao").losses.unlink()
+    run.stage("cam").losses.write_text("epoch,step,seconds,cls\n")  # interrupted in its first epoch
+    page = report.build(run, stages=["cam", "bao"], dataset=scenes, config=report.Config(), title="t").read_text()
+    assert cells(page, "summary")[1] == ["bao", "not evaluated", *["–"] * 8]
+    assert "no record of its training" in page
+    run.stage("cam").metrics.unlink()
+    page = report.build(run, stages=["cam", "bao"], dataset=scenes, config=report.Config(), title="t").read_text()
+    assert "have not been evaluated yet" in page and "No ground truth" not in page
+
+
+def test_scores_that_are_undefined_are_dashes(tmp_path: Path) -> None:
+    scenes = Scenes(1, CLASSES)  # the picture shows a dog, and no sofa or train
+    run = write_run(tmp_path, scenes, ["cam"])
+    assert read_json(run.stage("cam").metrics)["fixed"]["iou"][2] is None
+    page = report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t").read_text()
+    assert cells(page, "per-class")[2] == ["sofa", "–", "–"]
+
+
+def test_gallery_holds_maps_masks_and_truth(written: tuple[Run, str]) -> None:
+    _, page = written
+    scenes = Scenes(5, CLASSES)
+    data = gallery(page)
+    assert [picture["name"] for picture in data["pictures"]] == scenes.names
+    picture, seed = data["pictures"][1], seed_of(scenes, 1, background=True)
+    assert decode(picture["image"]).shape == (48, 64, 3)
+    assert (decode(picture["truth"]) == scenes.truth(1).numpy()).all()
+    cam, bao = picture["methods"]
+    assert cam["background"] is None
+    assert bao["classes"] == picture["labels"] == [2]
+    half = seed.scores.half().float()
+    np.testing.assert_allclose(decode(bao["maps"][0]) / 255, half[0], atol=0.5 / 255 + 1e-6)
+    assert (decode(bao["background"]) == (255 * seed.background).numpy()).all()
+    assert set(np.unique(decode(bao["mask"]))) == {0, 2}
+    assert data["methods"][0]["fixed"] == 0.3 and data["methods"][1]["fixed"] is None
+
+
+def test_pictures_are_shrunk_but_never_grown(tmp_path: Path) -> None:
+    scenes = Scenes(1, CLASSES)
+    _, page = write_report(tmp_path / "small", scenes, config=report.Config(picture_size=8))
+    picture = gallery(page)["pictures"][0]
+    assert (picture["width"], picture["height"]) == (8, 6)
+    assert decode(picture["truth"]).shape == decode(picture["methods"][1]["maps"][0]).shape == (6, 8)
+    assert (decode(picture["truth"])[2] == [0, 0, 1, 1, 1, 0, 0, 0]).all()  # the rectangle's columns 16..39 of 64
+    _, page = write_report(tmp_path / "large", scenes, config=report.Config(picture_size=1000))
+    assert gallery(page)["pictures"][0]["width"] == 64
+
+
+def test_gallery_is_spread_over_the_split(tmp_path: Path) -> None:
+    _, page = write_report(tmp_path, Scenes(9, CLASSES, masks=False), config=report.Config(gallery=3))
+    assert [picture["name"] for picture in gallery(page)["pictures"]] == ["scene_1", "scene_4", "scene_7"]
+
+
+def test_gallery_can_be_left_out(tmp_path: Path) -> None:
+    _, page = write_report(tmp_path, Scenes(1, CLASSES, masks=False), config=report.Config(gallery=0))
+    assert 'id="gallery"' not in page
+
+
+def test_masks_may_be_absent_but_maps_may_not(tmp_path: Path) -> None:
+    scenes = Scenes(1, CLASSES)
+    run = write_run(tmp_path, scenes, ["cam"])
+    run.stage("cam").mask("val", "scene_0").unlink()
+    options = {"stages": ["cam"], "dataset": scenes, "config": report.Config(), "title": "t"}
+    page = report.build(run, **options).read_text()
+    assert gallery(page)["pictures"][0]["methods"][0]["mask"] is None
+    run.stage("cam").maps("val", "scene_0").unlink()
+    with pytest.raises(DataError, match="bao maps"):
+        report.build(run, **options)
+    assert run.report.read_text() == page  # the earlier page stands
+
+
+def test_many_classes_and_methods(tmp_path: Path) -> None:
+    classes = [f"class number {i} of a very long list" for i in range(40)]
+    methods = [f"method{i}" for i in range(len(report.COLOURS) + 1)]
+    _, page = write_report(tmp_path, Scenes(1, classes), methods)
+    assert len(cells(page, "per-class")) == 1 + len(classes)
+    assert [row[0] for row in cells(page, "summary")] == methods
+
+
+def test_loss_curves_go_through_the_recorded_losses(written: tuple[Run, str]) -> None:
+    run, page = written
+    rows = list(csv.DictReader(StringIO(run.stage("bao").losses.read_text())))
+    training = page[page.index('id="losses-title"') :]
+    figures = re.findall(r"<svg.*?</svg>", training, re.DOTALL)
+    assert len(figures) == 2
+    lines = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip[^>]*stroke: (#\w+)', figures[1])
+    drops = {colour: float(end) - float(start) for _, start, _, end, colour in lines}
+    fall = {key: float(rows[0][key]) - float(rows[1][key]) for key in ("cls", "pcl")}
+    blue, orange = (drops[colour] for colour in report.COLOURS[:2])
+    assert orange / blue == pytest.approx(fall["pcl"] / fall["cls"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,step,seconds,cls\n1,1,1,half\n", "loss\n1\n", "epoch,cls\n1\n", "epoch\n1,2\n"]
+)
+def test_damaged_losses_are_named(tmp_path: Path, text: str) -> None:
+    scenes = Scenes(1, CLASSES)
+    run = write_run(tmp_path, scenes, ["cam"])
+    run.stage("cam").losses.write_text(text)
+    with pytest.raises(RunError, match=r"losses\.csv: not a table of losses"):
+        report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t")
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(RecipeError, match="at least 0 pictures"):
+        report.Config(gallery=-1)
+
+
+def test_page_stays_small(tmp_path: Path) -> None:
+    """Incompressible pictures and maps at the sizes of VOC: 24 of them from two methods stay below 6 MB."""
+
+    class Photographs(Scenes):
+        def truth(self, index: int) -> torch.Tensor:
+            return torch.zeros(375, 500, dtype=torch.uint8)
+
+    scenes = Photographs(24, CLASSES, masks=False)
+    run = write_run(tmp_path, scenes, ["cam", "bao"])
+    noise = Seed(torch.tensor([1, 3]), torch.rand(2, 94, 125), torch.rand(94, 125), (375, 500))
+    for name in scenes.names:
+        for stage in ("cam", "bao"):
+            seeds.save(run.stage(stage).maps("val", name), noise)
+    page = report.build(run, stages=["cam", "bao"], dataset=scenes, config=report.Config(), title="t")
+    assert page.stat().st_size < 6e6

@@ -1,0 +1,99 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from baoseg import data, nets, train
+from baoseg.data import TrainSet
+from baoseg.errors import RunError
+from baoseg.methods import Method, bao, make
+from baoseg.runs import Run, Stage
+from baoseg.train import Config, Decay
+from tests import tiny
+
+SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
+
+
+def fit(stage: Stage, schedule: Config = SCHEDULE, *, until: int | None = None) -> Method:
+    """Train a BAO on tiny scenes; `until` stops after so many epochs, as a crash at that point would."""
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    network = nets.build(tiny.NET, len(pictures.classes), activation_heads=True, seed=1)
+    method = make(bao.Config(), network)
+    samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
+    if until is not None:
+        epoch = len(samples) // schedule.batch_size
+        after_step = method.after_step
+
+        def crash(progress: object) -> None:
+            after_step(progress)  # type: ignore[arg-type]
+            if progress.step > until * epoch:  # type: ignore[attr-defined]
+                raise KeyboardInterrupt
+
+        method.after_step = crash  # type: ignore[method-assign, assignment]
+    train.fit(method, samples, config=schedule, stage=stage, seed=3, hardware=tiny.HARDWARE)
+    return method
+
+
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = fit(Run(tmp_path / "whole").stage("bao"))
+    broken = Run(tmp_path / "broken").stage("bao")
+    for finished in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(broken, until=finished)
+        assert broken.losses.read_text().count("\n") == 1 + finished
+    resumed = fit(broken)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    columns = [line.split(",")[:2] + line.split(",")[3:] for line in broken.losses.read_text().splitlines()]
+    expected = (tmp_path / "whole/bao/losses.csv").read_text().splitlines()
+    assert columns == [line.split(",")[:2] + line.split(",")[3:] for line in expected]  # all but the seconds
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    stage = Run(tmp_path).stage("bao")
+    fit(stage, replace(SCHEDULE, epochs=6))
+    losses = [float(line.split(",")[3]) for line in stage.losses.read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no number in epoch 1.*--lr"):
+        fit(Run(tmp_path).stage("bao"), replace(SCHEDULE, lr=1e30))
+
+
+def test_a_damaged_or_foreign_state_is_an_error(tmp_path: Path) -> None:
+    stage = Run(tmp_path).stage("bao")
+    fit(stage, replace(SCHEDULE, epochs=1))
+    content = stage.state.read_bytes()
+    stage.state.write_bytes(content[:1000])
+    with pytest.raises(RunError, match="damaged"):
+        fit(stage)
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    network = nets.build(replace(tiny.NET, head_kernel=1), len(pictures.classes), activation_heads=True)
+    stage.state.write_bytes(content)
+    method = make(bao.Config(), network)
+    samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
+    with pytest.raises(RunError, match="another network"):
+        train.fit(method, samples, config=SCHEDULE, stage=stage, seed=3, hardware=tiny.HARDWARE)
+
+
+def test_rate_of_each_decay() -> None:
+    assert Config(epochs=1, batch_size=1).rate(0.7) == 1
+    assert Config(epochs=1, batch_size=1, decay=Decay.POLY).rate(0.75) == pytest.approx(0.25**0.9)
+    assert Config(epochs=1, batch_size=1, decay=Decay.COSINE).rate(0.5) == pytest.approx(0.5)
+    assert Config(epochs=1, batch_size=1, warmup=0.2).rate(0.05) == pytest.approx(0.25)
+
+
+def test_heads_have_their_own_rate_and_the_target_none() -> None:
+    method = make(bao.Config(), nets.build(tiny.NET, 3, activation_heads=True))
+    groups = train.parameter_groups(method, replace(SCHEDULE, lr=1e-4, head_lr=1e-3))
+    assert [group["lr"] for group in groups] == [1e-4, 1e-3]
+    heads = sum(parameter.numel() for parameter in groups[1]["params"])
+    network = method.network
+    assert network.label_encoder is not None and network.activation_head is not None
+    parts = (network.class_head, network.label_encoder, network.activation_head)
+    own = [parameter for part in parts for parameter in part.parameters()]
+    assert heads >= sum(parameter.numel() for parameter in own)
+    assert math.fsum(len(group["params"]) for group in groups) == len(list(network.parameters()))
