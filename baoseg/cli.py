@@ -14,16 +14,30 @@ if TYPE_CHECKING:
     from baoseg.train import Hardware
 
 
+def _optional(metavar: str) -> object:
+    """Help shows the word for the value of an option that may be left out, and not that its default is None."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Out = Annotated[Path, tyro.conf.arg(metavar="RUN")]
+Split = Annotated[str | None, _optional("SPLIT")]
+Count = Annotated[int | None, _optional("N")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What to compute on."""
+    """What to compute on. It is no part of the recipe: a run may continue on another device."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
-    """Number of GPUs (or processes)."""
+    """auto takes a GPU where there is one."""
+    devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Number of GPUs (or processes on the CPU)."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = 2
-    """Processes that load pictures."""
+    """The mixed ones are faster on GPUs that have them; results differ a little."""
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
+    """Processes that load pictures during training; any number gives the same result."""
 
     def resolve(self) -> "Hardware":
         from baoseg.train import Hardware
@@ -33,26 +47,28 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What to change in the recipe; everything else stays as `run.json` of the run folder then shows it."""
+    """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
 
-    data: str | None = None
-    """Folder with labels.csv and pictures (see docs/data.md), or "synthetic"."""
-    train_split: str | None = None
-    """Split to train on; default: train where there is one, else all pictures."""
-    eval_split: str | None = None
-    """Split to make maps and masks of; default: val where there is one, else the pictures trained on."""
-    backbone: str | None = None
-    """conformer_{nano,tiny,small,base}, or timm:NAME for any CNN or ViT of timm."""
-    weights: Path | None = None
-    """Weights to start from: safetensors or .pth, in timm's names or those of the published Conformers."""
-    only: str | None = None
-    """Train this stage of the recipe alone, e.g. bao, starting from --weights."""
-    epochs: int | None = None
+    data: Annotated[str | None, _optional("FOLDER")] = None
+    """Folder of pictures with a labels.csv (columns image,labels), or "synthetic" for generated scenes."""
+    train_split: Split = None
+    """Pictures to train on. Without it: train, or all pictures where there is no such split."""
+    eval_split: Split = None
+    """Pictures to label. Without it: val, or those of training where there is no such split."""
+    backbone: Annotated[str | None, _optional("NAME")] = None
+    """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
+    weights: Annotated[Path | None, _optional("FILE")] = None
+    """Weights to start from: .safetensors or .pth in the names of timm, of the published Conformers, or of a run."""
+    only: Annotated[str | None, _optional("STAGE")] = None
+    """Train this stage of the recipe alone, e.g. bao; with --weights, from an already trained classifier."""
+    epochs: Count = None
     """Epochs of the last stage."""
-    batch_size: int | None = None
-    lr: float | None = None
-    """Learning rate of the backbone in the last stage; the rate of the heads keeps its ratio to it."""
-    seed: int | None = None
+    batch_size: Count = None
+    """Pictures a step in the last stage."""
+    lr: Annotated[float | None, _optional("RATE")] = None
+    """Learning rate of the backbone in the last stage; that of the heads keeps its ratio to it."""
+    seed: Count = None
+    """Seed of all that is random in training."""
 
     def apply(self, recipe: "Recipe") -> "Recipe":
         from baoseg.recipes import override
@@ -60,31 +76,27 @@ class Overrides:
         return override(recipe, **vars(self))
 
 
-Name = Annotated[str, tyro.conf.Positional]
-Folder = Annotated[Path, tyro.conf.Positional]
-
-
-def demo(out: Path = Path("demo"), device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
+def demo(out: Out = Path("demo"), device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
     """See the whole thing work in a few minutes: generated scenes, a tiny network, no data and no weights needed.
 
     Args:
-        out: Run folder to write.
+        out: Folder to write; the same command continues an interrupted run there.
         device: What to compute on.
     """
     _run("demo", out, Overrides(), device)
 
 
 def run(
-    recipe: Name,
-    out: Path,
+    recipe: RecipeName,
+    out: Out,
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """All steps of a recipe: train, maps, masks, evaluate, report. Run it again to continue after an interruption.
+    """All steps of a recipe: train, maps, masks, evaluate, report. The same command continues an interrupted run.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists all.
-        out: Run folder to write, or to continue.
+        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
+        out: Folder to write, or to continue in.
         overrides: What to change in the recipe.
         device: What to compute on.
     """
@@ -92,16 +104,16 @@ def run(
 
 
 def train(
-    recipe: Name,
-    out: Path,
+    recipe: RecipeName,
+    out: Out,
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Train the stages of a recipe. Run it again to continue after an interruption.
+    """Train the stages of a recipe, nothing more. The same command continues an interrupted training.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists all.
-        out: Run folder to write, or to continue.
+        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
+        out: Folder to write, or to continue in.
         overrides: What to change in the recipe.
         device: What to compute on.
     """
@@ -112,15 +124,15 @@ def train(
 
 
 def maps(
-    run: Folder,
-    split: str | None = None,
+    run: RunFolder,
+    split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Make the multi-scale activation maps of a trained run.
+    """Make the multi-scale activation maps of a trained run, for the pictures that have none yet.
 
     Args:
         run: Run folder.
-        split: Split of the data set; default: the recipe's evaluation split.
+        split: Split of the data set. Without it: the recipe's evaluation split.
         device: What to compute on.
     """
     from baoseg import pipeline
@@ -129,13 +141,13 @@ def maps(
     pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
 
 
-def masks(run: Folder, split: str | None = None, threshold: float | None = None) -> None:
-    """Turn maps into masks (palette PNGs): with the learned background, or a threshold where a method has none.
+def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None, _optional("CUT")] = None) -> None:
+    """Turn maps into masks (palette PNGs), by the learned background or, for stages without one, by a threshold.
 
     Args:
         run: Run folder.
-        split: Split of the data set; default: the recipe's evaluation split.
-        threshold: In [0, 1], for methods without a learned background; default: the recipe's.
+        split: Split of the data set. Without it: the recipe's evaluation split.
+        threshold: Cut the maps of every stage here, in 0..1. Without it: the learned background, or the recipe's cut.
     """
     from baoseg import pipeline
     from baoseg.runs import Run
@@ -143,21 +155,20 @@ def masks(run: Folder, split: str | None = None, threshold: float | None = None)
     pipeline.make_masks(Run(run), split=split, threshold=threshold)
 
 
-def evaluate(run: Folder, split: str | None = None) -> None:
-    """Compare maps with ground truth where there is some: mIoU, FP, FN, and the sweep over all thresholds.
+def evaluate(run: RunFolder) -> None:
+    """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
     Args:
-        run: Run folder.
-        split: Split of the data set; default: the recipe's evaluation split.
+        run: Run folder; its evaluation split is the one that is compared.
     """
     from baoseg import pipeline
     from baoseg.runs import Run
 
-    pipeline.evaluate_stages(Run(run), split=split)
+    pipeline.evaluate_stages(Run(run))
 
 
-def report(run: Folder) -> None:
-    """Write the HTML page of a run.
+def report(run: RunFolder) -> None:
+    """Write the HTML page of a run: table, curves, and a gallery of the evaluation split.
 
     Args:
         run: Run folder.

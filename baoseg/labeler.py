@@ -12,16 +12,18 @@ from torch import Tensor
 
 import baoseg
 from baoseg import maps, masks, nets, settings
-from baoseg.data.images import read_image
+from baoseg.data.images import from_pil, read_image
 from baoseg.errors import CheckpointError, DataError
 from baoseg.methods import METHODS, Method, Settings, bao, make, transcam
 from baoseg.nets import weights
 from baoseg.nets.network import Network
 from baoseg.recipes import Recipe, Stage
 from baoseg.runs import Run, read_json
+from baoseg.seeds import Seed
 from baoseg.types import ClassSet, Maps
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "h w 3"] | UInt8[Tensor, "3 h w"]
+FORMAT = 1  # of the description in a network.safetensors; a reader refuses what it does not know
+Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -70,13 +72,7 @@ class Labeler:
         """
         pixels = _pixels(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
-        seed = maps.infer(
-            self.method,
-            pixels,
-            vector,
-            config=self.maps,
-            normalisation=self.method.network.normalisation,
-        ).upsample()
+        seed = self.seed(pixels, vector).upsample()
         if threshold is None and seed.background is None:
             threshold = self.masks.threshold
         names = [self.classes.names[index - 1] for index in seed.classes.tolist()]
@@ -87,12 +83,29 @@ class Labeler:
             background=None if seed.background is None else seed.background.numpy(),
         )
 
+    def seed(self, image: UInt8[Tensor, "3 h w"], labels: Float[Tensor, "K"]) -> Seed:
+        """Normalised multi-scale maps on the seeds' grid. Raises DataError for an empty label vector."""
+        backbone = self.method.network.backbone
+        return maps.infer(
+            self.method,
+            image,
+            labels,
+            config=self.maps,
+            normalisation=backbone.normalisation,
+            stride=backbone.stride,
+        )
+
     @torch.inference_mode()
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
         """Label vector of the classes above a probability of one half at the middle scale, or else the likeliest."""
         side = sorted(self.maps.sizes)[len(self.maps.sizes) // 2]
+        backbone = self.method.network.backbone
         views = maps.views(
-            image.to(self.device), side, config=self.maps, normalisation=self.method.network.normalisation
+            image.to(self.device),
+            side,
+            config=self.maps,
+            normalisation=backbone.normalisation,
+            stride=backbone.stride,
         )
         logits = self.method.classify(views).mean(dim=0).cpu()
         return (logits >= logits.max().clamp(max=0)).float()
@@ -114,7 +127,7 @@ class Labeler:
 def save(path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: ClassSet) -> None:
     """Write a self-describing safetensors file that `load` reads: weights, network, method, classes, inference."""
     about = {
-        "format": 1,
+        "format": FORMAT,
         "version": baoseg.__version__,
         "classes": list(classes.names),
         "method": settings.to_json(stage.method, Settings),
@@ -122,7 +135,7 @@ def save(path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: C
         "maps": settings.to_json(recipe.maps),
         "masks": settings.to_json(recipe.masks),
     }
-    weights.save(path, method.network, about)
+    weights.save(path, method.result(), about)
 
 
 def load(
@@ -136,7 +149,8 @@ def load(
 
     Published checkpoints are Conformers in the key names of TransCAM and BAO, as a `.pth` state dict or safetensors.
     They do not say their class names and attention heads: `classes` defaults to the 20 of VOC or to numbers, `heads`
-    to one for 64 channels, as all published models have it. Raises CheckpointError.
+    to one for 64 channels, as all published models have it. Raises CheckpointError, and RunError for a folder that
+    is no run.
     """
     path = Path(source)
     if path.is_dir():
@@ -146,7 +160,7 @@ def load(
             raise CheckpointError(f"{path}: nothing trained yet; run `bao train` on it first")
         path = trained[-1]
     state = weights.read_checkpoint(path)
-    about = weights.read_metadata(path) if path.suffix == ".safetensors" else None
+    about = weights.read_metadata(path)
     made = _published(path, state, classes, heads) if about is None else _own(path, state, about, classes)
     made.method.to(device)
     return made
@@ -158,6 +172,8 @@ def warm_start(network: Network, path: Path) -> None:
 
 
 def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[str] | None) -> Labeler:
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of baoseg; load it with that version")
     names = ClassSet(tuple(about["classes"] if classes is None else classes))
     if len(names) != len(about["classes"]):
         raise CheckpointError(f"{path}: trained for {len(about['classes'])} classes, {len(names)} given")
@@ -190,9 +206,11 @@ def _pixels(image: Picture) -> UInt8[Tensor, "3 h w"]:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
+        return from_pil(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise DataError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 of [h w 3]")
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return torch.from_numpy(image.copy()).permute(2, 0, 1)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [3 h w]")
     return image

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
-from baoseg.errors import DataError
+from baoseg.errors import DataError, RecipeError
 from baoseg.seeds import Seed
 
 if TYPE_CHECKING:
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 
 class Scaling(StrEnum):
-    """How a map comes to [0, 1] after its negative values became 0."""
+    """How a map comes to [0, 1] after its negative values became 0.
 
-    PEAK = "peak"  # divided by its maximum, in training and at inference alike
-    RELEASED = "released"  # (x - min - 1e-5) / (max - min + 1e-5), as TransCAM's and BAO's released inference has it
+    The released code has three formulas; ours is one, for the pseudo-labels of training and for inference alike. It
+    takes the floor away: A* averages, so a class that is present lifts its map everywhere.
+    """
+
+    RANGE = "range"  # (x - min) / (max - min)
+    PEAK = "peak"  # x / (max + 1e-5), as the released training makes pseudo-labels
+    RELEASED = "released"  # (x - min - 1e-5) / (max - min + 1e-5), as the released inference of TransCAM and BAO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,27 +41,35 @@ class Config:
     flip: bool = True
     keep_aspect: bool = False  # rectangles of the same area instead of squares
     stride: int = 4  # of the seeds: pixels of the picture a cell. The released code sums at full size
-    scaling: Scaling = Scaling.PEAK
+    scaling: Scaling = Scaling.RANGE
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1 or self.stride < 1:
+            raise RecipeError(f"maps: sizes {self.sizes} at stride {self.stride}; name a size, all of at least 1 pixel")
 
 
 def normalise(
     maps: Float[Tensor, "b k h w"],
     *,
     valid: Bool[Tensor, "b 1 h w"] | None = None,
-    scaling: Scaling = Scaling.PEAK,
+    scaling: Scaling = Scaling.RANGE,
 ) -> Float[Tensor, "b k h w"]:
-    """Each map to [0, 1]: negative values to 0, then by its own maximum over the valid cells.
+    """Each map to [0, 1]: negative values to 0, then by its own extremes over the valid cells.
 
-    A map that is nowhere positive becomes all zeros. Invalid cells are 0.
+    A map that is nowhere positive, or the same everywhere, becomes all zeros. Invalid cells are 0.
     """
     maps = maps.clamp(min=0)
-    if valid is not None:
-        maps = maps * valid
-    peak = maps.amax(dim=(2, 3), keepdim=True)
-    if scaling is Scaling.PEAK:
-        return maps / peak.clamp(min=torch.finfo(maps.dtype).tiny)
-    floor = maps.amin(dim=(2, 3), keepdim=True)
-    return ((maps - floor - 1e-5) / (peak - floor + 1e-5)).clamp(min=0)
+    inside = torch.ones_like(maps[:, :1], dtype=torch.bool) if valid is None else valid
+    peak = maps.where(inside, 0).amax(dim=(2, 3), keepdim=True)
+    floor = maps.where(inside, math.inf).amin(dim=(2, 3), keepdim=True).clamp(max=peak)
+    match scaling:
+        case Scaling.RANGE:
+            scaled = (maps - floor) / (peak - floor).clamp(min=torch.finfo(maps.dtype).tiny)
+        case Scaling.PEAK:
+            scaled = maps / (peak + 1e-5)
+        case Scaling.RELEASED:
+            scaled = ((maps - floor - 1e-5) / (peak - floor + 1e-5)).clamp(min=0)
+    return scaled.where(inside, 0)
 
 
 @torch.inference_mode()
@@ -67,8 +80,12 @@ def infer(
     *,
     config: Config,
     normalisation: Normalisation,
+    stride: int,
 ) -> Seed:
-    """The seed of one picture. Raises DataError when no class is present: there is nothing to look for then."""
+    """The seed of one picture; `normalisation` and `stride` are those of the method's backbone.
+
+    Raises DataError when no class is present: there is nothing to look for then.
+    """
     classes = labels.nonzero()[:, 0] + 1
     if len(classes) == 0:
         raise DataError("a picture without labels has no seed; give it at least one label")
@@ -79,7 +96,7 @@ def infer(
 
     total = torch.zeros((), device=device)
     for side in config.sizes:
-        inputs = views(image, side, config=config, normalisation=normalisation)
+        inputs = views(image, side, config=config, normalisation=normalisation, stride=stride)
         maps = method.maps(inputs, given.expand(len(inputs), -1), classes=chosen)
         channels = maps.scores if maps.background is None else torch.cat([maps.background, maps.scores], dim=1)
         channels = F.interpolate(channels.float(), size=grid, mode="bilinear", align_corners=False)
@@ -94,21 +111,21 @@ def infer(
 
 
 def views(
-    image: UInt8[Tensor, "3 h w"], side: int, *, config: Config, normalisation: Normalisation
+    image: UInt8[Tensor, "3 h w"], side: int, *, config: Config, normalisation: Normalisation, stride: int
 ) -> Float[Tensor, "v 3 h2 w2"]:
     """The picture at one scale, normalised, and its mirror image where the configuration asks for it."""
     height, width = image.shape[-2:]
-    size = list(input_size((height, width), side, config))
+    size = list(input_size((height, width), side, config=config, stride=stride))
     scaled = TF.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
     view = normalise_image(scaled, normalisation)[None]
     return torch.cat([view, view.flip(-1)]) if config.flip else view
 
 
-def input_size(size: tuple[int, int], side: int, config: Config) -> tuple[int, int]:
-    """Height and width that a picture of `size` is resized to for the scale `side`."""
-    if not config.keep_aspect:
-        return side, side
-    height, width = size
+def input_size(size: tuple[int, int], side: int, *, config: Config, stride: int) -> tuple[int, int]:
+    """Height and width that a picture of `size` is resized to for the scale `side`.
+
+    The nearest multiples of the stride, so that the cells of the feature map cover the picture and nothing else.
+    """
+    height, width = size if config.keep_aspect else (1, 1)
     scale = side / math.sqrt(height * width)
-    # Multiples of 32 fit the stride of every backbone, so that nothing is padded inside.
-    return max(32, 32 * round(height * scale / 32)), max(32, 32 * round(width * scale / 32))
+    return max(1, round(height * scale / stride)) * stride, max(1, round(width * scale / stride)) * stride

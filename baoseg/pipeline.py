@@ -1,10 +1,11 @@
 """The steps, top to bottom: train -> maps -> masks -> evaluate -> report.
 
-Each is a function of a run folder, reads what the step before it left there, skips what is already done, and can be
-run again at any time. `run` does all of them from one recipe.
+Each is a function of a run folder, reads what the step before it left there, and can be run again at any time. What
+takes long, training and maps, is skipped where it is done already. `run` does all of them from one recipe.
 """
 
 import dataclasses
+import math
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -13,14 +14,15 @@ from pathlib import Path
 import torch
 
 import baoseg
-from baoseg import data, evaluate, labeler, maps, masks, nets, progress, report, seeds, settings, train
+from baoseg import data, evaluate, labeler, masks, nets, progress, report, seeds, settings, train
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
-from baoseg.errors import DataError, RunError
+from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.methods import METHODS, make
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, read_json, write_json
 from baoseg.train import Hardware
+from baoseg.types import Sample
 
 
 def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
@@ -35,7 +37,10 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
 
 
 def begin(recipe: Recipe, out: Path) -> Run:
-    """Open the run folder `out` for `recipe`, or make it. Raises RunError if it holds a run of something else."""
+    """Open the run folder `out` for `recipe`, or make it. Raises RunError if it holds something else.
+
+    A manifest alone, as a first try leaves it that a mistake ended, holds nothing yet and is written anew.
+    """
     folder = Run(out)
     described = {
         role: {"split": dataset.split, "images": len(dataset), "fingerprint": dataset.fingerprint()}
@@ -43,7 +48,12 @@ def begin(recipe: Recipe, out: Path) -> Run:
         for dataset in [data.open_dataset(recipe.data, role)]
     }
     wanted = {"recipe": settings.to_json(recipe), "data": described}
-    if folder.manifest.exists():
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
+    begun = out.exists() and any(path != folder.manifest for path in out.iterdir())
+    if begun and not folder.manifest.exists():
+        raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
+    if begun:
         manifest = read_json(folder.manifest)
         for key, value in wanted.items():
             if manifest.get(key) != value:
@@ -52,8 +62,6 @@ def begin(recipe: Recipe, out: Path) -> Run:
                     f"({_difference(manifest.get(key), value)}); choose another folder with --out, or delete this one"
                 )
         return folder
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
     environment = {
         "commit": _commit(),
         "python": platform.python_version(),
@@ -87,6 +95,11 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
             )
             if previous is not None:
                 labeler.warm_start(network, previous.network)
+            if recipe.augment.crop % network.backbone.stride:
+                raise RecipeError(
+                    f"recipe {recipe.name}: crops of {recipe.augment.crop} pixels are no multiple of the backbone's "
+                    f"stride {network.backbone.stride}, so cells would mix picture and padding; choose another crop"
+                )
             method = make(stage.method, network)
             samples = TrainSet(pictures, recipe.augment, network.normalisation, seed=recipe.seed)
             train.fit(
@@ -111,16 +124,15 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
         if not missing:
             continue
         model = labeler.load(paths.network, device=hardware.fabric().device)
+        if model.classes != dataset.classes:
+            raise DataError(
+                f"{recipe.data.path}: its classes are {', '.join(dataset.classes.names)}, but {paths.network} was trained "
+                f"for {', '.join(model.classes.names)}; restore the class list, or train anew in another folder"
+            )
         done = len(dataset) - len(missing)
         for index in progress.track(missing, title=f"{paths.name} maps", total=len(dataset), done=done):
             sample = dataset[index]
-            seed = maps.infer(
-                model.method,
-                sample.image,
-                sample.labels,
-                config=model.maps,
-                normalisation=model.method.network.normalisation,
-            )
+            seed = model.seed(sample.image, sample.labels) if sample.labels.any() else _background_only(model, sample)
             seeds.save(paths.maps(dataset.split, sample.name), seed)
 
 
@@ -140,10 +152,10 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
             write_mask(paths.mask(dataset.split, name), mask)
 
 
-def evaluate_stages(folder: Run, *, split: str | None = None) -> bool:
+def evaluate_stages(folder: Run) -> bool:
     """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth."""
     recipe = recipe_of(folder)
-    dataset = open_split(recipe, split)
+    dataset = open_split(recipe, None)
     if not dataset.has_masks:
         progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
         return False
@@ -183,6 +195,18 @@ def open_split(recipe: Recipe, split: str | None) -> Dataset:
     return data.open_dataset(config, "eval")
 
 
+def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+    """The seed of a picture that shows none of the classes, as its labels say: there is nothing to look for."""
+    height, width = (int(side) for side in sample.image.shape[-2:])
+    grid = (math.ceil(height / model.maps.stride), math.ceil(width / model.maps.stride))
+    return seeds.Seed(
+        classes=torch.empty(0, dtype=torch.int64),
+        scores=torch.empty(0, *grid),
+        background=torch.ones(grid) if model.method.learns_background else None,
+        size=(height, width),
+    )
+
+
 class _Pairs:
     """Seed and ground truth of each picture that has some; remembers where it is, for errors."""
 
@@ -203,9 +227,12 @@ class _Pairs:
 
 
 def _commit() -> str | None:
-    """Git commit of the code, where it runs from a checkout."""
+    """Git commit of the code, where it runs from a checkout of its own."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():  # installed: a repository above would be somebody else's
+        return None
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -217,8 +244,9 @@ def _difference(old: object, new: object, at: str = "") -> str:
         for key in [*old, *(key for key in new if key not in old)]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else key)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for number, (left, right) in enumerate(zip(old, new, strict=True)):
+    if isinstance(old, list) and isinstance(new, list):
+        for number, (left, right) in enumerate(zip(old, new, strict=False)):
             if left != right:
                 return _difference(left, right, f"{at}[{number}]")
+        return f"{at} had {len(old)} entries, now {len(new)}"
     return f"{at} was {old}, now {new}"

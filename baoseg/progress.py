@@ -17,6 +17,8 @@ from rich.text import Text
 
 T = TypeVar("T")
 console = Console()
+if not console.is_terminal:
+    console.width = 132  # a log has no width of its own: room for a table as it wants to be
 
 
 class RateColumn(ProgressColumn):
@@ -41,4 +43,4 @@ def track(items: Iterable[T], *, title: str, total: int, done: int = 0) -> Itera
 
 def say(message: object) -> None:
     """Print a line or a table for the person at the terminal (or for the log)."""
-    console.print(message, highlight=False, soft_wrap=isinstance(message, str))
+    console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))

@@ -3,22 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from baoseg import nets, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
+from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.errors import RecipeError
 from baoseg.maps import Config as MapsConfig
 from baoseg.maps import Scaling
 from baoseg.masks import Config as MasksConfig
 from baoseg.methods import Settings, bao, cam, name_of, transcam
 from baoseg.report import Config as ReportConfig
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-C = TypeVar("C", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,38 +53,52 @@ def demo() -> Recipe:
     """A few minutes on two CPU cores, no data and no weights needed: generated scenes, a tiny network from scratch."""
     return Recipe(
         name="demo",
-        data=DataConfig(path="synthetic"),
-        net=nets.Config(backbone="conformer_nano", stride=8),
-        augment=transforms.Config(resize_long=(112, 160), crop=128),
+        data=DataConfig(path="synthetic", synthetic=SyntheticConfig(size=96)),
+        net=nets.Config(backbone="conformer_nano", label_bias=1.0),
+        # The scenes differ in colour as they are; jitter would cost a third of the time.
+        augment=transforms.Config(
+            resize_long=(80, 120), crop=96, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+        ),
         stages=(
             Stage(
                 method=transcam.Config(),
-                schedule=train.Config(epochs=16, batch_size=16, lr=1e-3, decay=train.Decay.COSINE),
+                schedule=train.Config(epochs=14, batch_size=16, lr=1e-3, decay=train.Decay.COSINE),
             ),
             Stage(method=bao.Config(), schedule=train.Config(epochs=4, batch_size=16, lr=3e-4)),
         ),
-        maps=MapsConfig(sizes=(128, 192)),
+        maps=MapsConfig(sizes=(96, 144)),
     )
 
 
-def msrc14() -> Recipe:
-    """396 photographs, 14 classes, MobileNetV2: a quarter of an hour on two CPU cores."""
+def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Recipe:
+    """396 photographs, 14 classes, MobileNetV2: a quarter of an hour on two CPU cores.
+
+    Nothing here was chosen on masks. Batch norm keeps its ImageNet statistics (batches are small). The pictures are
+    320 pixels long: training shows them at 0.8 to 1.4 times that, inference at the same ratios to the crop as the
+    papers' 256, 512 and 768 to theirs, in the pictures' own shape as training does. BAO runs for fewer steps than on
+    VOC, so its average is shorter: the window 1 / (1 - momentum) stays a sixth of the averaged steps, as in the paper
+    (2,000 of 11,900).
+    """
     return Recipe(
         name="msrc14",
-        data=DataConfig(path="msrc14"),
+        data=DataConfig(path=str(data)),
         net=nets.Config(
             backbone="timm:mobilenetv2_100",
+            weights=None if weights is None else str(weights),
             options=(("pad_type", "same"),),
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             freeze_batch_norm=True,
         ),
-        augment=transforms.Config(resize_long=(224, 320), crop=224),
+        augment=transforms.Config(resize_long=(256, 448), crop=256),
         stages=(
-            Stage(method=cam.Config(), schedule=train.Config(epochs=8, batch_size=16, lr=1e-4, head_lr=1e-3)),
-            Stage(method=bao.Config(), schedule=train.Config(epochs=2, batch_size=8, lr=5e-5, head_lr=5e-4)),
+            Stage(method=cam.Config(), schedule=train.Config(epochs=8, batch_size=8, lr=5e-5, head_lr=5e-4)),
+            Stage(
+                method=bao.Config(momentum=0.96),
+                schedule=train.Config(epochs=5, batch_size=8, lr=5e-5, head_lr=5e-4),
+            ),
         ),
-        maps=MapsConfig(sizes=(224, 320, 448)),
+        maps=MapsConfig(sizes=(128, 256, 384), keep_aspect=True),
     )
 
 
@@ -125,7 +135,7 @@ def bao_voc_reference() -> Recipe:
     """`bao-voc` with the behaviour of the released code wherever ours differs on purpose."""
     recipe = bao_voc()
     classifier, own = recipe.stages
-    reference = bao.Config(momentum_restarts=True, target_trains=True)
+    reference = bao.Config(momentum_restarts=True, target_trains=True, scaling=Scaling.PEAK)
     return Recipe(
         name="bao-voc-reference",
         data=recipe.data,
@@ -184,5 +194,5 @@ def override(
     )
 
 
-def _replace(config: C, **changes: Any) -> C:
+def _replace(config: Any, **changes: Any) -> Any:
     return replace(config, **{name: value for name, value in changes.items() if value is not None})

@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -97,9 +98,9 @@ def summary(run: Run, stages: Sequence[str]) -> list[Row]:
         if metrics is None:
             background = "not evaluated"
         elif metrics["threshold_free"] is not None:
-            background = "learned, no threshold"
+            background = "learned"
         else:
-            background = f"threshold {metrics['fixed']['threshold']:.2f}, fixed beforehand"
+            background = f"fixed {metrics['fixed']['threshold']:.2f}"
         rows.append(
             Row(
                 method=name,
@@ -113,11 +114,17 @@ def summary(run: Run, stages: Sequence[str]) -> list[Row]:
 
 def table(run: Run, stages: Sequence[str]) -> Table:
     """The summary for the terminal."""
-    result = Table(caption="oracle: the threshold was chosen on the ground truth; gap: mIoU minus oracle mIoU")
+    result = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0),
+        caption="oracle: threshold chosen on the ground truth; gap: mIoU minus oracle mIoU",
+        caption_justify="left",
+    )
     for title in OWN_COLUMNS:
         result.add_column(title, justify="left" if title in ("method", "background") else "right")
     for title in ORACLE_COLUMNS:
-        result.add_column(title, justify="right", style="dim", header_style="dim bold")
+        result.add_column(title.replace(" ", "\n"), justify="right", style="dim", header_style="dim bold")
     for row in summary(run, stages):
         own, oracle = row.cells()
         result.add_row(*(Text(cell) for cell in own + oracle))  # Text: brackets in a name are no markup

@@ -1,6 +1,6 @@
 """Recipes to JSON and back, without pickles: nested frozen dataclasses, tuples, enums and the union of settings."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from cattrs import Converter
 from cattrs.strategies import configure_tagged_union
@@ -8,8 +8,8 @@ from cattrs.strategies import configure_tagged_union
 from baoseg.errors import RecipeError
 from baoseg.methods import NAMES, Settings
 
-T = TypeVar("T")
-_converter = Converter(forbid_extra_keys=True)
+# lists for tuples, as JSON files have them: what is read back then compares equal to what was written
+_converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
 configure_tagged_union(Settings, _converter, tag_generator=NAMES.__getitem__, tag_name="method")
 
 
@@ -18,7 +18,7 @@ def to_json(value: Any, kind: Any = None) -> Any:
     return _converter.unstructure(value, unstructure_as=kind)
 
 
-def from_json(value: Any, kind: type[T], *, source: str) -> T:
+def from_json(value: Any, kind: Any, *, source: str) -> Any:
     """Raises RecipeError, naming `source`, when the value does not have the fields of `kind`."""
     try:
         return _converter.structure(value, kind)

@@ -8,17 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from baoseg import progress
 from baoseg.data import EpochSampler, TrainSet, batches, collate
-from baoseg.errors import RunError
+from baoseg.errors import RecipeError, RunError
 from baoseg.methods.base import Method, Progress
 from baoseg.runs import Stage, atomic, write_tensors
 
@@ -41,6 +42,14 @@ class Config:
     decay: Decay = Decay.CONSTANT
     warmup: float = 0.0  # share of the steps over which the rate rises from 0
 
+    def __post_init__(self) -> None:
+        rates = (self.lr, self.lr if self.head_lr is None else self.head_lr)
+        if min(self.epochs, self.batch_size) < 1 or not all(0 < rate < math.inf for rate in rates):
+            raise RecipeError(
+                f"{self.epochs} epochs of batches of {self.batch_size} at the rates {rates[0]:g} and {rates[1]:g}; "
+                "all must be above 0"
+            )
+
     def rate(self, progress: float) -> float:
         """Factor on the learning rates, for the share of steps done in [0, 1)."""
         if progress < self.warmup:
@@ -62,8 +71,19 @@ class Hardware:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = 2  # processes that load pictures
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise RecipeError(f"--workers {self.workers}: give 0 (load in the main process) or more")
+
     def fabric(self) -> Fabric:
-        return Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+        """Raises RecipeError when the machine has no such device."""
+        try:
+            return Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+        except (RuntimeError, ValueError, MisconfigurationException) as error:
+            reason = str(error).partition("\n")[0]
+            raise RecipeError(
+                f"--accelerator {self.accelerator} --devices {self.devices} --precision {self.precision}: {reason}"
+            ) from None
 
 
 def fit(
@@ -82,6 +102,7 @@ def fit(
     """
     fabric = hardware.fabric()
     fabric.launch()
+    method.begin_training()
     optimizer = torch.optim.AdamW(parameter_groups(method, config), weight_decay=config.weight_decay)
     finished, rows = _resume(stage.state, method, optimizer) if stage.state.exists() else (0, [])
     model, optimizer = fabric.setup(method, optimizer)
@@ -123,7 +144,7 @@ def fit(
             method.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
-        means = {name: float(fabric.all_reduce(value / len(loader))) for name, value in sums.items()}
+        means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
         if not all(math.isfinite(value) for value in means.values()):
             raise RunError(
                 f"{stage.root}: the loss is no number in epoch {epoch + 1} ({means}); "

@@ -1,9 +1,13 @@
 """Fixtures that every test may use."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from baoseg.runs import Run
 
 
 @pytest.fixture
@@ -18,3 +22,13 @@ def shared() -> Path:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """The run of `tiny.RECIPE`, all steps. Tests read it and change nothing in it."""
+    import tiny  # here, not above: what is imported before the tests start escapes the check of shapes
+
+    from baoseg import pipeline
+
+    return pipeline.run(tiny.RECIPE, tmp_path_factory.mktemp("tiny") / "run", hardware=tiny.HARDWARE)

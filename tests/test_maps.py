@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import DataError
+from baoseg.errors import DataError, RecipeError
 from baoseg.maps import Config, Scaling, infer, input_size, normalise
 from baoseg.methods.base import Method
 from baoseg.types import Maps
@@ -38,21 +38,23 @@ def test_normalised_maps_lie_in_the_unit_interval(seed, scaling, shift):
 
 
 @few
-@given(seeds)
-def test_peak_scaling_divides_the_positive_part_by_its_maximum(seed):
-    maps = random_maps(seed)
-    result = normalise(maps)
+@given(seeds, st.floats(-1, 3))
+def test_each_scaling_is_its_formula(seed, shift):
+    maps = random_maps(seed, shift=shift)
+    ranged, peaked = normalise(maps), normalise(maps, scaling=Scaling.PEAK)
     for picture in range(2):
         for channel in range(3):
             values = [max(value, 0.0) for value in maps[picture, channel].flatten().tolist()]
-            expected = [value / max(values) for value in values]
-            assert result[picture, channel].flatten().tolist() == pytest.approx(expected)
-    assert (result.amax(dim=(2, 3)) == 1).all()
+            low, high = min(values), max(values)
+            expected = [(value - low) / (high - low) for value in values]
+            assert ranged[picture, channel].flatten().tolist() == pytest.approx(expected)
+            expected = [value / (high + 1e-5) for value in values]
+            assert peaked[picture, channel].flatten().tolist() == pytest.approx(expected)
 
 
 @few
 @given(seeds, st.floats(1e-6, 1e6))
-def test_peak_scaling_knows_no_unit_and_is_done_once(seed, factor):
+def test_the_scaling_knows_no_unit_and_is_done_once(seed, factor):
     maps = random_maps(seed)
     torch.testing.assert_close(normalise(factor * maps), normalise(maps))
     torch.testing.assert_close(normalise(normalise(maps)), normalise(maps))
@@ -65,17 +67,24 @@ def test_maps_without_positive_values_become_zero(scaling):
 
 
 @few
-@given(seeds)
-def test_invalid_cells_are_zero_and_do_not_set_the_peak(seed):
-    maps = random_maps(seed, shift=1)
+@given(seeds, st.sampled_from([-1e3, 1e3]))
+def test_invalid_cells_are_zero_and_do_not_set_the_extremes(seed, noise):
+    maps = random_maps(seed, shift=3)
     valid = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(seed)) < 0.5
-    valid[:, :, 0, 0] = True
-    maps[:, :, 0, 0] = maps[:, :, 0, 0].abs() + 0.1
-    loud = torch.where(valid, maps, 1e3)
-    result = normalise(loud, valid=valid)
+    valid[:, :, 0, :2] = True
+    result = normalise(torch.where(valid, maps, noise), valid=valid)
     assert (result[~valid.expand_as(result)] == 0).all()
-    torch.testing.assert_close(result, normalise(torch.where(valid, maps, -1.0)))
-    assert (result.amax(dim=(2, 3)) == 1).all()
+    for picture in range(2):
+        for channel in range(3):
+            cells = valid[picture, 0]
+            inside = maps[picture, channel][cells].clamp(min=0)
+            expected = (inside - inside.min()) / (inside.max() - inside.min())
+            torch.testing.assert_close(result[picture, channel][cells], expected)
+
+
+def test_a_constant_map_is_no_evidence():
+    assert (normalise(torch.full((1, 1, 3, 3), 5.0)) == 0).all()
+    assert (normalise(torch.ones(1, 1, 3, 3), valid=torch.zeros(1, 1, 3, 3, dtype=torch.bool)) == 0).all()
 
 
 @few
@@ -127,7 +136,7 @@ LABELS = torch.tensor([0.0, 1.0, 0.0, 1.0])
 def test_scales_and_flips_are_summed_and_then_normalised(background, flip, stride):
     image, method = picture(30, 41), Probe(background=background)
     config = Config(sizes=(32, 48), flip=flip, stride=stride)
-    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION)
+    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION, stride=4)
 
     grid = (30, 41) if stride == 1 else (8, 11)
     total = np.zeros((3, *grid))
@@ -141,6 +150,7 @@ def test_scales_and_flips_are_summed_and_then_normalised(background, flip, strid
             full = F.interpolate(channels, size=grid, mode="bilinear", align_corners=False)[0]
             total += (full.flip(-1) if mirrored else full)[[0, 2, 4]].detach().numpy()
     total = np.maximum(total, 0)
+    total -= total.min(axis=(1, 2), keepdims=True)
     total /= total.max(axis=(1, 2), keepdims=True)
 
     assert seed.classes.tolist() == [2, 4]
@@ -158,7 +168,8 @@ def test_a_mirrored_picture_gives_the_mirrored_seed(flip, symmetric):
     image, method = picture(32, 48), Probe(background=True, symmetric=symmetric)
     config = Config(sizes=(32, 64), flip=flip, stride=2)
     seed, mirrored = (
-        infer(method, view, LABELS, config=config, normalisation=NORMALISATION) for view in (image, image.flip(-1))
+        infer(method, view, LABELS, config=config, normalisation=NORMALISATION, stride=4)
+        for view in (image, image.flip(-1))
     )
     torch.testing.assert_close(mirrored.scores, seed.scores.flip(-1), atol=0.02, rtol=0)
     torch.testing.assert_close(mirrored.background, seed.background.flip(-1), atol=0.02, rtol=0)
@@ -169,7 +180,8 @@ def test_without_flips_an_asymmetric_method_stays_asymmetric():
     image, method = picture(32, 32), Probe(background=False)
     config = Config(**ONE_SCALE)
     seed, mirrored = (
-        infer(method, view, LABELS, config=config, normalisation=NORMALISATION) for view in (image, image.flip(-1))
+        infer(method, view, LABELS, config=config, normalisation=NORMALISATION, stride=4)
+        for view in (image, image.flip(-1))
     )
     assert (mirrored.scores - seed.scores.flip(-1)).abs().max() > 0.1
 
@@ -182,6 +194,7 @@ def test_a_picture_without_labels_is_refused():
             torch.zeros(4),
             config=Config(**ONE_SCALE),
             normalisation=NORMALISATION,
+            stride=4,
         )
 
 
@@ -194,16 +207,17 @@ def test_a_picture_without_labels_is_refused():
     ],
 )
 def test_keep_aspect_gives_rectangles_of_the_squares_area(size, expected):
-    assert input_size(size, 256, Config(keep_aspect=True)) == expected
-    assert input_size(size, 256, Config()) == (256, 256)
+    assert input_size(size, 256, config=Config(keep_aspect=True), stride=32) == expected
+    assert input_size(size, 256, config=Config(), stride=32) == (256, 256)
+    assert input_size(size, 256, config=Config(), stride=14) == (252, 252)  # 18 cells of DINOv2
 
 
 @few
 @given(height=st.integers(50, 2000), width=st.integers(50, 2000), side=st.sampled_from([256, 512, 768]))
 def test_keep_aspect_turns_with_the_picture(height, width, side):
     config = Config(keep_aspect=True)
-    rows, columns = input_size((height, width), side, config)
-    assert (columns, rows) == input_size((width, height), side, config)
+    rows, columns = input_size((height, width), side, config=config, stride=32)
+    assert (columns, rows) == input_size((width, height), side, config=config, stride=32)
     assert rows % 32 == columns % 32 == 0
     exact = side * (height / width) ** 0.5
     assert abs(rows - exact) <= 16 or rows == 32
@@ -218,6 +232,14 @@ def test_keep_aspect_seeds_lie_on_the_pictures_own_grid():
             return super().maps(images, labels, classes=classes)
 
     config = Config(sizes=(64,), keep_aspect=True, stride=4)
-    seed = infer(Recorder(background=True), picture(30, 121), LABELS, config=config, normalisation=NORMALISATION)
-    assert shapes == [(2, 3, 32, 128)]
+    seed = infer(
+        Recorder(background=True), picture(30, 121), LABELS, config=config, normalisation=NORMALISATION, stride=4
+    )
+    assert shapes == [(2, 3, 32, 128)]  # 31.9 x 128.5 to multiples of the method's stride, 4
     assert seed.background.shape == (8, 31)
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": ()}, {"sizes": (0,)}, {"stride": 0}])
+def test_settings_that_make_no_map_are_refused(wrong):
+    with pytest.raises(RecipeError, match="name a size"):
+        Config(**wrong)

@@ -63,7 +63,7 @@ def test_summary_says_what_the_metrics_say(written: tuple[Run, str]) -> None:
         ]
     assert [row[0] for row in cells(page, "summary")] == ["transcam", "bao"]
     assert "0.30" in cells(page, "summary")[0][1]
-    assert "no threshold" in cells(page, "summary")[1][1]
+    assert "learned" in cells(page, "summary")[1][1]
 
 
 def test_classes_say_what_the_metrics_say(written: tuple[Run, str]) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from baoseg import data, nets, train
@@ -11,7 +12,6 @@ from baoseg.errors import RunError
 from baoseg.methods import Method, bao, make
 from baoseg.runs import Run, Stage
 from baoseg.train import Config, Decay
-from tests import tiny
 
 SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 
@@ -59,7 +59,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no number in epoch 1.*--lr"):
+    with pytest.raises(RunError, match=r"no number in epoch 1.*--lr"):
         fit(Run(tmp_path).stage("bao"), replace(SCHEDULE, lr=1e30))
 
 

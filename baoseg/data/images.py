@@ -48,18 +48,23 @@ def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
     Raises DataError if the file is missing, unreadable, truncated or of a kind whose range is unknown.
     """
     with _opened(path, "image") as file:
-        file.load()
-        image = _rgb(file)
-        orientation = _orientation(file)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return _upright(file)
+
+
+def from_pil(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """A picture that Pillow holds, as `read_image` gives that of a file. Raises DataError as `read_image`."""
+    try:
+        return _upright(image)
+    except _DAMAGE as error:
+        raise DataError(f"picture {getattr(image, 'filename', '')}: {_what_is_wrong(error, 'image')}") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width of the upright picture, from the header alone. Raises DataError as `read_image`."""
     with _opened(path, "image") as file:
         width, height = file.size
+        if isinstance(file, PngImagePlugin.PngImageFile) and not _may_have_exif(path):
+            return height, width  # asking Pillow would decode the whole picture to look behind it
         return (width, height) if _orientation(file) >= 5 else (height, width)
 
 
@@ -107,6 +112,15 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         raise DataError(f"{path}: {_what_is_wrong(error, kind)}") from None
 
 
+def _upright(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    image.load()
+    orientation = _orientation(image)
+    rgb = _rgb(image)
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion would clip it at 255
         grey = np.asarray(image).astype(np.int64)
@@ -123,8 +137,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; a damaged EXIF block counts as none, as in every viewer."""
-    if isinstance(image, PngImagePlugin.PngImageFile) and not _may_have_exif(image):
-        return 1  # asking Pillow would decode the whole picture to look behind it
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
@@ -132,8 +144,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in _UPRIGHT else 1
 
 
-def _may_have_exif(image: PngImagePlugin.PngImageFile) -> bool:
-    content = Path(str(image.filename)).read_bytes()
+def _may_have_exif(path: Path) -> bool:
+    content = path.read_bytes()
     return any(word in content for word in (b"eXIf", b"Raw profile type exif", b"adobe.xmp"))
 
 

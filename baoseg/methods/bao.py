@@ -7,17 +7,26 @@ inference that map stands where other methods put a threshold.
 
 import copy
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from baoseg import losses, teacher
-from baoseg.maps import normalise
+from baoseg.errors import RecipeError
+from baoseg.maps import Scaling, normalise
 from baoseg.methods.base import Method, Progress, classification_loss, on_grid, refine
 from baoseg.nets.network import Network
 from baoseg.teacher import Follow
 from baoseg.types import IGNORE, Batch, Maps
+
+
+class Keep(StrEnum):
+    """Which network labels pictures after training."""
+
+    TARGET = "target"  # as the paper does (sec. 4.4)
+    ONLINE = "online"  # as its figure 4 measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,7 @@ class Config:
 
     Where the released code does otherwise (recipe `bao_voc_reference` switches it on): `target_trains` keeps the
     target in training mode, so dropped paths and batch statistics act on the pseudo-labels; `momentum_restarts`
-    starts the cosine of the momentum anew each epoch. The foreground weight of its first epoch cancels out in the
+    starts the cosine of the momentum anew each epoch; `scaling` is `peak`. The foreground weight of its first epoch cancels out in the
     balanced loss and is absent here.
     """
 
@@ -37,6 +46,12 @@ class Config:
     momentum: float = 0.9995  # of the EMA, rising to 1 on a cosine
     momentum_restarts: bool = False
     target_trains: bool = False
+    scaling: Scaling = Scaling.RANGE  # of the class maps before they become pseudo-labels
+    keep: Keep = Keep.TARGET
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.smoothing < 1 and 0 <= self.momentum <= 1 and self.share_epochs >= 0):
+            raise RecipeError(f"bao: {self}; smoothing and momentum lie in 0..1, share_epochs is not negative")
 
 
 class BAO(Method):
@@ -46,13 +61,25 @@ class BAO(Method):
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
         self.network = network
-        self.target = copy.deepcopy(network).requires_grad_(False)
+        self.target: Network | None = None
         self.config = config
-        self.target.train(network.training and config.target_trains)
+
+    def begin_training(self) -> None:
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.train(self.training)
+
+    def result(self) -> Network:
+        return self.network if self.config.keep is Keep.ONLINE else self._target
+
+    @property
+    def _target(self) -> Network:
+        assert self.target is not None, "begin_training was not called"
+        return self.target
 
     def train(self, mode: bool = True) -> "BAO":
         super().train(mode)
-        self.target.train(mode and self.config.target_trains)
+        if self.target is not None:
+            self.target.train(mode and self.config.target_trains)
         return self
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -70,10 +97,10 @@ class BAO(Method):
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> Int[Tensor, "b h w"]:
         """p = argmax over [M_bg, M_fg] with M_bg = 1 - max_s M_fg (eq. 6), of the target; 255 on padding."""
-        features = self.target(batch.images)
-        foreground = refine(self.target.class_maps(features), features)
+        features = self._target(batch.images)
+        foreground = refine(self._target.class_maps(features), features)
         valid = on_grid(batch.valid, foreground)
-        foreground = normalise(foreground, valid=valid) * batch.labels[:, :, None, None]
+        foreground = normalise(foreground, valid=valid, scaling=self.config.scaling) * batch.labels[:, :, None, None]
         background = 1 - foreground.amax(dim=1, keepdim=True)
         decided = torch.cat([background, foreground], dim=1).argmax(dim=1)
         return decided.masked_fill(~valid[:, 0], IGNORE)
@@ -102,10 +129,10 @@ class BAO(Method):
             case Follow.EMA:
                 shared = 0
         if progress.step <= shared:
-            teacher.share(self.target, self.network)
+            teacher.share(self._target, self.network)
             return
         if config.momentum_restarts:
             done = (progress.step - 1) % progress.steps_per_epoch / progress.steps_per_epoch
         else:
             done = (progress.step - 1 - shared) / max(progress.steps - shared, 1)
-        teacher.average(self.target, self.network, momentum=teacher.cosine(config.momentum, 1.0, done))
+        teacher.average(self._target, self.network, momentum=teacher.cosine(config.momentum, 1.0, done))

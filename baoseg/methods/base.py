@@ -23,10 +23,7 @@ class Progress:
 
 
 class Method(nn.Module):
-    """A network with a loss to train it and maps to take from it.
-
-    `network` is the one that inference uses and that a trained run saves.
-    """
+    """A network with a loss to train it and maps to take from it."""
 
     learns_background = False  # whether `maps` gives a background map, so that masks need no threshold
     needs_activation_heads = False  # whether the network must carry AMN's label encoder and activation head
@@ -54,8 +51,15 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def begin_training(self) -> None:
+        """Called once, before training starts or continues; inference does without."""
+
     def after_step(self, progress: Progress) -> None:
         """Called after each optimiser step."""
+
+    def result(self) -> Network:
+        """The network to keep when training is over."""
+        return self.network
 
     def classify(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K"]:
         """Class logits z, without labels."""

@@ -40,11 +40,15 @@ class Config:
     qkv_bias: bool = True
     drop_path: float = 0.1  # of the last transformer block, linearly from 0 at the first (as TransCAM trains)
     stem_pool: bool = True  # False: all strides are half as long, 8 at the end instead of 16
+    # First values for learning without ImageNet: keys equal to queries and of unit scale, so that from the first step
+    # a token attends to those like it (as released, with std 0.02, attention starts almost uniform and takes long to
+    # sharpen), and heads near zero (as released, first logits have a deviation of several units).
+    from_scratch: bool = False
 
 
 VARIANTS = {
     "conformer_nano": Config(
-        channel_ratio=0.5, embed_dim=96, depth=6, heads=3, drop_path=0.0, stem_pool=False
+        channel_ratio=0.5, embed_dim=96, depth=6, heads=3, drop_path=0.0, stem_pool=False, from_scratch=True
     ),  # ours, small enough to learn a demonstration from scratch on a CPU
     "conformer_tiny": Config(channel_ratio=1.0),
     "conformer_small": Config(),
@@ -103,18 +107,19 @@ class Conformer(Backbone):
         self.token_norm = nn.LayerNorm(config.embed_dim)
         self.token_head = nn.Linear(config.embed_dim, num_classes + 1)
 
-        self.initialise_head(self)
+        _initialise_as_released(self)
         nn.init.trunc_normal_(self.class_token, std=0.02)
+        if config.from_scratch:
+            self.initialise_head(self.token_head)
+            for block in self.modules():
+                if isinstance(block, TransformerBlock):
+                    block.start_with_similarity()
 
     def initialise_head(self, head: nn.Module) -> None:
-        """As released, body and heads: He's normal (fan out) for convolutions, std 0.02 for linear layers."""
-        for layer in head.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        if self.config.from_scratch:
+            super().initialise_head(head)
+        else:
+            _initialise_as_released(head)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         stem = convolve(pad_to_multiple(images, self.stride), self.stem_conv, self.stem_norm)
@@ -153,6 +158,17 @@ def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.Batch
         shift = shift + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(features, weight, shift, stride=conv.stride, padding=conv.padding)
+
+
+def _initialise_as_released(module: nn.Module) -> None:
+    """He's normal (fan out) for convolutions, std 0.02 for linear layers; body and heads alike."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class ConvBlock(nn.Module):
@@ -210,6 +226,12 @@ class TransformerBlock(nn.Module):
         tokens = self._add(tokens, self.projection(rearrange(attended, "b heads n d -> b n (heads d)")))
         tokens = self._add(tokens, self.contract(F.gelu(self.expand(self.norm2(tokens)))))
         return tokens, query, key
+
+    @torch.no_grad()
+    def start_with_similarity(self) -> None:
+        width = self.projection.in_features
+        query, key, _ = self.qkv.weight.chunk(3)
+        key.copy_(nn.init.normal_(query, std=width**-0.5))
 
     def _project(self, tokens: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor, Tensor]:
         # Queries and keys outlive the block, values do not: as two products, the values are freed with it.

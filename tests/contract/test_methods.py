@@ -44,7 +44,9 @@ def make(name: str, backbone: nets.Config, classes: int) -> Method:
         activation_heads=METHODS[name].needs_activation_heads,
         seed=0,
     )
-    return METHODS[name](network, CONFIGS[name]())
+    method = METHODS[name](network, CONFIGS[name]())
+    method.begin_training()
+    return method
 
 
 def random_batch(size: int, classes: int, height: int, width: int) -> Batch:

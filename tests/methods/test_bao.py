@@ -8,11 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baoseg.errors import RecipeError
 from baoseg.methods import Progress, bao
-from baoseg.methods.bao import BAO, Config
+from baoseg.methods.bao import BAO, Config, Keep
 from baoseg.nets.base import Features
 from baoseg.teacher import Follow
 from baoseg.types import IGNORE, Batch
+
+
+def in_training(method: BAO) -> BAO:
+    method.begin_training()
+    return method
+
 
 S = 5  # classes with background
 
@@ -20,7 +27,7 @@ S = 5  # classes with background
 @pytest.fixture(params=[True, False], ids=["attention", "no attention"])
 def method(request, make_network) -> BAO:
     """Online and target network differ, as in the midst of training."""
-    method = BAO(make_network(attends=request.param, activation_heads=True), Config(pcl_weight=0.7))
+    method = in_training(BAO(make_network(attends=request.param, activation_heads=True), Config(pcl_weight=0.7)))
     method.target.load_state_dict(make_network(attends=request.param, activation_heads=True, seed=1).state_dict())
     return method.train()
 
@@ -87,7 +94,7 @@ def test_a_picture_without_labels_is_all_background(method, batch, valid_cells):
 
 def test_what_lies_in_the_padding_does_not_matter(make_network, batch, valid_cells):
     """Without attention (which looks everywhere) and batch statistics, labels of picture cells know it alone."""
-    method = BAO(make_network(attends=False, activation_heads=True), Config()).train()
+    method = in_training(BAO(make_network(attends=False, activation_heads=True), Config()).train())
     pixels = valid_cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]
     other = Batch(torch.where(pixels, batch.images, -40.0), batch.labels, batch.valid)
     assert torch.equal(method.pseudo_labels(batch), method.pseudo_labels(other))
@@ -163,7 +170,7 @@ def test_maps_are_the_refined_background_and_class_maps(method, batch):
 
 @pytest.mark.parametrize("target_trains", [False, True])
 def test_target_evaluates_while_the_online_network_trains(make_network, batch, target_trains):
-    method = BAO(make_network(activation_heads=True), Config(target_trains=target_trains))
+    method = in_training(BAO(make_network(activation_heads=True), Config(target_trains=target_trains)))
     assert method.target.training == target_trains
     for module in (method, method.eval().train(), method.train(True)):
         assert module.network.training
@@ -200,7 +207,7 @@ def expected_momenta(config: Config, *, epochs: int, per_epoch: int) -> list[flo
 @pytest.mark.parametrize("follow", Follow)
 def test_target_follows_step_by_step(make_network, follow, restarts):
     config = Config(follow=follow, momentum_restarts=restarts)
-    method = BAO(make_network(activation_heads=True), config)
+    method = in_training(BAO(make_network(activation_heads=True), config))
     theta = {name: tensor.clone() for name, tensor in method.target.named_parameters()}
     generator = torch.Generator().manual_seed(4)
     momenta = expected_momenta(config, epochs=3, per_epoch=4)
@@ -220,7 +227,7 @@ def test_target_follows_step_by_step(make_network, follow, restarts):
 
 @pytest.mark.parametrize(("share_epochs", "shared"), [(0.5, 2), (2.0, 8), (5.0, 12)])
 def test_sharing_lasts_as_long_as_asked(make_network, share_epochs, shared):
-    method = BAO(make_network(activation_heads=True), Config(share_epochs=share_epochs))
+    method = in_training(BAO(make_network(activation_heads=True), Config(share_epochs=share_epochs)))
     equal = []
     for step in range(1, 13):
         with torch.no_grad():
@@ -231,9 +238,21 @@ def test_sharing_lasts_as_long_as_asked(make_network, share_epochs, shared):
 
 
 def test_online_network_and_target_start_equal_and_apart(make_network):
-    method = bao.BAO(make_network(activation_heads=True), Config())
+    method = in_training(bao.BAO(make_network(activation_heads=True), Config()))
     for name, parameter in method.network.named_parameters():
         target = method.target.get_parameter(name)
         assert torch.equal(target, parameter)
         assert target.data_ptr() != parameter.data_ptr()
         assert not target.requires_grad
+
+
+@pytest.mark.parametrize("keep", Keep)
+def test_the_network_kept_is_the_one_asked_for(make_network, keep):
+    method = in_training(BAO(make_network(activation_heads=True), Config(keep=keep)))
+    assert method.result() is (method.target if keep is Keep.TARGET else method.network)
+
+
+def test_settings_outside_their_range_are_refused():
+    for wrong in ({"smoothing": 1.0}, {"momentum": 1.5}, {"share_epochs": -1.0}):
+        with pytest.raises(RecipeError, match="bao"):
+            Config(**wrong)

@@ -1,0 +1,276 @@
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from baoseg import cli, pipeline, recipes
+from baoseg.errors import BaosegError
+from baoseg.runs import Run, read_json
+
+DEVICE = ("--accelerator", "cpu", "--workers", "0")
+
+
+@pytest.fixture
+def bao(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The command, with the recipe `tiny` beside the others."""
+    monkeypatch.setitem(recipes.RECIPES, "tiny", lambda: tiny.RECIPE)
+
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["bao", *map(str, words)])
+        cli.main()
+
+    return run
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    suffixes = (".safetensors", ".npz", ".png", ".json")
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.suffix in suffixes
+    }
+
+
+# --------------------------------------------------------------------------------- the same results
+
+
+def test_the_verbs_one_by_one_give_what_python_gives(
+    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bao("train", "tiny", "--out", tmp_path, *DEVICE)
+    bao("maps", tmp_path, *DEVICE)
+    bao("masks", tmp_path)
+    bao("evaluate", tmp_path)
+    bao("report", tmp_path)
+    out = capsys.readouterr().out
+    assert "transcam" in out
+    assert out.endswith(f"Report: {tmp_path / 'report.html'}\n")
+    assert results(tmp_path) == results(tiny_run.root)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_run_with_overrides_gives_what_python_gives(bao: Callable[..., None], tmp_path: Path) -> None:
+    changes = ("--only", "transcam", "--epochs", "1", "--batch-size", "6", "--lr", "2e-3", "--seed", "7")
+    bao("run", "tiny", "--out", tmp_path / "cli", *changes, *DEVICE)
+    recipe = recipes.override(tiny.RECIPE, only="transcam", epochs=1, batch_size=6, lr=2e-3, seed=7)
+    assert recipe.stages[0].schedule == replace(tiny.RECIPE.stages[0].schedule, epochs=1, batch_size=6, lr=2e-3)
+    pipeline.run(recipe, tmp_path / "python", hardware=tiny.HARDWARE)
+    assert results(tmp_path / "cli") == results(tmp_path / "python")
+
+
+def test_demo_is_the_run_of_its_recipe(
+    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "demo", lambda: tiny.RECIPE)
+    shutil.copytree(tiny_run.root, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    bao("demo", *DEVICE)
+    assert results(tmp_path / "demo") == results(tiny_run.root)
+
+
+def test_every_override_reaches_the_recipe() -> None:
+    """A field that was added to one of the two alone would be an option that does nothing, or an error."""
+    overrides = cli.Overrides(
+        data="here",
+        train_split="a",
+        eval_split="b",
+        backbone="timm:resnet18",
+        weights=Path("w.pth"),
+        only="bao",
+        epochs=3,
+        batch_size=5,
+        lr=0.1,
+        seed=9,
+    )
+    recipe = overrides.apply(recipes.named("photos"))
+    (stage,) = recipe.stages
+    assert (recipe.data.path, recipe.data.train_split, recipe.data.eval_split) == ("here", "a", "b")
+    assert (recipe.net.backbone, recipe.net.weights, recipe.net.pretrained) == ("timm:resnet18", "w.pth", False)
+    assert (stage.name, stage.schedule.epochs, stage.schedule.batch_size, stage.schedule.lr) == ("bao", 3, 5, 0.1)
+    assert recipe.seed == 9
+    assert cli.Overrides().apply(recipes.named("photos")) == recipes.photos()
+
+
+# --------------------------------------------------------------------------------------------- help
+
+
+def test_help_of_every_verb_appears_without_torch() -> None:
+    script = """
+import sys
+from baoseg import cli
+for words in [[], *([verb] for verb in cli.VERBS)]:
+    sys.argv = ["bao", *words, "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert end.code == 0, words
+    print("=" * 20)
+assert "torch" not in sys.modules
+"""
+    environment = os.environ | {"COLUMNS": "100", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    pages = done.stdout.split("=" * 20)
+    assert "None" not in done.stdout  # how Python writes that an option may be left out
+    assert max(map(len, done.stdout.splitlines())) <= 110
+    for verb in cli.VERBS:
+        assert f"• {verb} " in pages[0]
+    assert re.search(r"usage: bao run .*RECIPE", pages[2])
+    assert "--data FOLDER" in pages[2]
+    for page in pages[4:8]:
+        assert re.search(r"usage: bao \w+ \[-h\].* RUN\b", page)
+
+
+def test_the_package_installs_the_command() -> None:
+    (command,) = entry_points(group="console_scripts", name="bao")
+    assert command.load() is cli.main
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+def fails(bao: Callable[..., None], capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line that the command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        bao(*words)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bao: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_an_unknown_recipe_lists_all(bao: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(bao, capsys, "run", "voc", "--out", "x")
+    assert "unknown recipe 'voc'" in error
+    assert all(name in error for name in recipes.RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--data", "{tmp}/nowhere"), "nowhere/labels.csv: no such file; write one"),
+        (("--weights", "{tmp}/nowhere.pth"), "nowhere.pth: no such weights; check the path"),
+        (("--backbone", "conformer_giant"), "unknown backbone 'conformer_giant'; use"),
+        (("--only", "cam"), "has no stage 'cam'"),
+        (("--epochs", "0"), "0 epochs"),
+        (("--batch-size", "-1"), "batches of -1"),
+        (("--lr", "nan"), "rates nan"),
+        (("--eval-split", "test"), "no split 'test'; the splits are train, val"),
+        (("--workers", "-1"), "--workers -1"),
+        (("--devices", "0"), "--devices 0"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_nothing_half_written(
+    bao: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    problem: str,
+) -> None:
+    words = tuple(word.format(tmp=tmp_path) for word in words)
+    assert problem in fails(bao, capsys, "run", "tiny", "--out", tmp_path / "run", *words)
+    assert {path.name for path in (tmp_path / "run").rglob("*")} <= {"run.json"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+def test_a_device_that_is_not_there_is_named(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = fails(bao, capsys, "run", "tiny", "--out", tmp_path, "--accelerator", "cuda")
+    assert error.startswith("bao: --accelerator cuda --devices 1 --precision 32-true: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [(errno.EACCES, "no permission; choose another folder with --out"), (errno.ENOSPC, "no space left on the disk")],
+)
+def test_a_folder_that_cannot_be_written(
+    bao: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    problem: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    assert problem in fails(bao, capsys, "run", "tiny", "--out", tmp_path / "run", *DEVICE)
+
+
+def test_steps_on_what_is_no_run_folder(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for verb in ("maps", "masks", "evaluate", "report"):
+        error = fails(bao, capsys, verb, tmp_path)
+        assert error == f"bao: {tmp_path / 'run.json'}: no such file; is {tmp_path} a run folder?\n"
+
+
+def test_a_run_folder_of_another_recipe(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: Run
+) -> None:
+    error = fails(bao, capsys, "run", "tiny", "--out", tiny_run.root, "--seed", "3")
+    assert "another recipe (seed was 0, now 3)" in error
+
+
+def test_a_threshold_outside_the_maps(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: Run
+) -> None:
+    assert "maps lie in 0..1" in fails(bao, capsys, "masks", tiny_run.root, "--threshold", "2")
+
+
+@pytest.mark.parametrize("kind", BaosegError.__subclasses__())
+def test_every_kind_of_error_is_a_line_on_stderr(
+    bao: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaosegError],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("here: this; do that")
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    assert fails(bao, capsys, "demo") == "bao: here: this; do that\n"
+
+
+def test_an_interruption_says_how_to_go_on(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", interrupt)
+    with pytest.raises(SystemExit) as end:
+        bao("demo")
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == "bao: stopped; the same command continues where it was"
+
+
+@pytest.mark.parametrize("words", [(), ("rum",), ("run",), ("run", "tiny"), ("maps",), ("demo", "--no-such", "1")])
+def test_words_that_do_not_parse_exit_with_2(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        bao(*words)
+    assert end.value.code == 2
+    assert "--help" in capsys.readouterr().err
+
+
+def test_the_manifest_of_a_run_shows_the_overrides(tmp_path: Path) -> None:
+    recipe = cli.Overrides(epochs=5).apply(tiny.RECIPE)
+    folder = pipeline.begin(recipe, tmp_path)
+    assert read_json(folder.manifest)["recipe"]["stages"][-1]["schedule"]["epochs"] == 5

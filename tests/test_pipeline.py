@@ -1,0 +1,447 @@
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from baoseg import masks, pipeline, seeds
+from baoseg.data import Config as DataConfig
+from baoseg.data import open_dataset
+from baoseg.data.images import read_mask, write_mask
+from baoseg.data.synthetic import Config as SyntheticConfig
+from baoseg.data.synthetic import Synthetic
+from baoseg.errors import CheckpointError, DataError, RecipeError, RunError
+from baoseg.evaluate import THRESHOLDS
+from baoseg.methods import bao, cam, transcam
+from baoseg.recipes import Recipe
+from baoseg.runs import Run, read_json
+
+STAGES = ("transcam", "bao")
+VAL = tuple(f"val_{index:05d}" for index in range(5))
+# One epoch a stage, for what does not depend on what is learned.
+SHORT = replace(
+    tiny.RECIPE,
+    stages=tuple(replace(stage, schedule=replace(stage.schedule, epochs=1)) for stage in tiny.RECIPE.stages),
+)
+
+
+def run(recipe: Recipe, out: Path) -> Run:
+    return pipeline.run(recipe, out, hardware=tiny.HARDWARE)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """All that a run computes: its files but for the report and times, which differ from run to run."""
+    found = {}
+    for name, path in files(folder).items():
+        if name.endswith("losses.csv"):
+            rows = [line.split(",") for line in path.read_text().splitlines()]
+            found[name] = repr([row[:2] + row[3:] for row in rows]).encode()  # the third column is seconds
+        elif name != "report.html":
+            found[name] = path.read_bytes()
+    return found
+
+
+# ------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_leaves_the_files_of_the_layout_and_no_other(tiny_run: Run) -> None:
+    expected = {"run.json", "report.html"}
+    for stage in STAGES:
+        expected |= {f"{stage}/{name}" for name in ("network.safetensors", "losses.csv", "metrics.json")}
+        expected |= {f"{stage}/maps/val/{name}.npz" for name in VAL} | {f"{stage}/masks/val/{name}.png" for name in VAL}
+    assert set(files(tiny_run.root)) == expected
+
+
+def test_the_manifest_says_what_was_run_on_what(tiny_run: Run) -> None:
+    manifest = read_json(tiny_run.manifest)
+    assert pipeline.recipe_of(tiny_run) == tiny.RECIPE
+    assert manifest["stages"] == list(STAGES)
+    for role, split, count in (("train", "train", 12), ("eval", "val", 5)):
+        fingerprint = Synthetic(tiny.RECIPE.data.synthetic, split).fingerprint()
+        assert manifest["data"][role] == {"split": split, "images": count, "fingerprint": fingerprint}
+    assert set(manifest["environment"]) == {"commit", "python", "torch", "system"}
+
+
+def test_maps_are_of_the_present_classes_in_half_precision_at_a_quarter_of_the_sides(tiny_run: Run) -> None:
+    scenes = Synthetic(tiny.RECIPE.data.synthetic, "val")
+    for stage in STAGES:
+        for index, name in enumerate(VAL):
+            path = tiny_run.stage(stage).maps("val", name)
+            present = scenes.labels(index).nonzero()[:, 0] + 1
+            with np.load(path, allow_pickle=False) as arrays:
+                assert set(arrays) == {"classes", "scores", "size"} | ({"background"} if stage == "bao" else set())
+                assert arrays["classes"].tolist() == present.tolist()
+                assert arrays["scores"].dtype == np.float16
+                assert arrays["scores"].shape == (len(present), 16, 16)
+            with zipfile.ZipFile(path) as archive:  # uncompressed: reading them is what evaluation waits for
+                assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_data_set_of_ten_thousand_stays_small(tmp_path: Path) -> None:
+    height, width = 375, 500
+    grid = (94, 125)
+    seed = seeds.Seed(torch.tensor([1, 2, 3]), torch.rand(3, *grid), torch.rand(grid), (height, width))
+    seeds.save(tmp_path / "maps.npz", seed)
+    assert 10_000 * (tmp_path / "maps.npz").stat().st_size < 3e9
+
+
+def test_masks_are_the_label_images_of_the_stored_maps(tiny_run: Run) -> None:
+    for stage, threshold in (("transcam", tiny.RECIPE.masks.threshold), ("bao", None)):
+        paths = tiny_run.stage(stage)
+        for name in VAL:
+            seed = seeds.load(paths.maps("val", name))
+            assert torch.equal(read_mask(paths.mask("val", name)), masks.label_image(seed, threshold=threshold))
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def slow_scores(pairs: Iterator[tuple[np.ndarray, np.ndarray]], size: int) -> dict[str, object]:
+    """SCORES of metrics.json from pairs of truth and prediction, class by class and one picture at a time."""
+    right, true, predicted = np.zeros(size), np.zeros(size), np.zeros(size)
+    for truth, prediction in pairs:
+        known = truth != 255
+        for index in range(size):
+            right[index] += ((truth == index) & (prediction == index)).sum()
+            true[index] += (truth == index).sum()
+            predicted[index] += ((prediction == index) & known).sum()
+    occur = [index for index in range(size) if true[index] + predicted[index] > 0]
+    union = {index: true[index] + predicted[index] - right[index] for index in occur}
+    iou = [100 * right[index] / union[index] if index in union else None for index in range(size)]
+    return {
+        "iou": iou,
+        "miou": np.mean([iou[index] for index in occur]),
+        "fp": 100 * np.mean([(predicted[index] - right[index]) / union[index] for index in occur]),
+        "fn": 100 * np.mean([(true[index] - right[index]) / union[index] for index in occur]),
+        "precision": 100 * np.mean([right[index] / predicted[index] for index in occur if predicted[index]]),
+        "recall": 100 * np.mean([right[index] / true[index] for index in occur if true[index]]),
+    }
+
+
+def check_metrics(folder: Run, recipe: Recipe) -> None:
+    """Metrics equal the slow ones of the masks on disk; the sweep those of masks cut at each threshold."""
+    dataset = open_dataset(recipe.data, "eval")
+    truths = {name: dataset.mask(index) for index, name in enumerate(dataset.names)}
+    known = {name: truth.numpy() for name, truth in truths.items() if truth is not None}
+    size = len(dataset.classes) + 1
+    for stage in recipe.stages:
+        paths = folder.stage(stage.name)
+        metrics = read_json(paths.metrics)
+        assert metrics["classes"] == ["background", *dataset.classes.names]
+        assert (metrics["split"], metrics["images"]) == (dataset.split, len(known))
+        learned = stage.name == "bao"
+        scores, other = metrics["threshold_free"], metrics["fixed"]
+        if not learned:
+            scores, other = other, scores
+            assert scores.pop("threshold") == recipe.masks.threshold
+        assert other is None
+        written = ((truth, read_mask(paths.mask(dataset.split, name)).numpy()) for name, truth in known.items())
+        expected = slow_scores(written, size)
+        assert scores.pop("iou") == [None if v is None else pytest.approx(v) for v in expected.pop("iou")]
+        assert scores == pytest.approx(expected)
+
+        loaded = {name: seeds.load(paths.maps(dataset.split, name)) for name in known}
+        for position in (0, 30, 77, 100):
+            cut = THRESHOLDS[position]
+            pairs = ((known[name], masks.label_image(seed, threshold=cut).numpy()) for name, seed in loaded.items())
+            expected = slow_scores(pairs, size)
+            for name in ("miou", "fp", "fn"):
+                assert metrics["sweep"][name][position] == pytest.approx(expected[name])
+        best = metrics["sweep"]["miou"].index(max(metrics["sweep"]["miou"]))
+        assert metrics["oracle"]["threshold"] == metrics["sweep"]["thresholds"][best]
+        assert metrics["oracle"]["miou"] == metrics["sweep"]["miou"][best]
+
+
+def test_metrics_are_those_of_the_masks_on_disk(tiny_run: Run) -> None:
+    check_metrics(tiny_run, tiny.RECIPE)
+
+
+def test_a_threshold_of_the_command_holds_for_every_stage(tiny_run: Run, tmp_path: Path) -> None:
+    folder = Run(tmp_path / "run")
+    shutil.copytree(tiny_run.root, folder.root)
+    pipeline.make_masks(folder, threshold=0.7)
+    for stage in STAGES:
+        for name in VAL:
+            seed = seeds.load(folder.stage(stage).maps("val", name))
+            mask = read_mask(folder.stage(stage).mask("val", name))
+            assert torch.equal(mask, masks.label_image(seed, threshold=0.7))
+
+
+# --------------------------------------------------------------------------- again, and interrupted
+
+
+def test_running_again_trains_nothing_and_prints_the_same_table(
+    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.root, folder)
+    kept = [path for name, path in files(folder).items() if path.suffix in (".npz", ".safetensors", ".csv")]
+    kept.append(folder / "run.json")
+    before = results(folder), [path.stat().st_mtime_ns for path in kept]
+    printed = []
+    for _ in range(2):
+        run(tiny.RECIPE, folder)
+        printed.append(capsys.readouterr().out)
+    assert (results(folder), [path.stat().st_mtime_ns for path in kept]) == before
+    assert printed[0] == printed[1]
+    for stage in STAGES:
+        metrics = read_json(folder / stage / "metrics.json")
+        assert f" {(metrics['threshold_free'] or metrics['fixed'])['miou']:.1f} " in printed[0]
+    assert str(folder / "report.html") in printed[0]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int) -> None:
+    """Press Ctrl-C in the middle of the call of that number, counted from 1."""
+    original: Callable[..., object] = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = (
+        (transcam.TransCAM, "loss", 5),  # second epoch of the first stage, three steps each
+        (bao.BAO, "after_step", 8),  # third epoch of the second stage
+        (seeds, "save", 3),  # maps of the first stage
+        (seeds, "save", 5),  # maps of the second stage: three of the first were left
+        (pipeline, "write_mask", 7),  # masks of the second stage
+        (pipeline.report, "build", 1),
+    )
+    left = []
+    for owner, name, call in stops:
+        with monkeypatch.context() as patch:
+            stop_at(patch, owner, name, call)
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny.RECIPE, tmp_path)
+        left.append(set(files(tmp_path)))
+    assert "transcam/state.safetensors" in left[0]
+    assert "transcam/state.safetensors" not in left[1] and "bao/state.safetensors" in left[1]
+    assert sum(name.endswith(".npz") for name in left[2]) == 2
+    assert sum(name.endswith(".npz") for name in left[3]) == 6
+    assert sum(name.endswith(".png") for name in left[4]) == 6
+    assert not any(Path(name).name.startswith(".") for names in left for name in names)  # nothing half-written
+    run(tiny.RECIPE, tmp_path)
+    assert results(tmp_path) == results(tiny_run.root)
+
+
+# ------------------------------------------------------------------------------- folders that differ
+
+
+@pytest.mark.parametrize(
+    ("recipe", "difference"),
+    [
+        (replace(tiny.RECIPE, seed=1), r"another recipe \(seed was 0, now 1\)"),
+        (replace(tiny.RECIPE, stages=tiny.RECIPE.stages[:1]), r"another recipe \(stages had 2 entries, now 1\)"),
+        (
+            replace(tiny.RECIPE, net=replace(tiny.NET, options=(("channel_ratio", 0.5), *tiny.NET.options[1:]))),
+            r"another recipe \(net\.options\[0\]\[1\] was 0\.25, now 0\.5\)",
+        ),
+        (
+            replace(tiny.RECIPE, data=DataConfig(path="synthetic", synthetic=SyntheticConfig(size=96))),
+            r"another recipe \(data\.synthetic\.size was 64, now 96\)",
+        ),
+    ],
+)
+def test_the_folder_of_another_recipe_is_refused(tiny_run: Run, recipe: Recipe, difference: str) -> None:
+    with pytest.raises(RunError, match=difference):
+        run(recipe, tiny_run.root)
+
+
+def test_the_folder_of_other_data_is_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data", {"one": (scene(0), "bee"), "two": (scene(1), "jay")})
+    recipe = tiny.with_data(tiny.RECIPE, tmp_path / "data")
+    folder = pipeline.begin(recipe, tmp_path / "run")
+    folder.stage("transcam").losses.parent.mkdir()
+    assert pipeline.begin(recipe, tmp_path / "run").root == folder.root
+    (tmp_path / "data/labels.csv").write_text("image,labels\none.png,bee jay\ntwo.png,jay\n")
+    with pytest.raises(RunError, match=r"other data \(train\.fingerprint was .*; choose another folder with --out"):
+        pipeline.begin(recipe, tmp_path / "run")
+
+
+def test_a_first_try_that_did_nothing_leaves_the_folder_free(tmp_path: Path) -> None:
+    wrong = replace(tiny.RECIPE, net=replace(tiny.NET, weights=str(tmp_path / "nowhere.pth")))
+    with pytest.raises(CheckpointError, match="no such weights"):
+        run(wrong, tmp_path / "run")
+    folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
+    assert pipeline.recipe_of(folder) == tiny.RECIPE
+
+
+def test_what_is_no_run_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    for out in (tmp_path, file):
+        with pytest.raises(RunError, match="no run folder; choose another folder with --out"):
+            run(tiny.RECIPE, out)
+    for step in (pipeline.make_masks, pipeline.evaluate_stages, pipeline.make_report):
+        with pytest.raises(RunError, match=r"run\.json: no such file"):
+            step(Run(tmp_path))
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "mine"
+
+
+def test_a_step_before_its_turn_names_the_one_to_run_first(tiny_run: Run, tmp_path: Path) -> None:
+    folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
+    with pytest.raises(RunError, match="not trained yet; run `bao train`"):
+        pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+    for stage in STAGES:
+        folder.stage(stage).root.mkdir()
+        shutil.copy(tiny_run.stage(stage).network, folder.stage(stage).network)
+    for step in (pipeline.make_masks, pipeline.evaluate_stages):
+        with pytest.raises(DataError, match="no such maps; run `bao maps`"):
+            step(folder)
+
+
+def test_crops_that_mix_picture_and_padding_in_a_cell_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="crops of 60 pixels"):
+        run(replace(tiny.RECIPE, augment=replace(tiny.RECIPE.augment, crop=60)), tmp_path)
+
+
+# ------------------------------------------------------------------------------------ files on disk
+
+
+def scene(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture [64 64 3] and mask [64 64]."""
+    sample = Synthetic(SyntheticConfig(size=64))[index]
+    assert sample.mask is not None
+    return sample.image.permute(1, 2, 0).numpy(), sample.mask.numpy()
+
+
+def write_pictures(root: Path, pictures: dict[str, tuple[tuple[np.ndarray, np.ndarray], str]]) -> None:
+    """PNGs and labels.csv, without masks."""
+    root.mkdir()
+    lines = ["image,labels"]
+    for name, ((image, _), labels) in pictures.items():
+        Image.fromarray(image).save(root / f"{name}.png")
+        lines.append(f"{name}.png,{labels}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_all_kinds(root: Path) -> dict[str, tuple[int, int]]:
+    """A folder with pictures of many kinds and odd sizes, with masks but for one; their upright sizes [h w].
+
+    Splits: `train` has all with labels, `val` all.
+    """
+    crops = {
+        "plain.png": (64, 64),
+        "grey.png": (37, 50),
+        "cmyk.jpg": (64, 41),
+        "turned.jpg": (60, 40),
+        "small.png": (16, 16),
+        "narrow.png": (64, 17),
+        "deep/odd.png": (53, 37),
+        "empty.png": (31, 64),
+        "unknown.png": (64, 64),  # without a mask
+    }
+    (root / "images/deep").mkdir(parents=True)
+    (root / "splits").mkdir()
+    lines = ["image,labels"]
+    for index, (name, (height, width)) in enumerate(crops.items()):
+        image, mask = scene(index)
+        top, left = (64 - height) // 2, (64 - width) // 2
+        picture = Image.fromarray(image[top : top + height, left : left + width])
+        path = root / "images" / name
+        match name:
+            case "grey.png":
+                picture.convert("L").save(path)
+            case "cmyk.jpg":
+                picture.convert("CMYK").save(path)
+            case "turned.jpg":
+                exif = Image.Exif()
+                exif[0x0112] = 6  # to be turned a quarter clockwise
+                picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+            case _:
+                picture.save(path)
+        truth = torch.from_numpy(mask[top : top + height, left : left + width].copy())
+        if name == "empty.png":
+            truth.zero_()
+        if name != "unknown.png":
+            write_mask(root / "masks" / f"{Path(name).with_suffix('')}.png", truth)
+        labels = Synthetic(SyntheticConfig(size=64)).labels(index)
+        words = () if name == "empty.png" else Synthetic.classes.decode(labels)
+        lines.append(f"images/{name},{' '.join(words)}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    (root / "classes.txt").write_text("\n".join(Synthetic.classes.names) + "\n")
+    names = [Path(name).with_suffix("").as_posix() for name in crops]
+    (root / "splits/val.txt").write_text("\n".join(names) + "\n")
+    (root / "splits/train.txt").write_text("\n".join(name for name in names if name != "empty") + "\n")
+    return dict(zip(names, crops.values(), strict=True))
+
+
+def test_pictures_of_all_kinds_from_disk(tmp_path: Path) -> None:
+    sizes = write_all_kinds(tmp_path / "data")
+    recipe = tiny.with_data(SHORT, tmp_path / "data")
+    folder = run(recipe, tmp_path / "run")
+    for stage in STAGES:
+        paths = folder.stage(stage)
+        for name, size in sizes.items():
+            assert tuple(read_mask(paths.mask("val", name)).shape) == size
+            assert seeds.load(paths.maps("val", name)).size == size
+        empty = seeds.load(paths.maps("val", "empty"))
+        assert len(empty.classes) == 0
+        assert not read_mask(paths.mask("val", "empty")).any()
+        assert (empty.background is not None) == (stage == "bao")
+    check_metrics(folder, recipe)
+    assert read_json(folder.stage("bao").metrics)["images"] == len(sizes) - 1
+    page = folder.report.read_text(encoding="utf-8")
+    assert all(name in page for name in sizes)
+
+    pipeline.make_maps(folder, hardware=tiny.HARDWARE, split="train")
+    pipeline.make_masks(folder, split="train")
+    assert folder.stage("bao").mask("train", "deep/odd").exists()
+    assert not folder.stage("bao").mask("train", "empty").exists()
+
+
+def test_without_ground_truth_there_are_masks_and_a_report_but_no_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "data", {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), tmp_path / "data")
+    folder = run(recipe, tmp_path / "run")
+    assert "No ground truth for the 4 pictures of all" in capsys.readouterr().out
+    assert not folder.stage("transcam").metrics.exists()
+    assert all(folder.stage("transcam").mask("all", f"p{i}").exists() for i in range(4))
+    assert folder.report.exists()
+
+
+def test_an_unreadable_picture_stops_the_run_and_a_restored_one_continues_it(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    method = replace(SHORT.stages[0], method=cam.Config())
+    folder = pipeline.begin(tiny.with_data(replace(SHORT, stages=(method,)), data), tmp_path / "run")
+    pipeline.train_stages(folder, hardware=tiny.HARDWARE)
+    whole = (data / "p2.png").read_bytes()
+    (data / "p2.png").write_bytes(whole[:500])
+    with pytest.raises(DataError, match=r"p2\.png: this image cannot be read"):
+        pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+    assert sorted(path.stem for path in (folder.stage("cam").root / "maps/all").iterdir()) == ["p0", "p1"]
+    (data / "p2.png").write_bytes(whole)
+    pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+    assert len(list((folder.stage("cam").root / "maps/all").iterdir())) == 4
+
+
+def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    write_mask(data / "masks/p1.png", torch.zeros(64, 63, dtype=torch.uint8))
+    recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
+    with pytest.raises(DataError, match=r"masks/p1\.png: the mask is 63x64 pixels"):
+        run(recipe, tmp_path / "run")

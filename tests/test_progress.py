@@ -1,0 +1,63 @@
+import io
+import time
+
+import pytest
+from rich.console import Console
+from rich.progress import Task, TaskID
+from rich.table import Table
+
+from baoseg import progress
+
+SHOW_CURSOR = "\x1b[?25h"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=text, force_terminal=True, width=100, _environ={}))
+    return text
+
+
+def test_silence_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.track(iter("abc"), title="letters", total=3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_counts_on_from_what_was_done_before(terminal: io.StringIO) -> None:
+    assert list(progress.track("abc", title="letters", total=5, done=2)) == ["a", "b", "c"]
+    assert "letters" in terminal.getvalue()
+    assert "5/5" in terminal.getvalue()
+
+
+def test_a_bar_closes_when_the_work_fails(terminal: io.StringIO) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        for _ in progress.track("abc", title="letters", total=3):
+            raise KeyboardInterrupt
+    assert SHOW_CURSOR in terminal.getvalue()
+    assert list(progress.track("ab", title="another", total=2)) == ["a", "b"]  # there can be one bar at a time
+
+
+def test_a_bar_closes_when_the_items_fail(terminal: io.StringIO) -> None:
+    def items():
+        yield 1
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(progress.track(items(), title="numbers", total=2))
+    assert SHOW_CURSOR in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("speed", "text"), [(None, ""), (12.34, "12.3/s"), (0.25, "4.0 s each")])
+def test_rate_is_the_larger_of_both_ways_to_say_it(speed: float | None, text: str) -> None:
+    task = Task(TaskID(0), "numbers", 10, 5, time.monotonic, finished_speed=speed)
+    assert progress.RateColumn().render(task).plain == text
+
+
+def test_words_and_tables_are_whole_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "a path of [many] words: " + "long/" * 60
+    progress.say(line)
+    table = Table(*(f"a wide heading {number}" for number in range(6)))
+    progress.say(table)
+    out = capsys.readouterr().out
+    assert out.startswith(line + "\n")
+    assert all(f"a wide heading {number}" in out for number in range(6))
