@@ -126,8 +126,8 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
         model = labeler.load(paths.network, device=hardware.fabric().device)
         if model.classes != dataset.classes:
             raise DataError(
-                f"{recipe.data.path}: its classes are {', '.join(dataset.classes.names)}, but {paths.network} was trained "
-                f"for {', '.join(model.classes.names)}; restore the class list, or train anew in another folder"
+                f"{recipe.data.path}: its classes are {', '.join(dataset.classes.names)}, but {paths.network} was "
+                f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
             )
         done = len(dataset) - len(missing)
         for index in progress.track(missing, title=f"{paths.name} maps", total=len(dataset), done=done):

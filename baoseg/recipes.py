@@ -54,7 +54,7 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         data=DataConfig(path="synthetic", synthetic=SyntheticConfig(size=96)),
-        net=nets.Config(backbone="conformer_nano", label_bias=1.0),
+        net=nets.Config(backbone="conformer_nano", activation_start=nets.ActivationStart.CLASS_MAPS),
         # The scenes differ in colour as they are; jitter would cost a third of the time.
         augment=transforms.Config(
             resize_long=(80, 120), crop=96, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0

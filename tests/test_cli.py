@@ -16,7 +16,7 @@ import torch
 
 from baoseg import cli, pipeline, recipes
 from baoseg.errors import BaosegError
-from baoseg.runs import Run, read_json
+from baoseg.runs import Run
 
 DEVICE = ("--accelerator", "cpu", "--workers", "0")
 
@@ -194,7 +194,7 @@ def test_a_device_that_is_not_there_is_named(
 
 
 @pytest.mark.parametrize(
-    ("number", "problem"),
+    "case",
     [(errno.EACCES, "no permission; choose another folder with --out"), (errno.ENOSPC, "no space left on the disk")],
 )
 def test_a_folder_that_cannot_be_written(
@@ -202,9 +202,10 @@ def test_a_folder_that_cannot_be_written(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    problem: str,
+    case: tuple[int, str],
 ) -> None:
+    number, problem = case
+
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -268,9 +269,3 @@ def test_words_that_do_not_parse_exit_with_2(
         bao(*words)
     assert end.value.code == 2
     assert "--help" in capsys.readouterr().err
-
-
-def test_the_manifest_of_a_run_shows_the_overrides(tmp_path: Path) -> None:
-    recipe = cli.Overrides(epochs=5).apply(tiny.RECIPE)
-    folder = pipeline.begin(recipe, tmp_path)
-    assert read_json(folder.manifest)["recipe"]["stages"][-1]["schedule"]["epochs"] == 5

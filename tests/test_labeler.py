@@ -149,7 +149,7 @@ def test_a_run_folder_is_its_last_trained_stage(tiny_run: Run, tmp_path: Path) -
     (tmp_path / "run/transcam/network.safetensors").unlink()
     with pytest.raises(CheckpointError, match="nothing trained yet"):
         baoseg.load(tmp_path / "run")
-    with pytest.raises(RunError, match="is .* a run folder"):
+    with pytest.raises(RunError, match=r"is .* a run folder"):
         baoseg.load(tmp_path)
 
 
@@ -206,7 +206,6 @@ def test_raw_maps_equal_the_published_ones(tmp_path: Path, suffix: str, heads: s
         assert background is None
     names = VOC_CLASSES if classes == 20 else ("class 1", "class 2", "class 3")
     assert labeler.classes.names == names
-    assert labeler(SCENES[0].image, [names[1]]).mask.shape == (64, 64)
 
 
 def test_heads_of_the_attention_can_be_given(tmp_path: Path) -> None:
@@ -238,7 +237,7 @@ def test_wrappings_of_training_scripts_are_opened(tmp_path: Path, wrap) -> None:
 def test_names_of_the_classes_can_be_given_if_they_are_as_many(tmp_path: Path) -> None:
     torch.save(published.random_state(**SIZES, classes=3), tmp_path / "weights.pth")
     labeler = baoseg.load(tmp_path / "weights.pth", classes=["cat", "dog", "cow"])
-    assert labeler(SCENES[0].image, ["dog"]).labels == ("dog",)
+    assert labeler(SCENES[0].image, ["dog"]).labels == ("dog",)  # at the sizes of the papers
     with pytest.raises(CheckpointError, match="a network of 3 classes, 2 names given"):
         baoseg.load(tmp_path / "weights.pth", classes=["cat", "dog"])
 

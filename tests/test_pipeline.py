@@ -445,3 +445,14 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
     with pytest.raises(DataError, match=r"masks/p1\.png: the mask is 63x64 pixels"):
         run(recipe, tmp_path / "run")
+
+
+def test_maps_of_a_class_list_that_has_changed_since_training_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
+    folder = pipeline.begin(recipe, tmp_path / "run")
+    pipeline.train_stages(folder, hardware=tiny.HARDWARE)
+    (data / "classes.txt").write_text("frog\nbee\n")  # as many, in another order
+    with pytest.raises(DataError, match=r"its classes are frog, bee, but .* was trained for bee, frog"):
+        pipeline.make_maps(folder, hardware=tiny.HARDWARE)

@@ -11,6 +11,7 @@ import torch
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
 from baoseg.nets import conformer, weights
+from baoseg.nets.base import ActivationStart as ActivationStart
 from baoseg.nets.base import Backbone as Backbone
 from baoseg.nets.base import Features as Features
 from baoseg.nets.conformer import Conformer
@@ -33,7 +34,7 @@ class Config:
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
     head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others
-    label_bias: float | None = None  # of the label encoder at the start; None: 0 for Conformers, 1 for others
+    activation_start: ActivationStart | None = None  # None: released for Conformers, class-maps for others
 
 
 def build(
@@ -56,7 +57,7 @@ def build(
             num_classes,
             activation_heads=activation_heads,
             head_kernel=config.head_kernel,
-            label_bias=config.label_bias,
+            activation_start=config.activation_start,
             frozen_batch_norm=config.freeze_batch_norm,
         )
     if config.weights is not None:

@@ -1,6 +1,7 @@
 """What a backbone is: pictures in, a feature map out, and attention where the backbone has some."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from baoseg.attention import Attention
 from baoseg.data.transforms import Normalisation
+
+
+class ActivationStart(StrEnum):
+    """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 either way."""
+
+    CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
+    RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Backbone(nn.Module):
 
     `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
     must have undergone, `attends` whether Features carry attention, `token_head` the
-    class token's classifier (K + 1 outputs). `head_kernel` and `label_bias` are the
+    class token's classifier (K + 1 outputs). `head_kernel` and `activation_start` are the
     family's defaults for the heads in `Network`, which `initialise_head` fills.
     """
 
@@ -40,7 +48,7 @@ class Backbone(nn.Module):
     attends: bool
     token_head: nn.Linear | None
     head_kernel: int = 1
-    label_bias: float = 1.0
+    activation_start: ActivationStart = ActivationStart.CLASS_MAPS
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         raise NotImplementedError

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.base import Backbone, Features, freeze_batch_norm
+from baoseg.nets.base import ActivationStart, Backbone, Features, freeze_batch_norm
 from baoseg.types import BACKGROUND
 
 
@@ -22,10 +23,9 @@ class Network(nn.Module):
     head's background output out.
 
     A class head of kernel 1 is CAM's M_s = w_s . f and has no bias; the released Conformers use kernel 3 with
-    a bias. The label encoder starts with normal weights of std 0.02 and the bias `label_bias`: 0 as released
-    for Conformers, where f * (W y + b) starts tiny and with random signs, and 1 for all others, where it
-    starts as f itself and the conditioning is learned from there. (AMN leaves both to PyTorch's uniform
-    default.)
+    a bias. `activation_start` says how label encoder and activation head start: as released, for Conformers, or
+    as the class maps, for all others, so that BAO's first steps do not send the gradients of a random classifier
+    through a trained network. (AMN leaves both to PyTorch's uniform default.)
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Network(nn.Module):
         *,
         activation_heads: bool = False,
         head_kernel: int | None = None,
-        label_bias: float | None = None,
+        activation_start: ActivationStart | None = None,
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -45,12 +45,14 @@ class Network(nn.Module):
         outputs = num_classes + 1
         self.class_head = nn.Conv2d(backbone.channels, outputs, kernel, padding=kernel // 2, bias=kernel > 1)
         backbone.initialise_head(self.class_head)
+        self.activation_start = backbone.activation_start if activation_start is None else activation_start
         self.label_encoder: nn.Linear | None = None
         self.activation_head: nn.Conv2d | None = None
         if activation_heads:
             self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
-            nn.init.constant_(self.label_encoder.bias, backbone.label_bias if label_bias is None else label_bias)
+            as_class_maps = self.activation_start is ActivationStart.CLASS_MAPS
+            nn.init.constant_(self.label_encoder.bias, 1.0 if as_class_maps else 0.0)
             self.activation_head = nn.Conv2d(backbone.channels, outputs, 3, padding=1)
             backbone.initialise_head(self.activation_head)
         self.frozen_batch_norm = frozen_batch_norm
@@ -78,6 +80,19 @@ class Network(nn.Module):
         conditioned = features.map * self.label_encoder(labels)[:, :, None, None]
         wanted = slice(BACKGROUND, BACKGROUND + 1) if background_only else slice(None)
         return _partial(self.activation_head, conditioned, wanted)
+
+    @torch.no_grad()
+    def start_activation_head(self) -> None:
+        """Called when weights without activation heads have been loaded: begin where `activation_start` says."""
+        head, source = self.activation_head, self.class_head
+        if head is None or self.activation_start is ActivationStart.RELEASED:
+            return
+        margin = (head.kernel_size[0] - source.kernel_size[0]) // 2
+        head.weight.copy_(F.pad(source.weight, (margin,) * 4))
+        nn.init.zeros_(head.weight[BACKGROUND])
+        if head.bias is not None and source.bias is not None:
+            head.bias.copy_(source.bias)
+            nn.init.zeros_(head.bias[BACKGROUND])
 
     @property
     def activation_heads(self) -> bool:

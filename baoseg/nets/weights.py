@@ -182,6 +182,9 @@ def load_into(
     with torch.no_grad():
         for key in report.matched:
             named[key].copy_(state[key])
+    class_head, activation_head = (f"{names.get(head, head)}.weight" for head in ("class_head", "activation_head"))
+    if class_head in report.matched and activation_head in report.missing:
+        network.start_activation_head()
     return report
 
 

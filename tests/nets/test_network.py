@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from baoseg import nets, settings
+from baoseg.nets import weights
 from baoseg.errors import RecipeError
 
 NANO = nets.Config(backbone="conformer_nano", options=(("depth", 3),))
@@ -53,11 +54,35 @@ def test_heads_of_other_backbones_start_near_zero_and_unconditioned():
 
 
 def test_head_settings_override_the_family():
-    config = dataclasses.replace(MOBILE, head_kernel=3, label_bias=0.5)
+    config = dataclasses.replace(MOBILE, head_kernel=3, activation_start=nets.ActivationStart.RELEASED)
     network = nets.build(config, 2, activation_heads=True)
     assert network.class_head.kernel_size == (3, 3)
     assert network.class_head.bias is not None
-    assert (network.label_encoder.bias == 0.5).all()
+    assert (network.label_encoder.bias == 0).all()
+
+
+@pytest.mark.parametrize("start", nets.ActivationStart)
+@pytest.mark.parametrize("head_kernel", [1, 3])
+def test_activation_maps_of_a_classifier_start_where_they_are_asked_to(start, head_kernel):
+    """As class maps: with a conditioning of 1 the activation maps are the class maps, and the background is 0."""
+    classifier = nets.build(dataclasses.replace(MOBILE, head_kernel=head_kernel), 3, activation_heads=False)
+    config = dataclasses.replace(MOBILE, head_kernel=head_kernel, activation_start=start)
+    network = nets.build(config, 3, activation_heads=True)
+    before = network.activation_head.weight.clone()
+    weights.load_into(network, classifier.state_dict(), allow_missing_heads=True)
+    if start is nets.ActivationStart.RELEASED:
+        assert torch.equal(network.activation_head.weight, before)
+        return
+    network.eval()
+    features = network(torch.randn(2, 3, 64, 64))
+    with torch.no_grad():
+        network.label_encoder.weight.zero_()
+    activations = network.activation_maps(features, torch.ones(2, 3))
+    torch.testing.assert_close(activations[:, 1:], network.class_maps(features))
+    assert (activations[:, 0] == 0).all()
+    trained = network.activation_head.weight.detach().clone()
+    weights.load_into(nets.build(config, 3, activation_heads=True), network.state_dict())
+    assert torch.equal(network.activation_head.weight, trained)
 
 
 def test_head_parameters_are_all_but_the_pretrained_ones():
