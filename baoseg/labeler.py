@@ -198,7 +198,7 @@ def _published(path: Path, state: dict[str, Tensor], classes: Sequence[str] | No
         classes = VOC_CLASSES if count == len(VOC_CLASSES) else [f"class {index}" for index in range(1, count + 1)]
     if len(classes) != count:
         raise CheckpointError(f"{path}: a network of {count} classes, {len(classes)} names given")
-    method = bao.Config() if network.activation_heads else transcam.Config()
+    method = bao.Config(background=bao.Background.RELEASED) if network.activation_heads else transcam.Config()
     return Labeler(make(method, network), ClassSet(tuple(classes)), maps=maps.Config(), masks=masks.Config())
 
 

@@ -26,7 +26,9 @@ def test_json_with_an_unknown_field_is_refused_in_one_line() -> None:
 
 def test_reference_differs_from_the_default_in_the_named_switches_alone() -> None:
     own, reference = settings.to_json(recipes.bao_voc()), settings.to_json(recipes.bao_voc_reference())
-    method = settings.to_json(bao.Config(momentum_restarts=True, target_trains=True, scaling=Scaling.PEAK))
+    method = settings.to_json(
+        bao.Config(momentum_restarts=True, target_trains=True, scaling=Scaling.PEAK, background=bao.Background.RELEASED)
+    )
     own["name"] = "bao-voc-reference"
     own["augment"]["mark_padding"] = False
     own["maps"] |= {"scaling": "released", "stride": 1}

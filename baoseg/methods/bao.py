@@ -22,6 +22,19 @@ from baoseg.teacher import Follow
 from baoseg.types import IGNORE, Batch, Maps
 
 
+class Background(StrEnum):
+    """What of the activation maps stands for the background at inference.
+
+    PCL is a softmax over the S channels and does not see a map that is common to all of them, so the background's
+    channel is determined only up to such a map: nothing keeps it from being high on the objects, as long as the classes
+    are higher there. Relative to the mean of all channels it is determined, high where the background wins and low
+    where a class does. Training is the same either way.
+    """
+
+    CENTRED = "centred"  # AM_bg - mean_s AM_s
+    RELEASED = "released"  # AM_bg, as in the paper and its code
+
+
 class Keep(StrEnum):
     """Which network labels pictures after training."""
 
@@ -35,7 +48,8 @@ class Config:
 
     Where the released code does otherwise (recipe `bao_voc_reference` switches it on): `target_trains` keeps the
     target in training mode, so dropped paths and batch statistics act on the pseudo-labels; `momentum_restarts`
-    starts the cosine of the momentum anew each epoch; `scaling` is `peak`. The foreground weight of its first epoch
+    starts the cosine of the momentum anew each epoch; `scaling` is
+    `peak`; `background` is `released`. The foreground weight of its first epoch
     cancels out in the balanced loss and is absent here.
     """
 
@@ -47,6 +61,7 @@ class Config:
     momentum_restarts: bool = False
     target_trains: bool = False
     scaling: Scaling = Scaling.RANGE  # of the class maps before they become pseudo-labels
+    background: Background = Background.CENTRED
     keep: Keep = Keep.TARGET
 
     def __post_init__(self) -> None:
@@ -114,7 +129,7 @@ class BAO(Method):
     ) -> Maps:
         """[AM of the background, refined class maps] (sec. 4.4), spread through the attention together."""
         features = self.network(images)
-        background = self.network.activation_maps(features, labels, background_only=True)
+        background = self.network.background_map(features, labels, centred=self.config.background is Background.CENTRED)
         class_maps = self.network.class_maps(features, classes=classes)
         refined = refine(torch.cat([background, class_maps], dim=1), features)
         return Maps(refined[:, 1:], refined[:, :1])

@@ -69,17 +69,27 @@ class Network(nn.Module):
         wanted: Any = slice(BACKGROUND + 1, None) if classes is None else classes
         return _partial(self.class_head, features.map, wanted)
 
-    def activation_maps(
-        self, features: Features, labels: Float[Tensor, "b K"], *, background_only: bool = False
-    ) -> Float[Tensor, "b s h w"]:
-        """AM before attention, with AMN's label conditioning (BAO sec. 4.2).
+    def activation_maps(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
+        """AM before attention, all S = K + 1 channels: classifier of f * (W y + b) (AMN sec. 4; BAO sec. 4.2)."""
+        head, conditioned = self._condition(features, labels)
+        return F.conv2d(conditioned, head.weight, head.bias, padding=head.padding)
 
-        All K + 1 channels or, as inference needs no more, the background's alone.
-        """
+    def background_map(
+        self, features: Features, labels: Float[Tensor, "b K"], *, centred: bool
+    ) -> Float[Tensor, "b 1 h w"]:
+        """The background's channel of AM before attention, alone; `centred` takes the mean of all channels off it."""
+        head, conditioned = self._condition(features, labels)
+        weight, bias = head.weight[:1], None if head.bias is None else head.bias[:1]
+        if centred:
+            weight = weight - head.weight.mean(dim=0)
+            bias = None if head.bias is None or bias is None else bias - head.bias.mean()
+        return F.conv2d(conditioned, weight, bias, padding=head.padding)
+
+    def _condition(
+        self, features: Features, labels: Float[Tensor, "b K"]
+    ) -> tuple[nn.Conv2d, Float[Tensor, "b c h w"]]:
         assert self.label_encoder is not None and self.activation_head is not None, "built without these heads"
-        conditioned = features.map * self.label_encoder(labels)[:, :, None, None]
-        wanted = slice(BACKGROUND, BACKGROUND + 1) if background_only else slice(None)
-        return _partial(self.activation_head, conditioned, wanted)
+        return self.activation_head, features.map * self.label_encoder(labels)[:, :, None, None]
 
     @torch.no_grad()
     def start_activation_head(self) -> None:

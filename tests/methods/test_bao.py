@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baoseg.errors import RecipeError
 from baoseg.methods import Progress, bao
-from baoseg.methods.bao import BAO, Config, Keep
+from baoseg.methods.bao import BAO, Background, Config, Keep
 from baoseg.nets.base import Features
 from baoseg.teacher import Follow
 from baoseg.types import IGNORE, Batch
@@ -164,8 +164,24 @@ def test_maps_are_the_refined_background_and_class_maps(method, batch):
     head = network.activation_head
     activations = spread(F.conv2d(conditioned, head.weight, head.bias, padding=1), features)
     class_maps = torch.einsum("s c, b c h w -> b s h w", network.class_head.weight[1:, :, 0, 0], features.map)
-    torch.testing.assert_close(maps.background, activations[:, :1])
+    torch.testing.assert_close(maps.background, activations[:, :1] - activations.mean(dim=1, keepdim=True))
     torch.testing.assert_close(maps.scores, spread(class_maps, features))
+    method.config = Config(background=Background.RELEASED)
+    torch.testing.assert_close(method.maps(batch.images, batch.labels).background, activations[:, :1])
+
+
+def test_centring_determines_what_the_loss_leaves_open(method, batch):
+    """A map common to all channels changes neither PCL nor the centred background, but the released one."""
+    method.eval()
+    head = method.network.activation_head
+    before = method.loss(batch)["pcl"], method.maps(batch.images, batch.labels).background
+    with torch.no_grad():
+        head.weight.add_(torch.randn(head.weight.shape[1:], dtype=head.weight.dtype))
+        head.bias.add_(3)
+    torch.testing.assert_close(method.loss(batch)["pcl"], before[0])
+    torch.testing.assert_close(method.maps(batch.images, batch.labels).background, before[1])
+    method.config = Config(background=Background.RELEASED)
+    assert (method.maps(batch.images, batch.labels).background - before[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("target_trains", [False, True])

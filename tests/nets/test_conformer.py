@@ -32,7 +32,7 @@ def test_equals_the_published_network(size, width, depth, heads):
     expected = published.forward(state, images, labels, heads=heads)
     features = network(images)
     class_maps = network.class_maps(features)
-    background = network.activation_maps(features, labels, background_only=True)
+    background = network.background_map(features, labels, centred=False)
     actual = {
         "class_maps": class_maps,
         "token_logits": features.token_logits,

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from baoseg import nets, settings
-from baoseg.nets import weights
 from baoseg.errors import RecipeError
+from baoseg.nets import weights
 
 NANO = nets.Config(backbone="conformer_nano", options=(("depth", 3),))
 MOBILE = nets.Config(backbone="timm:mobilenetv2_035", options=(("pad_type", "same"),))
@@ -37,7 +37,7 @@ def test_activation_maps_follow_the_formula(network):
         conditioned = features.map[image] * conditioning[:, None, None]
         expected = head(conditioned[None])[0]
         activations = network.activation_maps(features, labels)[image]
-        background = network.activation_maps(features, labels, background_only=True)[image]
+        background = network.background_map(features, labels, centred=False)[image]
         assert torch.allclose(activations, expected, atol=1e-5)
         assert torch.allclose(background, expected[:1], atol=1e-5)
 
