@@ -32,8 +32,6 @@ class Device:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes a GPU where there is one."""
-    devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Number of GPUs (or processes on the CPU)."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The mixed ones are faster on GPUs that have them; results differ a little."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2

@@ -64,10 +64,9 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What to compute on; no part of a recipe."""
+    """What to compute on; no part of a recipe. One device: the loop is ready for more, the other steps are not yet."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = 2  # processes that load pictures
 
@@ -78,12 +77,10 @@ class Hardware:
     def fabric(self) -> Fabric:
         """Raises RecipeError when the machine has no such device."""
         try:
-            return Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision)
+            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
         except (RuntimeError, ValueError, MisconfigurationException) as error:
             reason = str(error).partition("\n")[0]
-            raise RecipeError(
-                f"--accelerator {self.accelerator} --devices {self.devices} --precision {self.precision}: {reason}"
-            ) from None
+            raise RecipeError(f"--accelerator {self.accelerator} --precision {self.precision}: {reason}") from None
 
 
 def fit(
