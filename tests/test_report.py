@@ -80,8 +80,8 @@ def test_terminal_shows_the_rows_of_the_page(written: tuple[Run, str]) -> None:
     run, page = written
     out = StringIO()
     Console(file=out, width=200).print(report.table(run, ["transcam", "bao"]))
-    lines = [line for line in out.getvalue().splitlines() if line.startswith("│")]
-    assert [[cell.strip() for cell in line.strip("│").split("│")] for line in lines] == cells(page, "summary")
+    rows = [" ".join(row) for row in cells(page, "summary")]
+    assert [row for row in rows if row in {" ".join(line.split()) for line in out.getvalue().splitlines()}] == rows
 
 
 def test_brackets_in_names_are_no_markup_in_the_terminal(tmp_path: Path) -> None:

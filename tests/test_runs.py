@@ -154,8 +154,8 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
     }
     drawn, parents = set(), {0: tmp_path}
     for line in runs.__doc__.splitlines():
-        if line.startswith(" " * 6):
-            depth, name = (len(line) - len(line.lstrip()) - 6) // 2, line.split()[0].replace("METHOD", "bao")
+        if line.startswith(" " * 2):
+            depth, name = (len(line) - len(line.lstrip()) - 2) // 2, line.split()[0].replace("METHOD", "bao")
             parents[depth + 1] = parents[depth] / name
             if not name.endswith("/"):
                 drawn.add(parents[depth + 1])
