@@ -8,7 +8,6 @@ Peak memory is what each way adds to the process at its highest, measured in a p
 
 import json
 import multiprocessing
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from baoseg.methods.bao import BAO, Config
+from baoseg.methods.bao import BAO, Background, Config
 from baoseg.nets import Config as NetConfig
 from baoseg.nets import build
 
@@ -34,7 +33,7 @@ class Options:
 
 
 def method() -> BAO:
-    return BAO(build(NetConfig(), CLASSES, activation_heads=True), Config()).eval()
+    return BAO(build(NetConfig(), CLASSES, activation_heads=True), Config(background=Background.RELEASED)).eval()
 
 
 def labels() -> Tensor:
@@ -77,9 +76,15 @@ def peak_of(way: str, sizes: tuple[int, ...]) -> float:
 
 def _peak(way: str, sizes: tuple[int, ...]) -> float:
     model, images = method(), pictures(sizes)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
     WAYS[way](model, images)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """Megabytes of this process, now (VmRSS) or at its highest (VmHWM). Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 WAYS = {"ours": ours, "published": the_published_way}
