@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from baoseg.types import BACKGROUND, IGNORE
+from baoseg.types import BACKGROUND, IGNORE, full_precision
 
 
 def pool(maps: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b 1 h w"] | None = None) -> Float[Tensor, "b k"]:
@@ -12,6 +12,7 @@ def pool(maps: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b 1 h w"] | None =
 
     The papers average over the padding of a crop as well; see `mark_padding` in the augmentation's settings.
     """
+    maps = full_precision(maps)
     if valid is None:
         return maps.mean(dim=(2, 3))
     weight = valid.to(maps.dtype)
@@ -35,7 +36,7 @@ def pixel_classification(
     """
     foreground = (pseudo_labels != BACKGROUND) & (pseudo_labels != IGNORE)
     background = pseudo_labels == BACKGROUND
-    log_probabilities = activations.log_softmax(dim=1)
+    log_probabilities = full_precision(activations).log_softmax(dim=1)
     others = smoothing / (activations.shape[1] - 1)
     index = pseudo_labels.masked_fill(pseudo_labels == IGNORE, BACKGROUND)[:, None]
     of_label = log_probabilities.gather(1, index)[:, 0]

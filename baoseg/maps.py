@@ -16,6 +16,7 @@ from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.errors import DataError, RecipeError
 from baoseg.seeds import Seed
+from baoseg.types import full_precision
 
 if TYPE_CHECKING:
     from baoseg.methods.base import Method
@@ -58,7 +59,7 @@ def normalise(
 
     A map that is nowhere positive, or the same everywhere, becomes all zeros. Invalid cells are 0.
     """
-    maps = maps.clamp(min=0)
+    maps = full_precision(maps).clamp(min=0)
     inside = torch.ones_like(maps[:, :1], dtype=torch.bool) if valid is None else valid
     peak = maps.where(inside, 0).amax(dim=(2, 3), keepdim=True)
     floor = maps.where(inside, math.inf).amin(dim=(2, 3), keepdim=True).clamp(max=peak)

@@ -61,8 +61,7 @@ class Sample:
     mask: UInt8[Tensor, "h w"] | None = None  # ground truth, for evaluation only
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What a training step sees. `valid` is True on picture and False on the padding of a crop."""
 
     images: Float[Tensor, "b 3 h w"]
@@ -83,3 +82,8 @@ class Maps(NamedTuple):
 
     scores: Float[Tensor, "b k h w"]
     background: Float[Tensor, "b 1 h w"] | None = None
+
+
+def full_precision(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """At least single precision: losses and decisions are not left to the half precision of a mixed forward pass."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

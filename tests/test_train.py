@@ -11,12 +11,14 @@ from baoseg.data import TrainSet
 from baoseg.errors import RunError
 from baoseg.methods import Method, bao, make
 from baoseg.runs import Run, Stage
-from baoseg.train import Config, Decay
+from baoseg.train import Config, Decay, Hardware
 
 SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 
 
-def fit(stage: Stage, schedule: Config = SCHEDULE, *, until: int | None = None) -> Method:
+def fit(
+    stage: Stage, schedule: Config = SCHEDULE, *, until: int | None = None, hardware: Hardware = tiny.HARDWARE
+) -> Method:
     """Train a BAO on tiny scenes; `until` stops after so many epochs, as a crash at that point would."""
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
     network = nets.build(tiny.NET, len(pictures.classes), activation_heads=True, seed=1)
@@ -32,7 +34,7 @@ def fit(stage: Stage, schedule: Config = SCHEDULE, *, until: int | None = None) 
                 raise KeyboardInterrupt
 
         method.after_step = crash  # type: ignore[method-assign, assignment]
-    train.fit(method, samples, config=schedule, stage=stage, seed=3, hardware=tiny.HARDWARE)
+    train.fit(method, samples, config=schedule, stage=stage, seed=3, hardware=hardware)
     return method
 
 
@@ -49,6 +51,17 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> N
     columns = [line.split(",")[:2] + line.split(",")[3:] for line in broken.losses.read_text().splitlines()]
     expected = (tmp_path / "whole/bao/losses.csv").read_text().splitlines()
     assert columns == [line.split(",")[:2] + line.split(",")[3:] for line in expected]  # all but the seconds
+
+
+def test_mixed_precision_trains_to_almost_the_same_losses(tmp_path: Path) -> None:
+    schedule = replace(SCHEDULE, epochs=1)
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        stage = Run(tmp_path / precision).stage("bao")
+        fit(stage, schedule, hardware=replace(tiny.HARDWARE, precision=precision))
+        losses.append([float(value) for value in stage.losses.read_text().splitlines()[1].split(",")[3:]])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
