@@ -82,7 +82,8 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
     320 pixels long; they are enlarged so that training and inference have maps of about as many cells as the papers
     (16 to 32 on a side), and keep their shape at inference as in training. BAO runs for fewer steps than on VOC, so its
     average is shorter: the window 1 / (1 - momentum) stays a sixth of the averaged steps, as in the paper (2,000 of
-    11,900). The rate of the backbone is the papers'; heads, which start from nothing, learn ten times as fast.
+    11,900). BAO's backbone learns at a fifth of the classifier's rate: at the same rate the classification loss of the
+    training labels rises from 0.006 to 0.13 and the class maps shrink; at a fifth it keeps falling.
     """
     return Recipe(
         name="msrc14",
@@ -100,7 +101,7 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
             Stage(method=cam.Config(), schedule=train.Config(epochs=6, batch_size=8, lr=5e-5, head_lr=5e-4)),
             Stage(
                 method=bao.Config(momentum=0.95),
-                schedule=train.Config(epochs=4, batch_size=8, lr=5e-5, head_lr=5e-4),
+                schedule=train.Config(epochs=4, batch_size=8, lr=1e-5, head_lr=5e-4),
             ),
         ),
         maps=MapsConfig(sizes=(256, 384, 512), keep_aspect=True),
