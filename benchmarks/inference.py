@@ -6,7 +6,6 @@ Both ways run in this one process on the same weights, ours first in each round;
 Peak memory is what each way adds to the process at its highest, measured in a process of its own.
 """
 
-import json
 import multiprocessing
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import published
 import torch
 import tyro
+from figures import publish
 from torch import Tensor
 
 from baoseg.methods.bao import BAO, Background, Config
@@ -114,10 +114,7 @@ def main(options: Options) -> None:
         "largest_relative_difference": difference,
         "threads": torch.get_num_threads(),
     }
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    publish(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 The steps alternate in one process, so that a busy machine slows both; the ratio is that of the medians.
 """
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from figures import publish
 
 from baoseg import nets
 from baoseg.methods import Method, Progress, bao, make, transcam
@@ -60,10 +60,7 @@ def main(options: Options) -> None:
                 seconds[name].append(spent)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     figures = {"seconds": medians, "ratio": medians["BAO"] / medians["TransCAM"], "threads": torch.get_num_threads()}
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + "\n", encoding="utf-8")
+    publish(figures, options.json)
 
 
 if __name__ == "__main__":

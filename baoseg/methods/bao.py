@@ -48,9 +48,8 @@ class Config:
 
     Where the released code does otherwise (recipe `bao_voc_reference` switches it on): `target_trains` keeps the
     target in training mode, so dropped paths and batch statistics act on the pseudo-labels; `momentum_restarts`
-    starts the cosine of the momentum anew each epoch; `scaling` is
-    `peak`; `background` is `released`. The foreground weight of its first epoch
-    cancels out in the balanced loss and is absent here.
+    starts the cosine of the momentum anew each epoch; `scaling` is `peak`; `background` is `released`. The foreground
+    weight of its first epoch cancels out in the balanced loss and is absent here.
     """
 
     smoothing: float = 0.4  # eps of PCL; AMN sec. 4
