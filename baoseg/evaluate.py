@@ -21,6 +21,7 @@ from baoseg.seeds import Seed
 from baoseg.types import IGNORE
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
+DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes
 
 
 @dataclass(frozen=True)
@@ -187,30 +188,40 @@ def evaluate_seeds(
 ) -> dict[str, Any]:
     """Scores of seeds against ground truth masks in one pass, as metrics.json holds them.
 
-    `num_classes` is K, without the background. "threshold_free" are the scores of maps with a learned
-    background, "fixed" those of maps without one at `threshold` (the other of the two is None); "sweep" and
-    "oracle" are those of the class maps alone at `THRESHOLDS`.
+    `num_classes` is K, without the background. One of DECISIONS has the scores of the masks, the others are None:
+    "threshold_free" those of maps with a learned background, "image_specific" those of maps that bring a threshold for
+    each picture, "fixed" those of others at `threshold`. "sweep" and "oracle" are those of the class maps alone at
+    `THRESHOLDS`.
 
-    Raises DataError if there are no pairs, only some seeds have a background, or seed and mask do not fit.
+    Raises DataError if there are no pairs, the seeds are not all of one kind, or seed and mask do not fit.
     """
     confusion, sweep = Confusion(num_classes), ThresholdSweep(num_classes)
-    learned: bool | None = None
+    decision: str | None = None
     for seed, truth in pairs:
-        if learned is None:
-            learned = seed.background is not None
-        if learned != (seed.background is not None):
-            raise DataError("some maps have a background map and some do not; make them all with one method")
+        if decision is None:
+            decision = _decision(seed)
+        if decision != _decision(seed):
+            raise DataError("some maps have a background map or a threshold and some do not; make all with one method")
         full = seed.upsample()
         sweep.update(full, truth)
-        confusion.update(label_image(full, threshold=None if learned else threshold), truth)
-    if learned is None:
+        confusion.update(label_image(full, threshold=threshold if decision == "fixed" else None), truth)
+    if decision is None:
         raise DataError("no picture has both maps and a ground truth mask; there is nothing to evaluate")
     scores = confusion.scores().to_json()
-    return {
-        "threshold_free": scores if learned else None,
-        "fixed": None if learned else {"threshold": threshold, **scores},
-        **sweep.to_json(),
-    }
+    if decision == "fixed":
+        scores = {"threshold": threshold, **scores}
+    return {**dict.fromkeys(DECISIONS), decision: scores, **sweep.to_json()}
+
+
+def of_masks(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The scores of the masks in metrics.json, however the background was decided."""
+    return next(metrics[decision] for decision in DECISIONS if metrics[decision] is not None)
+
+
+def _decision(seed: Seed) -> str:
+    if seed.background is not None:
+        return "threshold_free"
+    return "fixed" if seed.threshold is None else "image_specific"
 
 
 def _count(

@@ -14,7 +14,7 @@ import baoseg
 from baoseg import maps, masks, nets, settings
 from baoseg.data.images import from_pil, read_image
 from baoseg.errors import CheckpointError, DataError
-from baoseg.methods import METHODS, Method, Settings, bao, make, transcam
+from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
 from baoseg.nets.network import Network
 from baoseg.recipes import Recipe, Stage
@@ -73,7 +73,7 @@ class Labeler:
         pixels = _pixels(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
         seed = self.seed(pixels, vector).upsample()
-        if threshold is None and seed.background is None:
+        if threshold is None and not seed.decided:
             threshold = self.masks.threshold
         names = [self.classes.names[index - 1] for index in seed.classes.tolist()]
         return Result(
@@ -98,11 +98,10 @@ class Labeler:
     @torch.inference_mode()
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
         """Label vector of the classes above a probability of one half at the middle scale, or else the likeliest."""
-        side = sorted(self.maps.sizes)[len(self.maps.sizes) // 2]
         backbone = self.method.network.backbone
         views = maps.views(
             image.to(self.device),
-            side,
+            maps.middle(self.maps),
             config=self.maps,
             normalisation=backbone.normalisation,
             stride=backbone.stride,
@@ -180,8 +179,7 @@ def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[st
     source = str(path)
     method_settings = settings.from_json(about["method"], Settings, source=source)
     config = settings.from_json(about["net"], nets.Config, source=source)
-    heads_needed = METHODS[about["method"]["method"]].needs_activation_heads
-    network = nets.build(config, len(names), activation_heads=heads_needed, initialise=False)
+    network = nets.build(config, len(names), heads=heads_of(method_settings), initialise=False)
     weights.load_into(network, state, source=path)
     return Labeler(
         make(method_settings, network),

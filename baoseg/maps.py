@@ -108,7 +108,16 @@ def infer(
     total = normalise(total[None], scaling=config.scaling)[0].cpu()
     if method.learns_background:
         return Seed(classes, total[1:], total[0], size)
-    return Seed(classes, total, None, size)
+    threshold = None
+    if method.chooses_threshold:
+        inputs = views(image, middle(config), config=config, normalisation=normalisation, stride=stride)
+        threshold = method.threshold(inputs, given, total.to(device))
+    return Seed(classes, total, None, size, threshold)
+
+
+def middle(config: Config) -> int:
+    """The scale for what is decided at one scale."""
+    return sorted(config.sizes)[len(config.sizes) // 2]
 
 
 def views(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from baoseg.errors import RecipeError
 from baoseg.seeds import Seed
-from baoseg.types import BACKGROUND
+from baoseg.types import BACKGROUND, IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`threshold` is used for methods without a learned background only. Its default is a conventional one,
+    """`threshold` is for seeds that do not say themselves where the background is. Its default is a conventional one,
     not chosen on ground truth; `evaluate` reports the best one on the ground truth under the name oracle.
     """
 
@@ -34,12 +34,14 @@ def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, 
     Without a threshold, the argmax over [background, class maps]; ties go to the background, then to the
     class of the lower index (BAO inference). With a threshold t, which overrides a background map, the class
     of the largest map where that is >= t and the background elsewhere (attention-noise reduction, sec. 3.4);
-    t is compared in single precision, as the maps are. A seed of no class is all background.
+    t is compared in single precision, as the maps are. A seed that brings its own threshold is cut at that (BAS
+    sec. 5.5) where none is given. A seed of no class is all background.
 
     Raises RecipeError if there is neither a background map nor a threshold.
     """
     seed = seed.upsample()
     classes, values = best_class(seed)
+    threshold = seed.threshold if threshold is None else threshold
     if threshold is not None:
         found = values >= torch.tensor(threshold, dtype=values.dtype)
     elif seed.background is not None:
@@ -47,6 +49,15 @@ def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, 
     else:
         raise RecipeError("these maps have no background map; give a threshold (masks.threshold, usually 0.3)")
     return torch.where(found, classes, BACKGROUND).to(torch.uint8)
+
+
+def confident_labels(seed: Seed, *, background: float, foreground: float) -> UInt8[Tensor, "h w"]:
+    """Labels to learn from: the class of the largest map where that is >= `foreground`, the background where it is
+    < `background`, and 255 between the two, where the seed is in doubt (the labels of IRN and AMN, without a CRF).
+    """
+    classes, values = best_class(seed.upsample())
+    labels = torch.where(values >= torch.tensor(foreground, dtype=values.dtype), classes, IGNORE)
+    return labels.masked_fill(values < torch.tensor(background, dtype=values.dtype), BACKGROUND).to(torch.uint8)
 
 
 def best_class(seed: Seed) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:

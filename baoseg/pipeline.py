@@ -8,19 +8,36 @@ import dataclasses
 import math
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 import baoseg
-from baoseg import data, evaluate, labeler, masks, nets, progress, report, seeds, settings, train
+from baoseg import (
+    costs,
+    data,
+    evaluate,
+    formats,
+    labeler,
+    masks,
+    nets,
+    progress,
+    recipes,
+    report,
+    seeds,
+    settings,
+    train,
+)
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
 from baoseg.errors import DataError, RecipeError, RunError
-from baoseg.methods import METHODS, make
+from baoseg.fusion import fuse as fusion_of
+from baoseg.methods import Method, amn, heads_of, make
 from baoseg.recipes import Recipe
-from baoseg.runs import Run, Stage, read_json, write_json
+from baoseg.runs import Run, Stage, atomic, read_json, write_json
 from baoseg.train import Hardware
 from baoseg.types import Sample
 
@@ -34,6 +51,40 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     evaluate_stages(folder)
     make_report(folder)
     return folder
+
+
+def compare(
+    base: Recipe,
+    out: Path,
+    *,
+    methods: Sequence[str],
+    hardware: Hardware,
+    seeds: Mapping[str, str] | None = None,
+    fuse: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Run:
+    """Methods side by side on the data, network and schedules of `base`: see `recipes.comparison`.
+
+    On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
+    """
+    attends = _attends(base)
+    if not attends and "transcam" in methods:
+        progress.say("transcam: the same as cam on a network without attention; left out")
+        methods = [name for name in methods if name != "transcam"] or ["cam"]
+    recipe = recipes.comparison(base, methods, seeds=seeds, fuse=fuse, allow_pickle=allow_pickle)
+    return run(recipe, out, hardware=hardware)
+
+
+def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle: bool = False) -> Run:
+    """The normalised sum of seeds, or those of a single source: masks, metrics and a report on the data of `base`."""
+    fusion = recipes.Fusion(called="fused", sources=tuple(sources), allow_pickle=allow_pickle)
+    recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,))
+    return run(recipe, out, hardware=Hardware(accelerator="cpu"))
+
+
+def _attends(recipe: Recipe) -> bool:
+    """Whether the recipe's network has self-attention over its grid; its weights do not matter."""
+    return nets.build(recipe.net, 1, initialise=False).backbone.attends
 
 
 def begin(recipe: Recipe, out: Path) -> Run:
@@ -68,8 +119,7 @@ def begin(recipe: Recipe, out: Path) -> Run:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }
-    stages = [stage.name for stage in recipe.stages]
-    manifest = {**wanted, "stages": stages, "version": baoseg.__version__, "environment": environment}
+    manifest = {**wanted, "stages": recipe.names, "version": baoseg.__version__, "environment": environment}
     write_json(folder.manifest, manifest)
     return folder
 
@@ -80,39 +130,67 @@ def recipe_of(folder: Run) -> Recipe:
 
 
 def train_stages(folder: Run, *, hardware: Hardware) -> None:
-    """Train each stage of the recipe that is not trained yet, each from the weights of the one before it."""
+    """Train each stage of the recipe that is not trained yet."""
     recipe = recipe_of(folder)
     pictures = data.open_dataset(recipe.data, "train")
-    previous: Stage | None = None
-    for number, stage in enumerate(recipe.stages):
+    for stage in recipe.stages:
         paths = folder.stage(stage.name)
         if not paths.network.exists():
             network = nets.build(
                 recipe.net,
                 len(pictures.classes),
-                activation_heads=METHODS[stage.name].needs_activation_heads,
+                heads=heads_of(stage.method),
                 seed=recipe.seed,
             )
-            if previous is not None:
-                labeler.warm_start(network, previous.network)
+            if stage.start is not None:
+                labeler.warm_start(network, folder.stage(stage.start).network)
             if recipe.augment.crop % network.backbone.stride:
                 raise RecipeError(
                     f"recipe {recipe.name}: crops of {recipe.augment.crop} pixels are no multiple of the backbone's "
                     f"stride {network.backbone.stride}, so cells would mix picture and padding; choose another crop"
                 )
             method = make(stage.method, network)
-            samples = TrainSet(pictures, recipe.augment, network.normalisation, seed=recipe.seed)
-            train.fit(
-                method,
-                samples,
-                config=stage.schedule,
-                stage=paths,
-                seed=recipe.seed + number,
-                hardware=hardware,
+            samples = TrainSet(
+                pictures,
+                recipe.augment,
+                network.normalisation,
+                seed=recipe.seed,
+                pixel_labels=_pixel_labels(folder, stage, pictures, hardware=hardware),
             )
+            curve = _EpochCurve(paths, method, recipe) if recipe.epoch_curves else None
+            with costs.measure(hardware.fabric().device) as cost:
+                train.fit(
+                    method,
+                    samples,
+                    config=stage.schedule,
+                    stage=paths,
+                    seed=recipe.seed + (stage.start is not None),
+                    hardware=hardware,
+                    after_epoch=curve or _nothing,
+                )
+            cost.seconds = train.seconds(paths)  # of all epochs, those before an interruption included
+            _note_cost(paths, "train", cost, epochs=stage.schedule.epochs)
             labeler.save(paths.network, method, recipe=recipe, stage=stage, classes=pictures.classes)
             paths.state.unlink(missing_ok=True)
-        previous = paths
+
+
+def _pixel_labels(
+    folder: Run, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
+) -> Callable[[int], UInt8[Tensor, "h w"]] | None:
+    """Labels of the training pictures' pixels from the seeds of an earlier stage, for methods that learn from such."""
+    if not isinstance(stage.method, amn.Config):
+        return None
+    if stage.labelled_by is None:
+        raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
+    source = folder.stage(stage.labelled_by)
+    _make_maps(source, pictures, hardware=hardware)
+    config = stage.method
+
+    def label(index: int) -> UInt8[Tensor, "h w"]:
+        seed = seeds.load(source.maps(pictures.split, pictures.names[index]))
+        return masks.confident_labels(seed, background=config.background_below, foreground=config.foreground_above)
+
+    return label
 
 
 def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
@@ -120,20 +198,114 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
     recipe = recipe_of(folder)
     dataset = open_split(recipe, split)
     for paths in trained_stages(folder, recipe):
-        missing = [i for i, name in enumerate(dataset.names) if not paths.maps(dataset.split, name).exists()]
-        if not missing:
-            continue
-        model = labeler.load(paths.network, device=hardware.fabric().device)
-        if model.classes != dataset.classes:
-            raise DataError(
-                f"{recipe.data.path}: its classes are {', '.join(dataset.classes.names)}, but {paths.network} was "
-                f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
-            )
-        done = len(dataset) - len(missing)
+        _make_maps(paths, dataset, hardware=hardware)
+    for fusion in recipe.fusions:
+        _fuse_maps(folder, fusion, dataset)
+
+
+def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+    missing = _without_maps(paths, dataset)
+    if not missing:
+        return
+    model = labeler.load(paths.network, device=hardware.fabric().device)
+    if model.classes != dataset.classes:
+        raise DataError(
+            f"the classes of the pictures are {', '.join(dataset.classes.names)}, but {paths.network} was "
+            f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
+        )
+    done = len(dataset) - len(missing)
+    with costs.measure(model.device) as cost:
         for index in progress.track(missing, title=f"{paths.name} maps", total=len(dataset), done=done):
             sample = dataset[index]
-            seed = model.seed(sample.image, sample.labels) if sample.labels.any() else _background_only(model, sample)
-            seeds.save(paths.maps(dataset.split, sample.name), seed)
+            seeds.save(paths.maps(dataset.split, sample.name), _seed(model, sample))
+    _note_cost(paths, "maps", cost, pictures=len(missing))
+
+
+def _seed(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+    return model.seed(sample.image, sample.labels) if sample.labels.any() else _background_only(model, sample)
+
+
+def _note_cost(paths: Stage, step: str, cost: costs.Cost, **about: int) -> None:
+    """Keep what a step took in costs.json, beside what the other steps took."""
+    noted = read_json(paths.costs) if paths.costs.exists() else {}
+    write_json(paths.costs, {**noted, step: {"seconds": cost.seconds, "peak_mb": cost.peak_mb, **about}})
+
+
+def _nothing(epoch: int) -> None:
+    """What most runs do after an epoch."""
+
+
+class _EpochCurve:
+    """Evaluates the network in training after each epoch, with the means of the evaluation (BAO figure 4).
+
+    It shows what training does and chooses nothing. Rows of epochs that are trained again after a crash are replaced.
+    """
+
+    def __init__(self, paths: Stage, method: Method, recipe: Recipe) -> None:
+        self.paths = paths
+        self.dataset = open_split(recipe, None)
+        self.threshold = recipe.masks.threshold
+        self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=recipe.masks)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        metrics = evaluate.evaluate_seeds(self._pairs(epoch), len(self.dataset.classes), threshold=self.threshold)
+        oracle = metrics["oracle"]
+        row = (epoch, evaluate.of_masks(metrics)["miou"], oracle["miou"], oracle["threshold"])
+        text = self.paths.epochs.read_text(encoding="utf-8") if self.paths.epochs.exists() else ""
+        kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < epoch]
+        lines = ["epoch,miou,oracle_miou,oracle_threshold", *kept, ",".join(str(value) for value in row)]
+        with atomic(self.paths.epochs) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _pairs(self, epoch: int) -> Iterator[tuple[seeds.Seed, Tensor]]:
+        title = f"{self.paths.name} epoch {epoch} evaluate"
+        for index in progress.track(range(len(self.dataset)), title=title, total=len(self.dataset)):
+            sample = self.dataset[index]
+            if sample.mask is not None:
+                yield _seed(self.labeler, sample), sample.mask
+
+
+def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
+    """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
+    paths = folder.stage(fusion.name)
+    missing = _without_maps(paths, dataset)
+    sources = [_source(folder, fusion, source, dataset) for source in fusion.sources]
+    done = len(dataset) - len(missing)
+    for index in progress.track(missing, title=f"{fusion.name} maps", total=len(dataset), done=done):
+        sample = dataset[index]
+        seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
+
+
+def _source(folder: Run, fusion: recipes.Fusion, source: str, dataset: Dataset) -> Callable[[Sample], seeds.Seed]:
+    """What reads a picture's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
+    path = Path(source)
+    if source != fusion.name and source in recipe_of(folder).names:
+        stage = folder.stage(source)
+    elif (path / "run.json").exists():
+        stage = Run(path).stage(read_json(Run(path).manifest)["stages"][-1])
+    elif (path / "maps").is_dir():
+        stage = Stage(path)
+    elif path.is_dir():
+        flat = len({name.rpartition("/")[2] for name in dataset.names}) == len(dataset)
+        return lambda sample: formats.read(
+            path,
+            sample.name,
+            labels=sample.labels,
+            size=(int(sample.image.shape[1]), int(sample.image.shape[2])),
+            allow_pickle=fusion.allow_pickle,
+            flat=flat,
+        )
+    else:
+        raise DataError(
+            f"{source}: neither a stage of this run nor a folder; name a run, RUN/STAGE or a folder of maps"
+        )
+    return lambda sample: seeds.load(stage.maps(dataset.split, sample.name))
+
+
+def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
+    return [i for i, name in enumerate(dataset.names) if not paths.maps(dataset.split, name).exists()]
 
 
 def make_masks(folder: Run, *, split: str | None = None, threshold: float | None = None) -> None:
@@ -144,10 +316,10 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
     recipe = recipe_of(folder)
     dataset = open_split(recipe, split)
     given = None if threshold is None else masks.Config(threshold=threshold).threshold
-    for paths in trained_stages(folder, recipe):
+    for paths in evaluated_stages(folder, recipe):
         for name in progress.track(dataset.names, title=f"{paths.name} masks", total=len(dataset)):
             seed = seeds.load(paths.maps(dataset.split, name))
-            cut = recipe.masks.threshold if given is None and seed.background is None else given
+            cut = recipe.masks.threshold if given is None and not seed.decided else given
             mask = masks.label_image(seed, threshold=cut)
             write_mask(paths.mask(dataset.split, name), mask)
 
@@ -159,7 +331,7 @@ def evaluate_stages(folder: Run) -> bool:
     if not dataset.has_masks:
         progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
         return False
-    stages = trained_stages(folder, recipe)
+    stages = evaluated_stages(folder, recipe)
     for paths in stages:
         pairs = _Pairs(paths, dataset)
         try:
@@ -175,7 +347,7 @@ def evaluate_stages(folder: Run) -> bool:
 def make_report(folder: Run) -> Path:
     """Write the HTML page and say where it is."""
     recipe = recipe_of(folder)
-    names = [paths.name for paths in trained_stages(folder, recipe)]
+    names = [paths.name for paths in evaluated_stages(folder, recipe)]
     page = report.build(folder, stages=names, dataset=open_split(recipe, None), config=recipe.report, title=recipe.name)
     progress.say(f"Report: {page.resolve()}")
     return page
@@ -187,6 +359,11 @@ def trained_stages(folder: Run, recipe: Recipe) -> list[Stage]:
         if not paths.network.exists():
             raise RunError(f"{paths.network}: not trained yet; run `bao train` on {folder.root} first")
     return stages
+
+
+def evaluated_stages(folder: Run, recipe: Recipe) -> list[Stage]:
+    """All that has maps: the trained stages and the fusions."""
+    return [*trained_stages(folder, recipe), *(folder.stage(fusion.name) for fusion in recipe.fusions)]
 
 
 def open_split(recipe: Recipe, split: str | None) -> Dataset:
@@ -204,6 +381,7 @@ def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
         scores=torch.empty(0, *grid),
         background=torch.ones(grid) if model.method.learns_background else None,
         size=(height, width),
+        threshold=1.0 if model.method.chooses_threshold else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Named settings of whole runs. Numbers that a paper gives are cited; all others are ours, with the reason."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,41 @@ from baoseg.errors import RecipeError
 from baoseg.maps import Config as MapsConfig
 from baoseg.maps import Scaling
 from baoseg.masks import Config as MasksConfig
-from baoseg.methods import Settings, bao, cam, name_of, transcam
+from baoseg.methods import Settings, amn, bao, bas, bnr, cam, name_of, transcam
 from baoseg.report import Config as ReportConfig
+from baoseg.teacher import Follow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One method and how long it is trained. A stage starts from the weights of the one before it."""
+    """One method and how long it is trained."""
 
     method: Settings
     schedule: train.Config
+    start: str | None = None  # the earlier stage whose weights it starts from; None: the network's own weights
+    labelled_by: str | None = None  # the earlier stage whose seeds label the training pictures, where the method asks
+    called: str | None = None  # None: the method's name
 
     @property
     def name(self) -> str:
-        return name_of(self.method)
+        return self.called or name_of(self.method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """The normalised sum of seeds (BAS tables 9, 14), or, of a single source, the seeds of another tool as they are."""
+
+    called: str
+    sources: tuple[str, ...]  # stages of this recipe, run folders (their last stage), RUN/STAGE, or folders of maps
+    allow_pickle: bool = False  # whether .npy files that hold pickles are read, by a reader that admits arrays alone
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise RecipeError(f"{self.called}: no seeds to fuse; name one source at least")
+
+    @property
+    def name(self) -> str:
+        return self.called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +59,8 @@ class Recipe:
     data: DataConfig
     net: nets.Config
     stages: tuple[Stage, ...]
+    fusions: tuple[Fusion, ...] = ()
+    epoch_curves: bool = False  # evaluate the network in training after each epoch (BAO figure 4)
     augment: transforms.Config = field(default_factory=transforms.Config)
     maps: MapsConfig = field(default_factory=MapsConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
@@ -44,9 +68,22 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [stage.name for stage in self.stages]
-        if not names or len(set(names)) != len(names):
-            raise RecipeError(f"recipe {self.name}: its stages are {names}; name each method once, and at least one")
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise RecipeError(f"recipe {self.name}: its stages are {self.names}; name each once, and at least one")
+        if odd := [name for name in self.names if not re.fullmatch(r"\w[\w+.=-]*", name)]:
+            raise RecipeError(f"recipe {self.name}: {odd[0]!r} cannot name a folder; use letters, digits and . + - = _")
+        known: set[str | None] = {None}
+        for stage in self.stages:
+            if missing := {stage.start, stage.labelled_by} - known:
+                raise RecipeError(
+                    f"recipe {self.name}: {stage.name} needs the stage {missing.pop()}, which does not come before it"
+                )
+            known.add(stage.name)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the stages and fusions, in their order."""
+        return [*(stage.name for stage in self.stages), *(fusion.name for fusion in self.fusions)]
 
 
 def demo() -> Recipe:
@@ -68,7 +105,9 @@ def demo() -> Recipe:
                 schedule=train.Config(epochs=10, batch_size=16, lr=1e-3, decay=train.Decay.COSINE),
             ),
             Stage(
-                method=bao.Config(momentum=0.95), schedule=train.Config(epochs=4, batch_size=16, lr=1e-4, head_lr=1e-3)
+                method=bao.Config(momentum=0.95),
+                start="transcam",
+                schedule=train.Config(epochs=4, batch_size=16, lr=1e-4, head_lr=1e-3),
             ),
         ),
         maps=MapsConfig(sizes=(96, 144)),
@@ -101,6 +140,7 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
             Stage(method=cam.Config(), schedule=train.Config(epochs=6, batch_size=8, lr=5e-5, head_lr=5e-4)),
             Stage(
                 method=bao.Config(momentum=0.95),
+                start="cam",
                 schedule=train.Config(epochs=4, batch_size=8, lr=1e-5, head_lr=5e-4),
             ),
         ),
@@ -116,7 +156,7 @@ def photos() -> Recipe:
         net=nets.Config(backbone="timm:resnet50", pretrained=True, freeze_batch_norm=True),
         stages=(
             Stage(method=cam.Config(), schedule=train.Config(epochs=10, batch_size=8, head_lr=5e-4)),
-            Stage(method=bao.Config(), schedule=train.Config(epochs=5, batch_size=8, head_lr=5e-4)),
+            Stage(method=bao.Config(), start="cam", schedule=train.Config(epochs=5, batch_size=8, head_lr=5e-4)),
         ),
     )
 
@@ -132,7 +172,7 @@ def bao_voc() -> Recipe:
         net=nets.Config(backbone="conformer_small"),
         stages=(
             Stage(method=transcam.Config(), schedule=train.Config(epochs=22, batch_size=8)),
-            Stage(method=bao.Config(), schedule=train.Config(epochs=10, batch_size=8)),
+            Stage(method=bao.Config(), start="transcam", schedule=train.Config(epochs=10, batch_size=8)),
         ),
     )
 
@@ -149,9 +189,95 @@ def bao_voc_reference() -> Recipe:
         data=recipe.data,
         net=recipe.net,
         augment=transforms.Config(mark_padding=False),
-        stages=(classifier, Stage(method=reference, schedule=own.schedule)),
+        stages=(classifier, replace(own, method=reference)),
         maps=MapsConfig(scaling=Scaling.RELEASED, stride=1),
     )
+
+
+COMPARABLE = ("cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao")
+
+
+def comparison(
+    base: Recipe,
+    methods: Sequence[str],
+    *,
+    seeds: Mapping[str, str] | None = None,
+    fuse: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Recipe:
+    """`methods` (of COMPARABLE) side by side on the data, network and schedules of `base`.
+
+    The first stage of `base` gives the schedule of what learns to classify (CAM, TransCAM, BNR), its last that of what
+    learns from labelled pixels (AMN, BAO), and the stage that BAO starts from. BAS, which learns both at once, gets the
+    epochs of both. AMN starts from a trained classifier, whose seeds are its labels: CAM's or, as `transcam+amn`,
+    TransCAM's. A stage that another starts from is trained too. `seeds` are seeds of other tools by name (see
+    Fusion.sources), `fuse` are sums of methods and such seeds, written as a+b.
+
+    Raises RecipeError for an unknown method and for a sum of what is not there.
+    """
+    classify, activate = base.stages[0], base.stages[-1]
+    bas_schedule = replace(classify.schedule, epochs=classify.schedule.epochs + activate.schedule.epochs)
+    own: dict[str, Stage] = {stage.name: stage for stage in base.stages}
+    known = {
+        "cam": Stage(method=cam.Config(), schedule=classify.schedule),
+        "transcam": Stage(method=transcam.Config(), schedule=classify.schedule),
+        "bnr": Stage(method=bnr.Config(), schedule=classify.schedule),
+        "amn": Stage(method=amn.Config(), schedule=activate.schedule, start="cam", labelled_by="cam"),
+        "transcam+amn": Stage(
+            method=amn.Config(),
+            schedule=activate.schedule,
+            start="transcam",
+            labelled_by="transcam",
+            called="transcam+amn",
+        ),
+        "bas": Stage(method=bas.Config(threshold=bas.Threshold.IMAGE), schedule=bas_schedule),
+        "bao": Stage(method=bao.Config(), schedule=activate.schedule, start=classify.name),
+    }
+    known |= {name: stage for name, stage in own.items() if name in known}
+    if unknown := [name for name in methods if name not in known]:
+        raise RecipeError(f"unknown method {unknown[0]!r}; there are {', '.join(known)}")
+    needed = {before for name in methods for before in (known[name].start, known[name].labelled_by)}
+    wanted = [name for name in known if name in methods or name in needed]
+    outside = [
+        Fusion(called=name, sources=(folder,), allow_pickle=allow_pickle) for name, folder in (seeds or {}).items()
+    ]
+    there = [*wanted, *(fusion.name for fusion in outside)]
+    sums = [_sum(name, there) for name in fuse]
+    return replace(
+        base,
+        name=f"{base.name}-comparison",
+        stages=tuple(known[name] for name in wanted),
+        fusions=(*outside, *sums),
+    )
+
+
+def _sum(name: str, there: Sequence[str]) -> Fusion:
+    """The fusion that `a+b` stands for; the names of its parts may have a plus themselves."""
+    for mark in range(1, len(name)):
+        first, rest = name[:mark], name[mark + 1 :]
+        if name[mark] == "+" and first in there:
+            if rest in there:
+                return Fusion(called=name, sources=(first, rest))
+            if "+" in rest:
+                return Fusion(called=name, sources=(first, *_sum(rest, there).sources))
+    raise RecipeError(
+        f"{name!r} is no sum of two or more of {', '.join(there)}; write e.g. {'+'.join([*there, 'other'][:2])}"
+    )
+
+
+def follow_ablation(base: Recipe) -> Recipe:
+    """BAO's figure 4: ways for the target to follow, and AMN; the online network is evaluated after each epoch."""
+    classify, activate = base.stages[0], base.stages[-1]
+    config = activate.method if isinstance(activate.method, bao.Config) else bao.Config()
+    variants = {"share": Follow.SHARE, "ema": Follow.EMA, "share+ema": Follow.SHARE_THEN_EMA}
+    fixed = Stage(
+        method=amn.Config(), schedule=activate.schedule, start=classify.name, labelled_by=classify.name, called="amn"
+    )
+    online = tuple(
+        replace(activate, method=replace(config, follow=follow, keep=bao.Keep.ONLINE), start=classify.name, called=name)
+        for name, follow in variants.items()
+    )
+    return replace(base, name=f"{base.name}-follow", stages=(classify, fixed, *online), epoch_curves=True)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -183,7 +309,7 @@ def override(
     """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are the last stage's."""
     stages = recipe.stages
     if only is not None:
-        stages = tuple(stage for stage in stages if stage.name == only)
+        stages = tuple(replace(stage, start=None) for stage in stages if stage.name == only)
         if not stages:
             raise RecipeError(f"recipe {recipe.name} has no stage {only!r}; it has {[s.name for s in recipe.stages]}")
     last = stages[-1].schedule

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -34,10 +35,15 @@ from baoseg import seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, voc_palette
 from baoseg.errors import RecipeError, RunError
+from baoseg.evaluate import DECISIONS, of_masks
 from baoseg.runs import Run, Stage, atomic, read_json
 from baoseg.types import IGNORE
 
-COLOURS = ("#3b82f6", "#f08c00", "#12a67c", "#e5484d", "#8e5cf0", "#d6409f", "#0ea5b7", "#8d8d86")
+COLOURS = (
+    *("#3b82f6", "#f08c00", "#12a67c", "#e5484d", "#8e5cf0"),
+    *("#d6409f", "#0ea5b7", "#8d8d86", "#9a6b3f", "#76a80f"),
+)
+DASHES = {"threshold_free": (0, (5, 3)), "image_specific": (0, (1, 1.5))}  # of results that no one threshold gives
 INK = "#010203"  # stands in a figure for the text colour of the page, which is light or dark
 
 
@@ -58,15 +64,16 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a method reached, and what the best threshold for its class maps would have reached.
+    """What a method reached, what the best threshold for its class maps would have reached, and what it cost.
 
-    All in percent but `oracle_threshold`; None where there is nothing to say. `scores` are SCORES of metrics.json.
+    `scores` and `oracle` are those of metrics.json, `costs` are costs.json; each is empty where there is none.
     """
 
     method: str
     background: str  # how the background was told from the classes
     scores: dict[str, Any]
     oracle: dict[str, Any]
+    costs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:
@@ -74,20 +81,31 @@ class Row:
         own, best = self.scores.get("miou"), self.oracle.get("miou")
         return None if own is None or best is None else own - best
 
-    def cells(self) -> tuple[list[str], list[str]]:
-        """The row as text: the method's own columns (OWN_COLUMNS) and the oracle's (ORACLE_COLUMNS)."""
+    def cells(self) -> tuple[list[str], list[str], list[str]]:
+        """The row as text: the method's own columns (OWN_COLUMNS), the oracle's and those of what it cost."""
         own = [number(self.scores.get(key)) for key in ("miou", "fp", "fn", "precision", "recall")]
         gap = "–" if self.gap is None else f"{self.gap:+.1f}"
         oracle = [number(self.oracle.get("miou")), number(self.oracle.get("threshold"), places=2), gap]
-        return [self.method, self.background, *own], oracle
+        train, maps = self.costs.get("train", {}), self.costs.get("maps", {})
+        costs = [
+            number(_share(train.get("seconds"), of=60)),
+            number(train.get("peak_mb"), places=0),
+            number(_share(maps.get("seconds"), of=maps.get("pictures", 0)), places=2),
+        ]
+        return [self.method, self.background, *own], oracle, costs
 
 
 OWN_COLUMNS = ("method", "background", "mIoU", "FP", "FN", "precision", "recall")
 ORACLE_COLUMNS = ("oracle mIoU", "at threshold", "gap")
+COST_COLUMNS = ("training, minutes", "training, MB", "maps, s a picture")
 
 
 def number(value: float | None, *, places: int = 1) -> str:
     return "–" if value is None else f"{value:.{places}f}"
+
+
+def _share(value: float | None, *, of: int) -> float | None:
+    return value / of if value is not None and of else None
 
 
 def summary(run: Run, stages: Sequence[str]) -> list[Row]:
@@ -99,35 +117,46 @@ def summary(run: Run, stages: Sequence[str]) -> list[Row]:
             background = "not evaluated"
         elif metrics["threshold_free"] is not None:
             background = "learned"
+        elif metrics["image_specific"] is not None:
+            background = "per image"
         else:
             background = f"fixed {metrics['fixed']['threshold']:.2f}"
         rows.append(
             Row(
                 method=name,
                 background=background,
-                scores=(metrics["threshold_free"] or metrics["fixed"]) if metrics else {},
+                scores=of_masks(metrics) if metrics else {},
                 oracle=metrics["oracle"] if metrics else {},
+                costs=_costs(run.stage(name)),
             )
         )
     return rows
 
 
-def table(run: Run, stages: Sequence[str]) -> Table:
-    """The summary for the terminal."""
-    result = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0),
-        caption="oracle: threshold chosen on the ground truth; gap: mIoU minus oracle mIoU",
-        caption_justify="left",
-    )
-    for title in OWN_COLUMNS:
-        result.add_column(title, justify="left" if title in ("method", "background") else "right")
+def table(run: Run, stages: Sequence[str]) -> RenderableType:
+    """The summary for the terminal, 80 columns wide; what the methods cost is a table of its own below it."""
+    rows = summary(run, stages)
+    scores = _terminal_table("oracle: threshold chosen on the ground truth; gap: mIoU minus oracle mIoU")
+    scores.add_column(OWN_COLUMNS[1], no_wrap=True)
+    for title in OWN_COLUMNS[2:]:
+        scores.add_column(title, justify="right", no_wrap=True)
     for title in ORACLE_COLUMNS:
-        result.add_column(title.replace(" ", "\n"), justify="right", style="dim", header_style="dim bold")
-    for row in summary(run, stages):
-        own, oracle = row.cells()
-        result.add_row(*(Text(cell) for cell in own + oracle))  # Text: brackets in a name are no markup
+        header = title.replace(" ", "\n")
+        scores.add_column(header, justify="right", no_wrap=True, style="dim", header_style="dim bold")
+    costs = _terminal_table("of each method alone, not what it starts from")
+    for title in COST_COLUMNS:
+        costs.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        own, oracle, cost = row.cells()
+        scores.add_row(*(Text(cell) for cell in own + oracle))  # Text: brackets in a name are no markup
+        costs.add_row(*(Text(cell) for cell in [row.method, *cost]))
+    return Group(scores, costs) if any(row.costs for row in rows) else scores
+
+
+def _terminal_table(caption: str) -> Table:
+    """With a column for the methods; where the terminal is narrow, their names are what is broken."""
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0), caption=caption, caption_justify="left")
+    result.add_column(OWN_COLUMNS[0], overflow="fold")
     return result
 
 
@@ -138,6 +167,7 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
     maps of a picture are missing, or anything is unreadable.
     """
     manifest = read_json(run.manifest)
+    rows = summary(run, stages)
     metrics = {name: found for name in stages if (found := _metrics(run.stage(name))) is not None}
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(stages)}
     environment = jinja2.Environment(
@@ -151,11 +181,14 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
         has_masks=dataset.has_masks,
         own_columns=OWN_COLUMNS,
         oracle_columns=ORACLE_COLUMNS,
-        rows=[row.cells() for row in summary(run, stages)],
+        cost_columns=COST_COLUMNS if any(row.costs for row in rows) else (),
+        rows=[row.cells() for row in rows],
         measured=next(iter(metrics.values()), None),
         per_class=_per_class(metrics),
         colours=colours,
         curve=_threshold_curve(metrics, colours) if metrics else None,
+        decisions={_decision(result) for result in metrics.values()},
+        epochs=_epoch_curves(run, colours),
         losses=[curves for name in stages if (curves := _loss_curves(run.stage(name)))],
         gallery={
             "classes": ["background", *dataset.classes.names],
@@ -176,6 +209,15 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
 
 def _metrics(stage: Stage) -> dict[str, Any] | None:
     return read_json(stage.metrics) if stage.metrics.exists() else None
+
+
+def _costs(stage: Stage) -> dict[str, Any]:
+    return read_json(stage.costs) if stage.costs.exists() else {}
+
+
+def _decision(metrics: dict[str, Any]) -> str:
+    """How the background was decided: the one of DECISIONS that has scores."""
+    return next(name for name in DECISIONS if metrics[name] is not None)
 
 
 def _facts(manifest: dict[str, Any], stages: Sequence[str], dataset: Dataset) -> dict[str, str]:
@@ -199,7 +241,7 @@ def _per_class(
     if not metrics:
         return []
     results = list(metrics.values())
-    own = [(result["threshold_free"] or result["fixed"])["iou"] for result in results]
+    own = [of_masks(result)["iou"] for result in results]
     oracle = [result["oracle"]["iou"] for result in results]
     return [(name, [iou[i] for iou in own], [iou[i] for iou in oracle]) for i, name in enumerate(results[0]["classes"])]
 
@@ -209,44 +251,51 @@ def _per_class(
 
 def _threshold_curve(metrics: dict[str, dict[str, Any]], colours: dict[str, str]) -> Markup:
     """mIoU against threshold, and what each method reached without looking: a line across, or a dot on the curve."""
-    figure, axes = _axes(x="threshold on the class maps", y="mIoU in %", size=(5.0, 3.1))
-    by_oracle = sorted(metrics, key=lambda name: metrics[name]["oracle"]["threshold"])
+    figure, axes = _axes(x="threshold on the class maps", y="mIoU in %", size=(5.2, 3.5))
     for name, result in metrics.items():
         style: dict[str, Any] = {"color": colours[name], "zorder": 3}
-        sweep, oracle = result["sweep"], result["oracle"]
+        sweep, oracle, decision = result["sweep"], result["oracle"], _decision(result)
         axes.plot(sweep["thresholds"], _floats(sweep["miou"]), linewidth=2, **style)
-        if result["threshold_free"] is not None:
-            axes.axhline(_float(result["threshold_free"]["miou"]), linewidth=2, linestyle=(0, (5, 3)), **style)
-        if result["fixed"] is not None:
-            axes.plot(result["fixed"]["threshold"], _float(result["fixed"]["miou"]), "o", markersize=7, **style)
-        if oracle["miou"] is not None:
-            at = (oracle["threshold"], oracle["miou"])
-            axes.plot(*at, "D", markersize=8, markerfacecolor="none", markeredgewidth=1.6, **style)
-            left = name in by_oracle[: len(by_oracle) // 2]  # away from the others: methods lie close together
-            offset, side = (-8, "right") if left else (8, "left")
-            axes.annotate("oracle", at, (offset, 4), textcoords="offset points", ha=side, color=INK)
+        reached = _float(of_masks(result)["miou"])
+        if decision == "fixed":
+            axes.plot(result["fixed"]["threshold"], reached, "o", markersize=7, **style)
+        else:
+            axes.axhline(reached, linewidth=2, linestyle=DASHES[decision], **style)
+        best = _float(oracle["miou"])
+        axes.plot(oracle["threshold"], best, "D", markersize=8, fillstyle="none", markeredgewidth=1.6, **style)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     return _svg(figure, "mIoU against threshold; the numbers are in the tables")
 
 
+def _epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
+    """Colour of each method that was evaluated after each epoch (BAO figure 4), and one figure of them all."""
+    curves = {
+        name: rows for name in colours if (rows := _read_rows(run.stage(name).epochs, ("epoch", "miou", "oracle_miou")))
+    }
+    if not curves:
+        return None
+    figure, axes = _axes(x="epoch", y="mIoU in %", size=(5.2, 3.5))
+    for name, rows in curves.items():
+        epochs = [row["epoch"] for row in rows]
+        style: dict[str, Any] = {"color": colours[name], "zorder": 3}
+        axes.plot(epochs, [row["miou"] for row in rows], "o-", markersize=4, linewidth=2, **style)
+        axes.plot(epochs, [row["oracle_miou"] for row in rows], "D:", markersize=4, fillstyle="none", **style)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return {"methods": {name: colours[name] for name in curves}, "figure": _svg(figure, "mIoU after each epoch")}
+
+
 def _loss_curves(stage: Stage) -> dict[str, Any] | None:
     """Method, colour of each loss term, and the figure; None where nothing was trained."""
-    if not stage.losses.exists():
-        return None
-    try:
-        with stage.losses.open(encoding="utf-8", newline="") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-        epochs = [row["epoch"] for row in rows]
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise RunError(f"{stage.losses}: not a table of losses ({error}); delete it and train again") from None
+    rows = _read_rows(stage.losses, ("epoch",))
     if not rows:
         return None
     terms = [key for key in rows[0] if key not in ("epoch", "step", "seconds")]
     colours = {term: COLOURS[i % len(COLOURS)] for i, term in enumerate(terms)}
     figure, axes = _axes(x="epoch", y="mean loss", size=(4.6, 2.9))
     for term, colour in colours.items():
-        axes.plot(epochs, [row[term] for row in rows], "o-", markersize=3, linewidth=2, color=colour)
+        epochs, values = [row["epoch"] for row in rows], [row[term] for row in rows]
+        axes.plot(epochs, values, "o-", markersize=3, linewidth=2, color=colour)
     axes.set_ylim(bottom=min(0, axes.dataLim.y0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return {
@@ -254,6 +303,20 @@ def _loss_curves(stage: Stage) -> dict[str, Any] | None:
         "terms": colours,
         "figure": _svg(figure, f"{', '.join(terms)} against epoch"),
     }
+
+
+def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+    """The rows of losses.csv or epochs.csv, which have at least the columns `needed`; none where there is no file."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        if missing := [key for key in needed if rows and key not in rows[0]]:
+            raise ValueError(f"no column {missing[0]}")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: not a table of {path.stem} ({error}); delete it and train again") from None
+    return rows
 
 
 def _axes(*, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -348,6 +411,7 @@ def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[
         "classes": seed.classes.tolist(),
         "maps": uri(seed.scores),
         "background": None if seed.background is None else uri(seed.background[None])[0],
+        "threshold": seed.threshold,
         "mask": _mask_uri(read_mask(mask).numpy(), size) if mask.exists() else None,
     }
 

@@ -6,6 +6,8 @@ RUN/
     state.safetensors           training state after the last finished epoch, for resuming
     network.safetensors         the trained network, self-describing: `baoseg.load` reads it
     losses.csv                  epoch, step, seconds and the mean of each loss term
+    epochs.csv                  evaluation after each epoch, where the recipe asks for it
+    costs.json                  seconds and memory of training and of making maps
     maps/SPLIT/NAME.npz         seeds
     masks/SPLIT/NAME.png        masks
     metrics.json                evaluation
@@ -96,6 +98,8 @@ class Stage:
         self.state = root / "state.safetensors"
         self.network = root / "network.safetensors"
         self.losses = root / "losses.csv"
+        self.epochs = root / "epochs.csv"
+        self.costs = root / "costs.json"
         self.metrics = root / "metrics.json"
 
     @property

@@ -7,6 +7,7 @@ gigabyte; `upsample` brings it back to the picture's own size.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from torch import Tensor
 from baoseg.errors import DataError
 from baoseg.runs import atomic
 
+_DAMAGED = (  # what NumPy and zipfile raise on a file that is damaged, encrypted or of another kind
+    *(OSError, KeyError, TypeError, ValueError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -27,13 +33,19 @@ class Seed:
     scores: Float[Tensor, "k h w"]  # in [0, 1]
     background: Float[Tensor, "h w"] | None  # in [0, 1]; None: the method needs a threshold
     size: tuple[int, int]  # height and width of the picture in pixels
+    threshold: float | None = None  # the cut for this picture, of methods that choose one; there is no background then
+
+    @property
+    def decided(self) -> bool:
+        """Whether the seed says itself where the background is, so that masks need no threshold."""
+        return self.background is not None or self.threshold is not None
 
     def upsample(self) -> "Seed":
         """The same seed on the pixels of the picture: bilinear, corners not aligned."""
         if tuple(self.scores.shape[-2:]) == self.size:
             return self
         background = None if self.background is None else resize(self.background[None], self.size)[0]
-        return Seed(self.classes, resize(self.scores, self.size), background, self.size)
+        return Seed(self.classes, resize(self.scores, self.size), background, self.size, self.threshold)
 
 
 def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor, "k H W"]:
@@ -43,7 +55,9 @@ def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor,
 
 
 def save(path: Path, seed: Seed) -> None:
-    """Write an npz without pickle: `classes` [k], `scores` [k h w] half, `background` [h w] half, `size` [2]."""
+    """Write an npz without pickle: `classes` [k], `scores` [k h w] half, `size` [2] and, where the seed has it,
+    `background` [h w] half or `threshold` [].
+    """
     arrays: dict[str, Any] = {
         "classes": seed.classes.numpy().astype(np.int16),
         "scores": seed.scores.numpy().astype(np.float16),
@@ -51,6 +65,8 @@ def save(path: Path, seed: Seed) -> None:
     }
     if seed.background is not None:
         arrays["background"] = seed.background.numpy().astype(np.float16)
+    if seed.threshold is not None:
+        arrays["threshold"] = np.float64(seed.threshold)
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -64,13 +80,16 @@ def load(path: Path) -> Seed:
             background = None
             if "background" in arrays:
                 background = torch.from_numpy(arrays["background"].astype(np.float32))
+            threshold = float(arrays["threshold"]) if "threshold" in arrays else None
             height, width = (int(side) for side in arrays["size"])
         _check(classes, scores, background)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"a threshold of {threshold}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such maps; run `bao maps` on the run folder first") from None
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: not a file of maps ({error}); delete it and run `bao maps` again") from None
-    return Seed(classes, scores, background, (height, width))
+    return Seed(classes, scores, background, (height, width), threshold)
 
 
 def _check(classes: Tensor, scores: Tensor, background: Tensor | None) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,14 +30,20 @@ class Decay(StrEnum):
     COSINE = "cosine"
 
 
+class Optimizer(StrEnum):
+    ADAMW = "adamw"  # TransCAM, BNR and BAO
+    SGD = "sgd"  # with a momentum of 0.9: BAS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One stage of training: AdamW, as TransCAM, BNR and BAO have it."""
+    """One stage of training."""
 
     epochs: int
     batch_size: int
     lr: float = 5e-5
     head_lr: float | None = None  # of the heads, which start from nothing; None: the same
+    optimizer: Optimizer = Optimizer.ADAMW
     weight_decay: float = 5e-4
     decay: Decay = Decay.CONSTANT
     warmup: float = 0.0  # share of the steps over which the rate rises from 0
@@ -91,16 +97,18 @@ def fit(
     stage: Stage,
     seed: int,
     hardware: Hardware,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Train `method` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
 
+    `after_epoch` is called with the number of each epoch (from 1) that has ended, before its state is kept.
     A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
     CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss is no number.
     """
     fabric = hardware.fabric()
     fabric.launch()
     method.begin_training()
-    optimizer = torch.optim.AdamW(parameter_groups(method, config), weight_decay=config.weight_decay)
+    optimizer = make_optimizer(method, config)
     finished, rows = _resume(stage.state, method, optimizer) if stage.state.exists() else (0, [])
     model, optimizer = fabric.setup(method, optimizer)
 
@@ -148,10 +156,28 @@ def fit(
                 "a smaller learning rate (--lr) or another precision may help"
             )
         rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
+        method.eval()
+        after_epoch(epoch + 1)
+        method.train()
         if fabric.global_rank == 0:
             _save_state(stage.state, method, optimizer, epochs=epoch + 1, rows=rows)
             _write_losses(stage.losses, rows)
         fabric.barrier()
+
+
+def seconds(stage: Stage) -> float:
+    """How long the epochs of a stage took."""
+    with stage.losses.open(encoding="utf-8", newline="") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def make_optimizer(method: Method, config: Config) -> torch.optim.Optimizer:
+    groups = parameter_groups(method, config)
+    match config.optimizer:
+        case Optimizer.ADAMW:
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        case Optimizer.SGD:
+            return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
 
 
 def parameter_groups(method: Method, config: Config) -> list[dict[str, Any]]:

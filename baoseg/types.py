@@ -67,10 +67,12 @@ class Batch(NamedTuple):
     images: Float[Tensor, "b 3 h w"]
     labels: Float[Tensor, "b K"]
     valid: Bool[Tensor, "b 1 h w"]
+    pixel_labels: UInt8[Tensor, "b h w"] | None = None  # labels made beforehand (AMN); 255 where none is given
 
     def to(self, device: torch.device) -> "Batch":
         move = partial(Tensor.to, device=device, non_blocking=True)
-        return Batch(move(self.images), move(self.labels), move(self.valid))
+        pixel_labels = None if self.pixel_labels is None else move(self.pixel_labels)
+        return Batch(move(self.images), move(self.labels), move(self.valid), pixel_labels)
 
 
 class Maps(NamedTuple):

@@ -33,7 +33,7 @@ class Options:
 
 
 def method() -> BAO:
-    return BAO(build(NetConfig(), CLASSES, activation_heads=True), Config(background=Background.RELEASED)).eval()
+    return BAO(build(NetConfig(), CLASSES, heads=Heads(backgrounds=1)), Config(background=Background.RELEASED)).eval()
 
 
 def labels() -> Tensor:

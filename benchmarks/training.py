@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     batch = Batch(images, labels, torch.ones(options.batch_size, 1, options.side, options.side, dtype=torch.bool))
     runs = {}
     for settings in (transcam.Config(), bao.Config()):
-        network = nets.build(nets.Config(), CLASSES, activation_heads=isinstance(settings, bao.Config))
+        network = nets.build(nets.Config(), CLASSES, heads=heads_of(settings))
         method = make(settings, network)
         method.begin_training()
         method.train()

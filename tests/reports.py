@@ -11,7 +11,7 @@ from baoseg import report, seeds
 from baoseg.data.images import write_mask
 from baoseg.evaluate import evaluate_seeds
 from baoseg.masks import label_image
-from baoseg.runs import Run, write_json
+from baoseg.runs import Run, Stage, write_json
 from baoseg.seeds import Seed
 from baoseg.types import ClassSet, Sample
 
@@ -57,8 +57,16 @@ class Scenes:
         return "0"
 
 
-def seed_of(scenes: Scenes, index: int, *, background: bool) -> Seed:
-    """A map that falls off from the rectangle's middle; the learned background is right at its edges."""
+def decision_of(method: str) -> str:
+    """How the background is decided: one of evaluate.DECISIONS."""
+    return {"bas": "image_specific", "bao": "threshold_free"}.get(method, "fixed")
+
+
+def seed_of(scenes: Scenes, index: int, *, decision: str) -> Seed:
+    """A map that falls off from the rectangle's middle; the learned background is right at its edges.
+
+    An image-specific threshold is another one for each picture: 0.35, 0.45, ...
+    """
     truth = scenes.truth(index)
     inside = (truth[::4, ::4] % 255 > 0).float()
     y, x = torch.meshgrid(*(torch.arange(float(side)) for side in inside.shape), indexing="ij")
@@ -66,38 +74,59 @@ def seed_of(scenes: Scenes, index: int, *, background: bool) -> Seed:
     return Seed(
         classes=scenes.labels(index).nonzero()[:, 0] + 1,
         scores=scores,
-        background=1 - inside if background else None,
+        background=1 - inside if decision == "threshold_free" else None,
         size=(truth.shape[0], truth.shape[1]),
+        threshold=0.35 + 0.1 * index if decision == "image_specific" else None,
     )
 
 
-def write_run(root: Path, scenes: Scenes, stages: Sequence[str]) -> Run:
-    """The first stage needs a threshold, the others learn a background. Everything but the report itself."""
+def write_run(root: Path, scenes: Scenes, stages: Sequence[str], *, measured: bool = False) -> Run:
+    """Everything but the report itself; a stage whose name is a sum (a+b) is a fusion, for which nothing was trained.
+
+    `measured` adds what the trained stages cost and the evaluation after each epoch.
+    """
     run = Run(root)
     data = {"eval": {"split": scenes.split, "images": len(scenes), "fingerprint": scenes.fingerprint()}}
     recipe = {"name": "fake", "data": {"path": "scenes"}}
     write_json(
         run.manifest, {"recipe": recipe, "version": "1.2.3", "data": data, "environment": {}, "stages": list(stages)}
     )
-    for name in stages:
-        stage, learned = run.stage(name), name != stages[0]
+    for number, name in enumerate(stages):
+        stage, decision = run.stage(name), decision_of(name)
         for i, picture in enumerate(scenes.names):
-            seed = seed_of(scenes, i, background=learned)
+            seed = seed_of(scenes, i, decision=decision)
             seeds.save(stage.maps(scenes.split, picture), seed)
-            write_mask(stage.mask(scenes.split, picture), label_image(seed, threshold=None if learned else THRESHOLD))
-        stage.losses.write_text("epoch,step,seconds,cls,pcl\n0,10,1.5,0.7,1.2\n1,20,1.4,0.5,0.9\n")
+            write_mask(
+                stage.mask(scenes.split, picture), label_image(seed, threshold=None if seed.decided else THRESHOLD)
+            )
+        if "+" not in name:
+            stage.losses.write_text("epoch,step,seconds,cls,pcl\n0,10,1.5,0.7,1.2\n1,20,1.4,0.5,0.9\n")
+        if measured and "+" not in name:
+            _write_measurements(stage, number)
         if scenes.has_masks:
-            pairs = ((seed_of(scenes, i, background=learned), scenes.truth(i)) for i in range(len(scenes)))
+            pairs = ((seed_of(scenes, i, decision=decision), scenes.truth(i)) for i in range(len(scenes)))
             scores = evaluate_seeds(pairs, len(scenes.classes), threshold=THRESHOLD)
             about = {"split": scenes.split, "images": len(scenes)}
             write_json(stage.metrics, {**about, "classes": ["background", *scenes.classes.names], **scores})
     return run
 
 
+def _write_measurements(stage: Stage, number: int) -> None:
+    train = {"seconds": 90.0 * (number + 1), "peak_mb": 1500.0, "epochs": 2}
+    write_json(stage.costs, {"train": train, "maps": {"seconds": 3.0, "peak_mb": 800.0, "pictures": 12}})
+    lines = [f"{epoch},{40 + 2 * number + 3 * epoch},{45 + 2 * number},0.4" for epoch in (1, 2, 3)]
+    stage.epochs.write_text("\n".join(["epoch,miou,oracle_miou,oracle_threshold", *lines]) + "\n")
+
+
 def write_report(
-    root: Path, scenes: Scenes, stages: Sequence[str] = ("transcam", "bao"), *, config: report.Config | None = None
+    root: Path,
+    scenes: Scenes,
+    stages: Sequence[str] = ("transcam", "bao"),
+    *,
+    config: report.Config | None = None,
+    measured: bool = False,
 ) -> tuple[Run, str]:
     """The run and the text of its page."""
-    run = write_run(root, scenes, stages)
+    run = write_run(root, scenes, stages, measured=measured)
     page = report.build(run, stages=stages, dataset=scenes, config=config or report.Config(), title="A fake run")
     return run, page.read_text(encoding="utf-8")

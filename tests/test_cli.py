@@ -14,9 +14,10 @@ import pytest
 import tiny
 import torch
 
-from baoseg import cli, pipeline, recipes
+from baoseg import cli, pipeline, published, recipes, report, reproduce, seeds
 from baoseg.errors import BaosegError
-from baoseg.runs import Run
+from baoseg.fusion import fuse
+from baoseg.runs import Run, read_json
 
 DEVICE = ("--accelerator", "cpu", "--workers", "0")
 
@@ -34,9 +35,12 @@ def bao(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
+    """All but what holds times."""
     suffixes = (".safetensors", ".npz", ".png", ".json")
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.suffix in suffixes
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix in suffixes and path.name != "costs.json"
     }
 
 
@@ -100,6 +104,113 @@ def test_every_override_reaches_the_recipe() -> None:
     assert cli.Overrides().apply(recipes.named("photos")) == recipes.photos()
 
 
+# ------------------------------------------------------------------------- compare, fuse, reproduce
+
+
+class Calls:
+    """Stands in for a function and keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[tuple, dict]] = []
+
+    def __call__(self, *positional: object, **named: object) -> None:
+        self.seen.append((positional, named))
+
+
+def test_compare_hands_on_what_was_asked(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(pipeline, "compare", calls)
+    words = ("--methods", "cam", "bas", "--seeds", "irn=a=b", f"psa={tmp_path}", "--fuse", "cam+bas", "cam+irn")
+    bao("compare", "tiny", "--out", tmp_path, *words, "--allow-pickle", "--epochs", "5", *DEVICE)
+    bao("compare", "--methods", "bao", "--out", tmp_path, *DEVICE)
+    everything, little = calls.seen
+    assert everything == (
+        (recipes.override(tiny.RECIPE, epochs=5), tmp_path),
+        {
+            "methods": ("cam", "bas"),
+            "seeds": {"irn": "a=b", "psa": str(tmp_path)},
+            "fuse": ("cam+bas", "cam+irn"),
+            "allow_pickle": True,
+            "hardware": tiny.HARDWARE,
+        },
+    )
+    nothing = {"seeds": {}, "fuse": (), "allow_pickle": False}
+    assert little == ((recipes.demo(), tmp_path), {"methods": ("bao",), **nothing, "hardware": tiny.HARDWARE})
+
+
+def test_compare_shows_methods_beside_seeds_and_sums(
+    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tiny_run.root / "transcam"
+    sums = ("--seeds", f"other={other}", "--fuse", "cam+other")
+    bao("compare", "tiny", "--out", tmp_path / "run", "--methods", "cam", *sums, *DEVICE)
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines() if "fixed 0.30" in line] == ["cam", "other", "cam+other"]
+    run = Run(tmp_path / "run")
+    assert read_json(run.manifest)["stages"] == ["cam", "other", "cam+other"]
+    assert {row.method: bool(row.costs.get("train")) for row in report.summary(run, ["cam", "other", "cam+other"])} == {
+        "cam": True,
+        "other": False,
+        "cam+other": False,
+    }
+    page = run.report.read_text()
+    assert all(title in page for title in report.COST_COLUMNS)
+
+
+def test_fuse_adds_up_what_exists(
+    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "photos", lambda: tiny.RECIPE)  # the pictures of `tiny` are generated
+    sources = [tiny_run.root / "transcam", tiny_run.root]
+    bao("fuse", *sources, "--data", "synthetic", "--out", tmp_path / "run")
+    (name,) = read_json(tmp_path / "run" / "run.json")["stages"]
+    stage = Run(tmp_path / "run").stage(name)
+    files = sorted(path.stem for path in (stage.root / "maps" / "val").iterdir())
+    assert len(files) == 5
+    for picture in files:
+        parts = [seeds.load(tiny_run.stage(part).maps("val", picture)) for part in ("transcam", "bao")]
+        torch.testing.assert_close(
+            seeds.load(stage.maps("val", picture)).scores, fuse(parts).scores.half().float(), rtol=0, atol=0
+        )
+    assert stage.metrics.exists() and (tmp_path / "run" / "report.html").exists()
+
+
+def test_fuse_hands_on_what_was_asked(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(pipeline, "fuse_seeds", calls)
+    bao("fuse", "one", "two", "--data", "here", "--out", tmp_path, "--eval-split", "test", "--allow-pickle")
+    ((positional, named),) = calls.seen
+    base, sources, out = positional
+    assert (base.data.path, base.data.eval_split, sources, out) == ("here", "test", ("one", "two"), tmp_path)
+    assert named == {"allow_pickle": True}
+
+
+def test_reproduce_hands_on_what_was_asked(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(reproduce, "run", calls)
+    bao("reproduce", "bas-table-9", "--recipe", "tiny", "--out", tmp_path, "--seeds", "irn=a", "--seed", "4", *DEVICE)
+    bao("reproduce", "bao-figure-4", *DEVICE)
+    everything, little = calls.seen
+    assert everything == (
+        ("bas-table-9", recipes.override(tiny.RECIPE, seed=4), tmp_path),
+        {"seeds": {"irn": "a"}, "allow_pickle": False, "hardware": tiny.HARDWARE},
+    )
+    assert little[0] == ("bao-figure-4", recipes.demo(), Path("bao-figure-4"))
+
+
+def test_reproduce_alone_lists_the_tables(bao: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    bao("reproduce")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(published.tables())
+    assert all(table.title in line for table, line in zip(published.tables().values(), lines, strict=True))
+
+
 # --------------------------------------------------------------------------------------------- help
 
 
@@ -128,8 +239,12 @@ assert "torch" not in sys.modules
         assert f"• {verb} " in pages[0]
     assert re.search(r"usage: bao run .*RECIPE", pages[2])
     assert "--data FOLDER" in pages[2]
-    for page in pages[4:8]:
-        assert re.search(r"usage: bao \w+ \[-h\].* RUN\b", page)
+    page_of = dict(zip(cli.VERBS, pages[1:], strict=False))
+    for verb in ("maps", "masks", "evaluate", "report"):
+        assert re.search(rf"usage: bao {verb} \[-h\].* RUN\b", page_of[verb])
+    assert all(name in " ".join(page_of["compare"].split()) for name in recipes.COMPARABLE)
+    assert all(name in page_of["reproduce"] for name in published.tables())
+    assert "SOURCE ... --data FOLDER --out RUN" in page_of["fuse"]
 
 
 def test_the_package_installs_the_command() -> None:
@@ -225,6 +340,38 @@ def test_a_run_folder_of_another_recipe(
 ) -> None:
     error = fails(bao, capsys, "run", "tiny", "--out", tiny_run.root, "--seed", "3")
     assert "another recipe (seed was 0, now 3)" in error
+
+
+@pytest.mark.parametrize("words", [("irn",), ("irn=",), ("irn=a", "irn=b")])
+def test_seeds_that_are_no_name_and_folder(
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    for verb in (("compare", "tiny", "--methods", "cam"), ("reproduce", "bas-table-9")):
+        error = fails(bao, capsys, *verb, "--out", tmp_path / "run", "--seeds", *words)
+        assert f"--seeds {words[-1]}: write NAME=FOLDER" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("compare", "tiny", "--methods", "cim"), "unknown method 'cim'; there are cam, "),
+        (("compare", "tiny", "--methods", "cam", "--seeds", "a/b=c"), "'a/b' cannot name a folder"),
+        (("compare", "tiny", "--methods", "cam", "--seeds", "..=c"), "'..' cannot name a folder"),
+        (("compare", "tiny", "--methods", "cam", "--fuse", "cam+bas"), "'cam+bas' is no sum"),
+        (("reproduce", "bao-table-2"), "no published table 'bao-table-2'; there are bao-table-1, "),
+        (("fuse", "nowhere", "--data", "synthetic"), "nowhere: neither a stage"),
+        (("fuse", "--data", "synthetic"), "name one source at least"),
+    ],
+)
+def test_mistakes_in_comparisons_end_in_one_line(
+    bao: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    problem: str,
+) -> None:
+    assert problem in fails(bao, capsys, *words, "--out", tmp_path / "run")
 
 
 def test_a_threshold_outside_the_maps(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baoseg import masks
 from baoseg.errors import DataError
-from baoseg.evaluate import THRESHOLDS, Confusion, ThresholdSweep, evaluate_seeds
+from baoseg.evaluate import DECISIONS, THRESHOLDS, Confusion, ThresholdSweep, evaluate_seeds, of_masks
 from baoseg.seeds import Seed
 
 
@@ -18,27 +18,29 @@ def image(rows):
     return torch.tensor(rows, dtype=torch.uint8)
 
 
-def seed_of(classes, scores, background=None, size=None):
+def seed_of(classes, scores, background=None, size=None, threshold=None):
     scores = torch.tensor(np.asarray(scores), dtype=torch.float32)
     return Seed(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=scores,
         background=None if background is None else torch.tensor(np.asarray(background), dtype=torch.float32),
         size=tuple(scores.shape[-2:]) if size is None else size,
+        threshold=threshold,
     )
 
 
-def random_pair(random, num_classes, *, learned=False, step=0.05):
+def random_pair(random, num_classes, *, decision="fixed", step=0.05):
     """A seed of 0 to 3 classes on a grid of its own and a ground truth, which may be all 255."""
     height, width = random.integers(1, 7, size=2)
     channels = int(random.integers(0, min(3, num_classes) + 1))
     classes = sorted(random.permutation(num_classes)[:channels] + 1)
     grid = (height, width) if random.random() < 0.7 else (max(1, height // 2), max(1, width // 2))
     scores = np.round(random.random((channels, *grid)) / step) * step  # many values equal to a threshold
-    background = random.random(grid) if learned else None
+    background = random.random(grid) if decision == "threshold_free" else None
+    threshold = float(random.random()) if decision == "image_specific" else None
     truth = random.integers(0, num_classes + 1, size=(height, width))
     truth[random.random((height, width)) < random.choice([0.0, 0.3, 1.0], p=[0.4, 0.5, 0.1])] = 255
-    seed = seed_of(classes, scores, background, size=(int(height), int(width)))
+    seed = seed_of(classes, scores, background, size=(int(height), int(width)), threshold=threshold)
     return seed, torch.tensor(truth, dtype=torch.uint8)
 
 
@@ -229,18 +231,22 @@ def test_thresholds_must_ascend(thresholds):
 
 
 @settings(deadline=None, max_examples=10)
-@given(seed=st.integers(0, 2**16), num_classes=st.integers(1, 6), learned=st.booleans())
-def test_evaluate_seeds_equals_the_parts_by_themselves(seed, num_classes, learned):
+@given(seed=st.integers(0, 2**16), num_classes=st.integers(1, 6), decision=st.sampled_from(DECISIONS))
+def test_evaluate_seeds_equals_the_parts_by_themselves(seed, num_classes, decision):
     random = np.random.default_rng(seed)
-    pairs = [random_pair(random, num_classes, learned=learned) for _ in range(3)]
+    pairs = [random_pair(random, num_classes, decision=decision) for _ in range(3)]
     threshold = 0.35
     metrics = evaluate_seeds(iter(pairs), num_classes, threshold=threshold)
-    assert list(metrics) == ["threshold_free", "fixed", "sweep", "oracle"]
+    assert list(metrics) == ["threshold_free", "image_specific", "fixed", "sweep", "oracle"]
     json.dumps(metrics, allow_nan=False)
-    decided = [(masks.label_image(one, threshold=None if learned else threshold), truth) for one, truth in pairs]
-    scores = dict(metrics["threshold_free"] if learned else metrics["fixed"])
-    assert metrics["fixed" if learned else "threshold_free"] is None
-    if not learned:
+    cuts = {"threshold_free": [None] * 3, "image_specific": [one.threshold for one, _ in pairs], "fixed": [0.35] * 3}
+    decided = [
+        (masks.label_image(one, threshold=cut), truth) for (one, truth), cut in zip(pairs, cuts[decision], strict=True)
+    ]
+    assert [name for name in DECISIONS if metrics[name] is not None] == [decision]
+    assert of_masks(metrics) is metrics[decision]
+    scores = dict(metrics[decision])
+    if decision == "fixed":
         assert scores.pop("threshold") == threshold
         at_threshold = metrics["sweep"]["miou"][35]
         assert at_threshold == scores["miou"]
@@ -287,14 +293,40 @@ def test_a_refused_picture_leaves_the_counts_as_they_were():
     assert confusion.counts.sum() == 0
 
 
-def test_seeds_with_and_without_a_background_do_not_mix():
-    pairs = [
-        (seed_of([1], [[[0.5]]], background=[[0.1]]), image([[1]])),
-        (seed_of([1], [[[0.5]]]), image([[1]])),
-    ]
-    for order in (pairs, pairs[::-1]):
-        with pytest.raises(DataError, match="some maps have a background map and some do not"):
-            evaluate_seeds(order, 1, threshold=0.3)
+SEEDS = {
+    "threshold_free": seed_of([1], [[[0.2, 0.5]]], background=[[0.3, 0.4]]),
+    "image_specific": seed_of([1], [[[0.2, 0.5]]], threshold=0.4),
+    "fixed": seed_of([1], [[[0.2, 0.5]]]),
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_the_scores_are_under_the_name_of_what_decided(decision):
+    """The seed's own background or threshold gets the picture right, the threshold of the call gets it wrong."""
+    metrics = evaluate_seeds([(SEEDS[decision], image([[0, 1]]))], 1, threshold=0.1)
+    assert of_masks(metrics)["miou"] == (25 if decision == "fixed" else 100)
+    assert [name for name in DECISIONS if metrics[name] is not None] == [decision]
+    assert ("threshold" in of_masks(metrics)) == (decision == "fixed")
+    assert metrics["oracle"]["miou"] == 100
+
+
+def test_each_picture_is_cut_at_its_own_threshold():
+    truth = image([[0, 1]])
+    pairs = [(seed_of([1], [[[low, high]]], threshold=high), truth) for low, high in [(0.1, 0.2), (0.5, 0.9)]]
+    metrics = evaluate_seeds(pairs, 1, threshold=0.3)
+    assert metrics["image_specific"]["miou"] == 100
+    assert metrics["oracle"]["miou"] < 100  # no one threshold is right for both
+
+
+@pytest.mark.parametrize("first", DECISIONS)
+@pytest.mark.parametrize("second", DECISIONS)
+def test_seeds_of_different_kinds_do_not_mix(first, second):
+    pairs = [(SEEDS[name], image([[0, 1]])) for name in (first, second)]
+    if first == second:
+        assert of_masks(evaluate_seeds(pairs, 1, threshold=0.3))["miou"] == 100
+        return
+    with pytest.raises(DataError, match="some maps have a background map or a threshold and some do not"):
+        evaluate_seeds(pairs, 1, threshold=0.3)
 
 
 def test_nothing_to_evaluate_is_an_error():

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import DataError, RecipeError
-from baoseg.maps import Config, Scaling, infer, input_size, normalise
+from baoseg.maps import Config, Scaling, infer, input_size, middle, normalise, views
 from baoseg.methods.base import Method
 from baoseg.types import Maps
 
@@ -160,6 +160,44 @@ def test_scales_and_flips_are_summed_and_then_normalised(background, flip, strid
         np.testing.assert_allclose(seed.background.numpy(), total[0], atol=1e-5)
     else:
         assert seed.background is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((256, 512, 768), 512), ((768, 256, 512), 512), ((64,), 64), ((96, 144), 144), ((1, 2, 3, 4), 3)],
+)
+def test_the_middle_scale_is_the_median_or_the_larger_of_two(sizes, expected):
+    assert middle(Config(sizes=sizes)) == expected
+
+
+class Chooser(Probe):
+    """Asks to be asked for a threshold and keeps what it is shown."""
+
+    chooses_threshold = True
+
+    def threshold(self, images, labels, scores):
+        self.shown = (images, labels, scores)
+        return 0.375
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_method_that_chooses_thresholds_sees_the_middle_scale_and_its_own_maps(flip):
+    image, method = picture(30, 41), Chooser(background=False)
+    config = Config(sizes=(32, 64, 48), flip=flip)
+    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION, stride=4)
+    assert seed.threshold == 0.375
+    images, labels, scores = method.shown
+    assert images.shape == (2 if flip else 1, 3, 48, 48)
+    assert torch.equal(images, views(image, 48, config=config, normalisation=NORMALISATION, stride=4))
+    assert torch.equal(labels, LABELS)
+    assert torch.equal(scores, seed.scores)
+
+
+def test_other_methods_are_not_asked_for_a_threshold():
+    for background in (True, False):
+        method = Probe(background=background)
+        seed = infer(method, picture(30, 41), LABELS, config=Config(**ONE_SCALE), normalisation=NORMALISATION, stride=4)
+        assert seed.threshold is None
 
 
 @pytest.mark.parametrize(("flip", "symmetric"), [(True, False), (False, True)])

@@ -5,17 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg.errors import RecipeError
-from baoseg.masks import Config, best_class, label_image
+from baoseg.masks import Config, best_class, confident_labels, label_image
 from baoseg.seeds import Seed
+from baoseg.types import IGNORE
 
 
-def seed_of(classes, scores, background=None, size=None):
+def seed_of(classes, scores, background=None, size=None, threshold=None):
     scores = torch.tensor(scores, dtype=torch.float32)
     return Seed(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=scores,
         background=None if background is None else torch.tensor(background, dtype=torch.float32),
         size=tuple(scores.shape[-2:]) if size is None else size,
+        threshold=threshold,
     )
 
 
@@ -35,6 +37,21 @@ def test_the_learned_background_decides_without_a_threshold():
 def test_an_explicit_threshold_overrides_the_learned_background():
     seed = seed_of([3], [[[0.1, 0.6]]], background=[[0.0, 1.0]])
     assert label_image(seed, threshold=0.5).tolist() == [[0, 3]]
+
+
+def test_a_seed_is_cut_at_its_own_threshold_unless_another_is_given():
+    """Image-specific thresholds (BAS sec. 5.5): as if that threshold had been asked for."""
+    scores = [[[0.1, 0.6, 0.3]], [[0.2, 0.5, 0.29]]]
+    seed = seed_of([3, 7], scores, threshold=0.3)
+    assert label_image(seed).tolist() == [[0, 3, 3]]
+    assert label_image(seed, threshold=0.2).tolist() == [[7, 3, 3]]
+    assert label_image(seed, threshold=0.0).tolist() == [[7, 3, 3]]  # 0 is a threshold, not the lack of one
+    assert label_image(seed_of([3, 7], scores, threshold=0.0)).tolist() == [[7, 3, 3]]
+
+
+def test_a_threshold_of_its_own_is_found_after_upsampling():
+    seed = seed_of([1], [[[0.0, 1.0]]], size=(1, 4), threshold=0.8)  # bilinear: 0, 1/4, 3/4, 1
+    assert label_image(seed).tolist() == [[0, 0, 0, 1]]
 
 
 def test_ties_between_classes_go_to_the_lower_index():
@@ -106,3 +123,44 @@ def test_best_class_gives_the_value_of_the_class_it_names():
     labels, values = best_class(seed_of([4, 9], [[[0.25, 0.5]], [[0.75, 0.125]]]))
     assert labels.tolist() == [[9, 4]]
     assert values.tolist() == [[0.75, 0.5]]
+
+
+def test_confident_labels_by_hand():
+    seed = seed_of([3, 7], [[[0.1, 0.14, 0.15, 0.44, 0.45, 0.9]], [[0.2, 0.0, 0.1, 0.4, 0.46, 0.9]]])
+    labels = confident_labels(seed, background=0.15, foreground=0.45)
+    assert labels.tolist() == [[IGNORE, 0, IGNORE, IGNORE, 7, 3]]
+    assert labels.dtype == torch.uint8
+
+
+def test_one_cut_leaves_no_doubt():
+    """With both at t nothing is ignored, and the labels are the mask at the threshold t."""
+    seed = seed_of([2, 4], np.random.default_rng(0).random((2, 6, 7)).round(1), size=(12, 14))
+    labels = confident_labels(seed, background=0.4, foreground=0.4)
+    assert torch.equal(labels, label_image(seed, threshold=0.4))
+    everything = confident_labels(seed, background=0.0, foreground=1.0)
+    assert set(everything.unique().tolist()) <= {2, 4, IGNORE}
+
+
+def test_a_seed_without_classes_labels_the_picture_as_background():
+    seed = seed_of([], np.zeros((0, 1, 2)), size=(4, 8))
+    assert (confident_labels(seed, background=0.15, foreground=0.45) == torch.zeros(4, 8, dtype=torch.uint8)).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**16),
+    channels=st.integers(0, 3),
+    cuts=st.tuples(st.integers(1, 10), st.integers(1, 10)).map(sorted),
+)
+def test_confident_labels_equal_a_loop_over_the_pixels(seed, channels, cuts):
+    random = np.random.default_rng(seed)
+    classes = sorted(random.permutation(9)[:channels] + 1)
+    scores = np.round(random.random((channels, 4, 5)), 1)  # coarse, so that some are equal to a cut
+    low, high = cuts[0] / 10, cuts[1] / 10
+    labels = confident_labels(seed_of(classes, scores), background=low, foreground=high)
+    for y in range(4):
+        for x in range(5):
+            values = scores[:, y, x].round(1).tolist()
+            best = max(values, default=0.0)
+            expected = 0 if best < low else classes[values.index(best)] if best >= high else IGNORE
+            assert labels[y, x] == expected

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tiny
 import torch
 from PIL import Image
 
-from baoseg import masks, pipeline, seeds
+from baoseg import masks, nets, pipeline, seeds
 from baoseg.data import Config as DataConfig
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
@@ -19,7 +20,8 @@ from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
 from baoseg.errors import CheckpointError, DataError, RecipeError, RunError
 from baoseg.evaluate import THRESHOLDS
-from baoseg.methods import bao, cam, transcam
+from baoseg.fusion import fuse
+from baoseg.methods import amn, bao, cam, transcam
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, read_json
 
@@ -51,7 +53,7 @@ def results(folder: Path) -> dict[str, bytes]:
             manifest = json.loads(path.read_text())
             del manifest["environment"]  # the commit may change while the tests run
             found[name] = json.dumps(manifest).encode()
-        elif name != "report.html":
+        elif not name.endswith(("report.html", "costs.json")):
             found[name] = path.read_bytes()
     return found
 
@@ -62,7 +64,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def test_a_run_leaves_the_files_of_the_layout_and_no_other(tiny_run: Run) -> None:
     expected = {"run.json", "report.html"}
     for stage in STAGES:
-        expected |= {f"{stage}/{name}" for name in ("network.safetensors", "losses.csv", "metrics.json")}
+        expected |= {f"{stage}/{name}" for name in ("network.safetensors", "losses.csv", "costs.json", "metrics.json")}
         expected |= {f"{stage}/maps/val/{name}.npz" for name in VAL} | {f"{stage}/masks/val/{name}.png" for name in VAL}
     assert set(files(tiny_run.root)) == expected
 
@@ -459,5 +461,109 @@ def test_maps_of_a_class_list_that_has_changed_since_training_are_refused(tmp_pa
     folder = pipeline.begin(recipe, tmp_path / "run")
     pipeline.train_stages(folder, hardware=tiny.HARDWARE)
     (data / "classes.txt").write_text("frog\nbee\n")  # as many, in another order
-    with pytest.raises(DataError, match=r"its classes are frog, bee, but .* was trained for bee, frog"):
+    with pytest.raises(DataError, match=r"the classes of the pictures are frog, bee, but .* was trained for bee, frog"):
         pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+
+
+# ------------------------------------------------------------------------------- several methods side by side
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """BNR, AMN on TransCAM's seeds, the seeds of another tool, and a sum."""
+    folder = tmp_path_factory.mktemp("comparison")
+    scenes = open_dataset(tiny.RECIPE.data, "eval")
+    (folder / "other").mkdir()
+    for index, name in enumerate(VAL):  # as the IRN family saves them: classes from 0, without the background
+        keys = scenes.labels(index).nonzero()[:, 0].numpy()
+        truth = scenes[index].mask
+        assert truth is not None
+        maps = np.stack([(truth == key + 1).float().numpy() for key in keys])
+        np.save(folder / "other" / f"{name}.npy", {"keys": keys, "high_res": maps}, allow_pickle=True)
+    return pipeline.compare(
+        SHORT,
+        folder / "run",
+        methods=["bnr", "transcam+amn"],
+        seeds={"other": str(folder / "other")},
+        fuse=["bnr+other"],
+        allow_pickle=True,
+        hardware=tiny.HARDWARE,
+    )
+
+
+def test_a_comparison_evaluates_methods_foreign_seeds_and_sums(comparison: Run) -> None:
+    names = ["transcam", "bnr", "transcam+amn", "other", "bnr+other"]
+    assert read_json(comparison.manifest)["stages"] == names
+    metrics = {name: read_json(comparison.stage(name).metrics) for name in names}
+    assert all(result["fixed"] is not None for result in metrics.values())
+    # the other tool's maps are the ground truth at a quarter of its sides: as good as that resolution allows
+    assert metrics["other"]["oracle"]["miou"] > 80
+    assert metrics["bnr+other"]["oracle"]["miou"] > metrics["bnr"]["oracle"]["miou"]
+
+
+def test_a_sum_is_that_of_the_maps_on_disk(comparison: Run) -> None:
+    paths = [comparison.stage(name).maps("val", VAL[0]) for name in ("bnr", "other", "bnr+other")]
+    first, second, total = (seeds.load(path) for path in paths)
+    expected = fuse([first, second])
+    torch.testing.assert_close(total.scores, expected.scores, atol=1e-3, rtol=0.0)
+    assert total.classes.equal(expected.classes)
+
+
+def test_amn_learns_from_confident_seeds_of_the_training_pictures(comparison: Run) -> None:
+    scenes = open_dataset(SHORT.data, "train")
+    method = pipeline.recipe_of(comparison).stages[-1].method
+    assert isinstance(method, amn.Config)
+    stage = pipeline.recipe_of(comparison).stages[-1]
+    label = pipeline._pixel_labels(comparison, stage, scenes, hardware=tiny.HARDWARE)
+    assert label is not None
+    seed = seeds.load(comparison.stage("transcam").maps("train", scenes.names[3]))
+    best = seed.upsample().scores.max(dim=0).values
+    labels = label(3)
+    assert (labels == 0).equal(best < method.background_below)
+    assert (labels == 255).equal((best >= method.background_below) & (best < method.foreground_above))
+    assert set(labels.unique().tolist()) <= {0, 255, *seed.classes.tolist()}
+
+
+def test_costs_are_noted(comparison: Run) -> None:
+    costs = read_json(comparison.stage("bnr").costs)
+    assert costs["train"]["seconds"] > 0
+    assert costs["train"]["epochs"] == 1
+    assert costs["maps"]["pictures"] == len(VAL)
+    assert not comparison.stage("other").costs.exists()
+
+
+def test_transcam_on_a_cnn_is_cam_and_left_out(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr(pipeline, "run", lambda recipe, out, *, hardware: asked.append(recipe) or Run(out))
+    base = replace(SHORT, net=nets.Config(backbone="timm:test_resnet"))
+    pipeline.compare(base, Path("nowhere"), methods=["transcam", "cam", "bnr"], hardware=tiny.HARDWARE)
+    assert asked[0].names == ["cam", "bnr"]
+    assert "transcam: the same as cam" in capsys.readouterr().out
+
+
+def test_seeds_of_a_run_can_be_fused_in_a_run_of_their_own(tiny_run: Run, tmp_path: Path) -> None:
+    alone = pipeline.fuse_seeds(tiny.RECIPE, [str(tiny_run.root)], tmp_path / "alone")
+    own, again = (read_json(folder.metrics) for folder in (tiny_run.stage("bao"), alone.stage("fused")))
+    assert again["threshold_free"]["miou"] == pytest.approx(own["threshold_free"]["miou"], abs=0.2)  # halves, twice
+    both = pipeline.fuse_seeds(tiny.RECIPE, [str(tiny_run.root / stage) for stage in STAGES], tmp_path / "both")
+    assert read_json(both.stage("fused").metrics)["fixed"] is not None
+    assert (both.root / "report.html").exists()
+
+
+def test_seeds_that_are_nowhere_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: neither a stage of this run nor a folder"):
+        pipeline.fuse_seeds(tiny.RECIPE, [str(tmp_path / "nowhere")], tmp_path / "run")
+
+
+def test_the_network_in_training_is_evaluated_after_each_epoch(tmp_path: Path) -> None:
+    """The last row is the network that is kept, since figure 4 keeps the online one."""
+    recipe = replace(SHORT, stages=(replace(SHORT.stages[0], schedule=tiny.RECIPE.stages[0].schedule),))
+    folder = run(replace(recipe, epoch_curves=True), tmp_path / "run")
+    stage = folder.stage("transcam")
+    rows = [line.split(",") for line in stage.epochs.read_text().splitlines()]
+    assert rows[0] == ["epoch", "miou", "oracle_miou", "oracle_threshold"]
+    assert [row[0] for row in rows[1:]] == ["1", "2"]
+    metrics = read_json(stage.metrics)
+    assert float(rows[-1][1]) == pytest.approx(metrics["fixed"]["miou"], abs=0.3)  # maps on disk are halves
+    without = run(recipe, tmp_path / "without")
+    assert results(without.root)["transcam/network.safetensors"] == results(folder.root)["transcam/network.safetensors"]

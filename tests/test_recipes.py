@@ -53,8 +53,9 @@ def test_override_changes_what_is_named_and_nothing_else() -> None:
     assert recipes.override(recipe) == recipe
 
 
-def test_only_keeps_one_stage() -> None:
-    assert [stage.name for stage in recipes.override(recipes.bao_voc(), only="bao").stages] == ["bao"]
+def test_only_keeps_one_stage_which_then_starts_from_the_weights_given() -> None:
+    (stage,) = recipes.override(recipes.bao_voc(), only="bao").stages
+    assert (stage.name, stage.start) == ("bao", None)
     with pytest.raises(RecipeError, match="no stage 'cam'"):
         recipes.override(recipes.bao_voc(), only="cam")
 
@@ -63,5 +64,90 @@ def test_unknown_and_contradicting_recipes() -> None:
     with pytest.raises(RecipeError, match=r"unknown recipe 'voc'; there are demo, "):
         recipes.named("voc")
     recipe = recipes.demo()
-    with pytest.raises(RecipeError, match="each method once"):
+    with pytest.raises(RecipeError, match="name each once"):
         replace(recipe, stages=(recipe.stages[0], recipe.stages[0]))
+
+
+# ------------------------------------------------------------------------------- several methods side by side
+
+
+def test_a_comparison_trains_what_is_asked_and_what_that_starts_from() -> None:
+    base = recipes.msrc14()
+    recipe = recipes.comparison(base, ["bao", "amn", "bas"])
+    assert [(stage.name, stage.start, stage.labelled_by) for stage in recipe.stages] == [
+        ("cam", None, None),
+        ("amn", "cam", "cam"),
+        ("bas", None, None),
+        ("bao", "cam", None),
+    ]
+    cam, amn, bas, bao = (stage.schedule for stage in recipe.stages)
+    assert (cam, amn, bao) == (base.stages[0].schedule, base.stages[1].schedule, base.stages[1].schedule)
+    assert bas == replace(cam, epochs=cam.epochs + bao.epochs)
+    assert (recipe.net, recipe.data, recipe.augment, recipe.maps) == (base.net, base.data, base.augment, base.maps)
+
+
+def test_the_stages_of_the_base_recipe_keep_their_settings() -> None:
+    base = recipes.demo()
+    recipe = recipes.comparison(base, ["transcam", "bao"])
+    assert recipe.stages == base.stages
+
+
+def test_every_comparable_method_is_built_and_kept_in_json() -> None:
+    recipe = recipes.comparison(recipes.demo(), recipes.COMPARABLE, seeds={"other": "there"}, fuse=["cam+other"])
+    assert recipe.names == [*recipes.COMPARABLE, "other", "cam+other"]
+    assert settings.from_json(settings.to_json(recipe), recipes.Recipe, source="here") == recipe
+    starts = {stage.name: stage.start for stage in recipe.stages}
+    assert starts["transcam+amn"] == "transcam"
+    assert starts["bao"] == "transcam"  # as in the base recipe
+
+
+@pytest.mark.parametrize(
+    ("fuse", "sources"),
+    [
+        ("cam+bas", ("cam", "bas")),
+        ("bas+bas", ("bas", "bas")),
+        ("transcam+amn+bas", ("transcam+amn", "bas")),
+        ("cam+transcam+amn+other", ("cam", "transcam", "amn", "other")),
+    ],
+)
+def test_sums_are_read_by_their_names(fuse: str, sources: tuple[str, ...]) -> None:
+    methods = ["cam", "transcam", "amn", "transcam+amn", "bas"]
+    recipe = recipes.comparison(recipes.demo(), methods, seeds={"other": "there"}, fuse=[fuse])
+    fusion = recipe.fusions[-1]
+    assert fusion.called == fuse
+    assert "+".join(fusion.sources) == fuse
+    assert set(fusion.sources) <= set(recipe.names)
+
+
+@pytest.mark.parametrize("fuse", ["cam", "cam+", "+cam", "cam+seam", "cambas"])
+def test_a_sum_of_what_is_not_there_is_refused(fuse: str) -> None:
+    with pytest.raises(RecipeError, match=r"is no sum of two or more of cam, bas; write e\.g\. cam\+bas"):
+        recipes.comparison(recipes.demo(), ["cam", "bas"], fuse=[fuse])
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(RecipeError, match="unknown method 'sam'; there are cam, transcam"):
+        recipes.comparison(recipes.demo(), ["sam"])
+
+
+def test_a_stage_needs_what_it_starts_from_before_it() -> None:
+    recipe = recipes.demo()
+    with pytest.raises(RecipeError, match="bao needs the stage transcam, which does not come before it"):
+        replace(recipe, stages=recipe.stages[::-1])
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    recipe = recipes.demo()
+    with pytest.raises(RecipeError, match="cannot name a folder"):
+        replace(recipe, stages=(), fusions=(recipes.Fusion(called=name, sources=("here",)),))
+
+
+def test_the_ablation_of_figure_4_differs_in_how_the_target_follows() -> None:
+    recipe = recipes.follow_ablation(recipes.demo())
+    assert recipe.names == ["transcam", "amn", "share", "ema", "share+ema"]
+    assert recipe.epoch_curves
+    methods = [stage.method for stage in recipe.stages[2:]]
+    assert all(isinstance(method, bao.Config) and method.keep is bao.Keep.ONLINE for method in methods)
+    assert len({replace(method, follow=bao.Config().follow) for method in methods}) == 1  # type: ignore[type-var]
+    assert all(stage.start == "transcam" for stage in recipe.stages[1:])

@@ -76,6 +76,110 @@ def test_classes_say_what_the_metrics_say(written: tuple[Run, str]) -> None:
     assert cells(page, "per-class") == expected
 
 
+SIX = ("cam", "transcam", "bnr", "bas", "bao", "cam+bas")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    return write_report(tmp_path_factory.mktemp("compared"), Scenes(4, CLASSES), SIX, measured=True)
+
+
+def test_costs_are_minutes_megabytes_and_seconds_a_picture(compared: tuple[Run, str], written: tuple[Run, str]) -> None:
+    _, page = compared
+    rows = cells(page, "summary")
+    assert [row[10:] for row in rows] == [
+        *([f"{1.5 * (i + 1):.1f}", "1500", "0.25"] for i in range(5)),
+        ["–"] * 3,  # nothing was trained for a sum
+    ]
+    assert "Time and memory" in page and "Time and memory" not in written[1]
+    assert {len(row) for row in cells(written[1], "summary")} == {10}
+
+
+def test_costs_that_were_not_measured_are_dashes(tmp_path: Path) -> None:
+    run = write_run(tmp_path, Scenes(1, CLASSES), ["cam"])
+    write_json(run.stage("cam").costs, {"train": {"seconds": 30.0, "peak_mb": None}})
+    (row,) = report.summary(run, ["cam"])
+    assert row.cells()[2] == ["0.5", "–", "–"]
+
+
+def test_eight_methods_fit_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    methods = ["cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao", "cam+bas"]
+    run = write_run(tmp_path, Scenes(2, CLASSES), methods, measured=True)
+    for width in (80, 132):
+        out = StringIO()
+        Console(file=out, width=width).print(report.table(run, methods))
+        lines = out.getvalue().splitlines()
+        assert max(map(len, lines)) <= width and "…" not in out.getvalue()
+        first = [line.split()[0] for line in lines if line.strip()]
+        assert [word for word in first if word in methods] == 2 * methods  # scores, and below them the costs
+        for row in report.summary(run, methods):
+            own, oracle, costs = row.cells()
+            for row_cells in (own + oracle, [row.method, *costs]):
+                assert " ".join(row_cells) in {" ".join(line.split()) for line in lines}
+
+
+def test_a_long_name_is_broken_in_the_terminal_and_no_number_is(tmp_path: Path) -> None:
+    name = "the-seeds-of-another-tool"
+    run = write_run(tmp_path, Scenes(1, CLASSES), [name])
+    out = StringIO()
+    Console(file=out, width=80).print(report.table(run, [name]))
+    own, oracle, _ = report.summary(run, [name])[0].cells()
+    assert " ".join(own[1:] + oracle) in " ".join(out.getvalue().split())
+
+
+def test_results_without_a_common_threshold_are_lines_across(compared: tuple[Run, str]) -> None:
+    run, page = compared
+    assert [row[1] for row in cells(page, "summary")][3:5] == ["per image", "learned"]
+    found = re.search(r'id="curve">.*?(<svg.*?</svg>)(.*?)</figure>', page, re.DOTALL)
+    assert found
+    drawing, legend = found.groups()
+    line = r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip[^>]*stroke-dasharray: [^>]*stroke: (#\w+)'
+    across = {colour: float(top) for _, top, _, end, colour in re.findall(line, drawing) if top == end}
+    bas, bao = (report.COLOURS[SIX.index(name)] for name in ("bas", "bao"))
+    assert set(across) == {bas, bao}
+    own = {name: read_json(run.stage(name).metrics) for name in ("bas", "bao")}
+    higher = own["bas"]["image_specific"]["miou"] > own["bao"]["threshold_free"]["miou"]
+    assert (across[bas] < across[bao]) == higher  # y goes down in a picture
+    assert "a threshold for each image" in legend and "background learned" in legend and "fixed beforehand" in legend
+
+
+def test_legend_explains_only_what_is_drawn(written: tuple[Run, str]) -> None:
+    _, page = written
+    assert "background learned" in page and "a threshold for each image" not in page
+
+
+def test_epochs_are_drawn_where_they_were_evaluated(compared: tuple[Run, str], written: tuple[Run, str]) -> None:
+    run, page = compared
+    assert 'id="epochs"' not in written[1]
+    found = re.search(r'id="epochs">.*?(<svg.*?</svg>)(.*?)</figure>', page, re.DOTALL)
+    assert found
+    drawing, legend = found.groups()
+    assert re.findall(r"</i>(.*?)</li>", legend) == [name for name in SIX if name != "cam+bas"]
+    point = r"([\d.]+) ([\d.]+) \n"
+    lines = re.findall(rf'<path d="M {point}L {point}L {point}" clip[^>]*stroke: (#\w+)', drawing)
+    assert len(lines) == 2 * 5  # as decided, and at the oracle threshold
+    rise = {}
+    for name, i in (("cam", 0), ("bao", 4)):
+        rows = list(csv.DictReader(StringIO(run.stage(name).epochs.read_text())))
+        own = [float(line[1]) for line in lines if line[6] == report.COLOURS[i]]
+        rise[name] = (float(rows[0]["miou"]), own[0])
+    per_point = (rise["cam"][1] - rise["bao"][1]) / (rise["bao"][0] - rise["cam"][0])
+    first, last = float(lines[0][1]), float(lines[0][5])
+    assert (first - last) / per_point == pytest.approx(6, rel=1e-3)  # cam rises by 3 points an epoch
+
+
+def test_a_sum_has_no_curves_of_training(compared: tuple[Run, str]) -> None:
+    _, page = compared
+    training = page[page.index('id="losses-title"') :]
+    assert re.findall(r"<h3><i[^>]*></i>(.*?)</h3>", training) == [name for name in SIX if name != "cam+bas"]
+
+
+def test_gallery_holds_the_threshold_of_each_picture(compared: tuple[Run, str]) -> None:
+    _, page = compared
+    thresholds = [[method["threshold"] for method in picture["methods"]] for picture in gallery(page)["pictures"]]
+    assert thresholds == [[None, None, None, pytest.approx(0.35 + 0.1 * i), None, None] for i in range(4)]
+
+
 def test_terminal_shows_the_rows_of_the_page(written: tuple[Run, str]) -> None:
     run, page = written
     out = StringIO()
@@ -156,7 +260,7 @@ def test_gallery_holds_maps_masks_and_truth(written: tuple[Run, str]) -> None:
     scenes = Scenes(5, CLASSES)
     data = gallery(page)
     assert [picture["name"] for picture in data["pictures"]] == scenes.names
-    picture, seed = data["pictures"][1], seed_of(scenes, 1, background=True)
+    picture, seed = data["pictures"][1], seed_of(scenes, 1, decision="threshold_free")
     assert decode(picture["image"]).shape == (48, 64, 3)
     assert (decode(picture["truth"]) == scenes.truth(1).numpy()).all()
     cam, bao = picture["methods"]
@@ -232,6 +336,15 @@ def test_damaged_losses_are_named(tmp_path: Path, text: str) -> None:
     run = write_run(tmp_path, scenes, ["cam"])
     run.stage("cam").losses.write_text(text)
     with pytest.raises(RunError, match=r"losses\.csv: not a table of losses"):
+        report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t")
+
+
+@pytest.mark.parametrize("text", ["epoch,miou,oracle_miou\n1,half,2\n", "epoch,miou\n1,2\n"])
+def test_damaged_epochs_are_named(tmp_path: Path, text: str) -> None:
+    scenes = Scenes(1, CLASSES)
+    run = write_run(tmp_path, scenes, ["cam"])
+    run.stage("cam").epochs.write_text(text)
+    with pytest.raises(RunError, match=r"epochs\.csv: not a table of epochs"):
         report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t")
 
 

@@ -61,6 +61,13 @@ def coloured(mask: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(voc_palette())[mask.long()]
 
 
+def at(threshold: float, index: int) -> torch.Tensor:
+    """The mask that the page makes of its maps, which it holds in 8 bit."""
+    seed = seed_of(SCENES, index, decision="fixed")
+    rounded = replace(seed, scores=(255 * seed.scores.half().float()).round() / 255)
+    return coloured(label_image(rounded, threshold=threshold))
+
+
 def test_pages_with_buttons_and_keys(page: Page) -> None:
     assert text(page, "#counter") == "1 / 4"
     first = pixels(page, 0, 0)
@@ -78,7 +85,7 @@ def test_pages_with_buttons_and_keys(page: Page) -> None:
 
 
 def test_layers_show_masks_maps_and_truth(page: Page) -> None:
-    learned = seed_of(SCENES, 0, background=True)
+    learned = seed_of(SCENES, 0, decision="threshold_free")
     page.click("[data-layer=mask]")
     page.wait(IDLE)
     assert page.run("document.querySelector('[data-layer=mask]').getAttribute('aria-pressed')") == "true"
@@ -107,14 +114,12 @@ def test_dragging_the_threshold_makes_the_mask_of_that_threshold(page: Page) -> 
     page.wait(IDLE)
     assert text(page, "#level") == "0.30"
     without = pixels(page, 2, 0)
-    seed = seed_of(SCENES, 0, background=False)
-    rounded = replace(seed, scores=(255 * seed.scores.half().float()).round() / 255)  # as the page holds it
     for share in (0.15, 0.8):
         page.drag("#threshold", share)
         level = float(text(page, "#level"))
         assert abs(level - share) < 0.05
-        page.wait(f"document.getElementById('tiles').textContent.includes('at threshold {level:.2f}')")
-        assert (pixels(page, 1, 1) == coloured(label_image(rounded, threshold=level))).all()
+        page.wait(f"document.getElementById('tiles').textContent.includes('cut at {level:.2f}')")
+        assert (pixels(page, 1, 1) == at(level, 0)).all()
         assert (pixels(page, 2, 0) == without).all()  # what was learned without a threshold stays
     assert re.search(r"transcam \d", text(page, "#sweep"))
 
@@ -137,6 +142,65 @@ def test_fits_a_telephone_in_the_dark(page: Page) -> None:
         assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 21)"
     finally:
         page.resize(1000, 800)
+
+
+SIX = ("cam", "transcam", "bnr", "bas", "bao", "cam+bas")
+BAS, BAO, SUM = (1 + SIX.index(name) for name in ("bas", "bao", "cam+bas"))  # columns; the reference is 0
+
+
+@pytest.fixture
+def six(browser: Page, tmp_path: Path) -> Page:
+    run, _ = write_report(tmp_path, SCENES, SIX, measured=True)
+    browser.open(run.report)
+    browser.wait(IDLE)
+    return browser
+
+
+def test_an_image_specific_threshold_is_the_pictures_own_until_the_slider_moves(six: Page) -> None:
+    six.click("[data-layer=mask]")
+    six.wait(IDLE)
+    assert text(six, "#level") == "0.30"
+    assert "own threshold" in text(six, f"#tiles > div:nth-child({BAS + 1}) figcaption")
+    for index, own in enumerate((0.35, 0.45)):
+        assert f"own cut {own:.2f}" in text(six, f"#tiles > div:nth-child({BAS + 1})")
+        assert (pixels(six, BAS, 0) == pixels(six, BAS, 1)).all()  # the written mask, and the one made here
+        assert (pixels(six, BAS, 1) == at(own, index)).all()
+        assert (pixels(six, SUM, 1) == at(0.3, index)).all()
+        six.click("#next")
+        six.wait(f"{IDLE} && document.getElementById('counter').textContent === '{index + 2} / 4'")
+    assert text(six, "#sweep").endswith("own threshold for bas.")
+    six.drag("#threshold", 0.8)
+    level = float(text(six, "#level"))
+    for method in (BAS, BAO, SUM):
+        assert (pixels(six, method, 1) == at(level, 2)).all()
+    assert re.search(r"bas \d", text(six, "#sweep"))
+    six.click("#jumps button:nth-child(2)")
+    assert "own cut 0.55" in text(six, f"#tiles > div:nth-child({BAS + 1})")
+    assert text(six, "#level") == "0.30"
+    assert six.complaints == []
+
+
+def test_where_every_method_has_its_own_threshold_the_slider_stands_there(browser: Page, tmp_path: Path) -> None:
+    run, _ = write_report(tmp_path, SCENES, ["bas"])
+    browser.open(run.report)
+    browser.wait(IDLE)
+    assert text(browser, "#level") == "0.35"
+    browser.click("#next")
+    browser.wait(f"{IDLE} && document.getElementById('level').textContent === '0.45'")
+    assert browser.run("document.getElementById('threshold').valueAsNumber") == 0.45
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1366, 5), (360, 1)])
+def test_six_methods_are_readable_on_a_laptop_and_a_telephone(six: Page, width: int, columns: int) -> None:
+    six.resize(width, 768)
+    try:
+        assert six.run("document.documentElement.scrollWidth") <= width
+        tops = six.run("[...document.querySelectorAll('#tiles > div')].map((box) => box.offsetTop)")
+        assert len(tops) == 7
+        assert tops.count(tops[0]) == columns
+        assert six.run("Math.min(...[...document.querySelectorAll('#tiles canvas')].map((c) => c.clientWidth))") >= 130
+    finally:
+        six.resize(1000, 800)
 
 
 def test_works_without_ground_truth(browser: Page, tmp_path: Path) -> None:

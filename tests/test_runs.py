@@ -148,6 +148,8 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
         stage.state,
         stage.network,
         stage.losses,
+        stage.epochs,
+        stage.costs,
         stage.metrics,
         stage.maps("SPLIT", "NAME"),
         stage.mask("SPLIT", "NAME"),

@@ -11,13 +11,14 @@ from baoseg.errors import DataError, RunError
 from baoseg.seeds import Seed
 
 
-def make_seed(*, size=(6, 9), grid=(3, 4), classes=(2, 5), background=True):
+def make_seed(*, size=(6, 9), grid=(3, 4), classes=(2, 5), background=True, threshold=None):
     generator = torch.Generator().manual_seed(0)
     return Seed(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=torch.rand(len(classes), *grid, generator=generator),
         background=torch.rand(*grid, generator=generator) if background else None,
         size=size,
+        threshold=threshold,
     )
 
 
@@ -43,6 +44,32 @@ def test_a_seed_survives_the_disk_up_to_half_precision(tmp_path, classes, backgr
         assert loaded.background is None
     seeds.save(path, loaded)  # and again without any loss
     assert torch.equal(seeds.load(path).scores, loaded.scores)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1 / 3, 1.0])
+def test_a_threshold_survives_the_disk_exactly_and_upsampling(tmp_path, threshold):
+    seed = make_seed(background=False, threshold=threshold)
+    path = tmp_path / "a.npz"
+    seeds.save(path, seed)
+    loaded = seeds.load(path)
+    assert loaded.threshold == threshold
+    assert type(loaded.threshold) is float
+    assert loaded.background is None
+    assert loaded.upsample().threshold == threshold
+    with np.load(path, allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["classes", "scores", "size", "threshold"]
+        assert (arrays["threshold"].dtype, arrays["threshold"].shape) == (np.float64, ())
+
+
+def test_a_seed_without_a_threshold_says_so(tmp_path):
+    seeds.save(tmp_path / "a.npz", make_seed(background=False))
+    assert seeds.load(tmp_path / "a.npz").threshold is None
+
+
+def test_a_seed_that_knows_its_background_needs_no_threshold_of_others():
+    assert make_seed(background=True).decided
+    assert make_seed(background=False, threshold=0.0).decided
+    assert not make_seed(background=False).decided
 
 
 def test_the_file_holds_plain_arrays(tmp_path):

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import tiny
 import torch
 
 from baoseg import data, nets, train
-from baoseg.data import TrainSet
-from baoseg.errors import RunError
-from baoseg.methods import Method, bao, make
+from baoseg.data import TrainSet, collate
+from baoseg.errors import RecipeError, RunError
+from baoseg.methods import Method, amn, bao, make
+from baoseg.nets import Heads
 from baoseg.runs import Run, Stage
-from baoseg.train import Config, Decay, Hardware
+from baoseg.train import Config, Decay, Hardware, Optimizer
+from baoseg.types import IGNORE
 
 SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 
@@ -21,7 +24,7 @@ def fit(
 ) -> Method:
     """Train a BAO on tiny scenes; `until` stops after so many epochs, as a crash at that point would."""
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
-    network = nets.build(tiny.NET, len(pictures.classes), activation_heads=True, seed=1)
+    network = nets.build(tiny.NET, len(pictures.classes), heads=Heads(backgrounds=1), seed=1)
     method = make(bao.Config(), network)
     samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
     if until is not None:
@@ -38,14 +41,16 @@ def fit(
     return method
 
 
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = fit(Run(tmp_path / "whole").stage("bao"))
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path, optimizer: Optimizer) -> None:
+    schedule = replace(SCHEDULE, optimizer=optimizer)
+    whole = fit(Run(tmp_path / "whole").stage("bao"), schedule)
     broken = Run(tmp_path / "broken").stage("bao")
     for finished in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            fit(broken, until=finished)
+            fit(broken, schedule, until=finished)
         assert broken.losses.read_text().count("\n") == 1 + finished
-    resumed = fit(broken)
+    resumed = fit(broken, schedule)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     columns = [line.split(",")[:2] + line.split(",")[3:] for line in broken.losses.read_text().splitlines()]
@@ -84,7 +89,7 @@ def test_a_damaged_or_foreign_state_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="damaged"):
         fit(stage)
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
-    network = nets.build(replace(tiny.NET, head_kernel=1), len(pictures.classes), activation_heads=True)
+    network = nets.build(replace(tiny.NET, head_kernel=1), len(pictures.classes), heads=Heads(backgrounds=1))
     stage.state.write_bytes(content)
     method = make(bao.Config(), network)
     samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
@@ -99,8 +104,78 @@ def test_rate_of_each_decay() -> None:
     assert Config(epochs=1, batch_size=1, warmup=0.2).rate(0.05) == pytest.approx(0.25)
 
 
+def test_the_first_steps_of_sgd_by_hand() -> None:
+    """v <- 0.9 v + (g + decay w), w <- w - rate v, each group with its own rate."""
+    config = Config(epochs=1, batch_size=1, lr=0.1, head_lr=0.5, weight_decay=0.01, optimizer=Optimizer.SGD)
+    method = make(amn.Config(), nets.build(tiny.NET, 3, heads=Heads(backgrounds=1)).double())
+    stepper = train.make_optimizer(method, config)
+    heads = {id(parameter) for parameter in method.network.head_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    expected = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            expected[name] = (parameter.detach().clone(), torch.zeros_like(parameter))
+    for _ in range(2):
+        for name, (weight, velocity) in expected.items():
+            parameter = method.get_parameter(name)
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            moved = 0.9 * velocity + parameter.grad + 0.01 * weight
+            expected[name] = (weight - (0.5 if id(parameter) in heads else 0.1) * moved, moved)
+        stepper.step()
+        for name, (weight, _) in expected.items():
+            torch.testing.assert_close(method.get_parameter(name).detach(), weight)
+
+
+def halves(index: int) -> torch.Tensor:
+    """Labels of picture `index` of 64 x 64: background left, a class in the middle, no label right of it."""
+    labels = torch.zeros(64, 64, dtype=torch.uint8)
+    labels[:, 20:] = 1 + index % 3
+    labels[:, 50:] = IGNORE
+    return labels
+
+
+def test_a_training_set_brings_labels_of_pixels_where_it_is_given_some() -> None:
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    normalisation = data.transforms.Normalisation()
+    plain = TrainSet(pictures, tiny.RECIPE.augment, normalisation, seed=2)
+    labelled = TrainSet(pictures, tiny.RECIPE.augment, normalisation, seed=2, pixel_labels=halves)
+    for index in (0, 4):
+        for one, other in zip(plain[1, index][:3], labelled[1, index][:3], strict=True):
+            assert torch.equal(one, other)  # the same crop with and without
+        assert plain[1, index][3] is None
+        pixel_labels = labelled[1, index][3]
+        assert set(pixel_labels.unique().tolist()) == {0, 1 + index % 3, IGNORE}
+    assert collate([plain[1, 0], plain[1, 4]]).pixel_labels is None
+    batch = collate([labelled[1, 0], labelled[1, 4]])
+    assert torch.equal(batch.pixel_labels, torch.stack([labelled[1, index][3] for index in (0, 4)]))
+    moved = batch.to(torch.device("meta"))
+    assert {part.device.type for part in moved} == {"meta"}
+    assert collate([plain[1, 0]]).to(torch.device("cpu")).pixel_labels is None
+
+
+def fit_amn(stage: Stage, pixel_labels: Callable[[int], torch.Tensor] | None) -> None:
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    network = nets.build(tiny.NET, len(pictures.classes), heads=Heads(backgrounds=1))
+    samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2, pixel_labels=pixel_labels)
+    schedule = Config(epochs=4, batch_size=4, lr=1e-2, optimizer=Optimizer.SGD)
+    train.fit(make(amn.Config(), network), samples, config=schedule, stage=stage, seed=3, hardware=tiny.HARDWARE)
+
+
+def test_amn_learns_the_labels_of_pixels(tmp_path: Path) -> None:
+    stage = Run(tmp_path).stage("amn")
+    fit_amn(stage, halves)
+    header, *rows = stage.losses.read_text().splitlines()
+    assert header == "epoch,step,seconds,pcl"
+    assert float(rows[-1].split(",")[3]) < float(rows[0].split(",")[3])
+
+
+def test_amn_without_labels_of_pixels_ends_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="labelled_by"):
+        fit_amn(Run(tmp_path).stage("amn"), None)
+
+
 def test_heads_have_their_own_rate_and_the_target_none() -> None:
-    method = make(bao.Config(), nets.build(tiny.NET, 3, activation_heads=True))
+    method = make(bao.Config(), nets.build(tiny.NET, 3, heads=Heads(backgrounds=1)))
     groups = train.parameter_groups(method, replace(SCHEDULE, lr=1e-4, head_lr=1e-3))
     assert [group["lr"] for group in groups] == [1e-4, 1e-3]
     heads = sum(parameter.numel() for parameter in groups[1]["params"])

@@ -23,7 +23,7 @@ RECIPE = Recipe(
     augment=transforms.Config(resize_long=(48, 80), crop=64),
     stages=(
         Stage(method=transcam.Config(), schedule=train.Config(epochs=2, batch_size=4, lr=1e-3)),
-        Stage(method=bao.Config(), schedule=train.Config(epochs=3, batch_size=4, lr=1e-3)),
+        Stage(method=bao.Config(), start="transcam", schedule=train.Config(epochs=3, batch_size=4, lr=1e-3)),
     ),
     maps=MapsConfig(sizes=(64, 96)),
 )

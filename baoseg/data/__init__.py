@@ -1,6 +1,6 @@
 """Data sets: where labelled pictures come from, and how training draws its batches from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -83,14 +83,16 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
     return Folder(config.path, config.eval_split or ("val" if has_split(config.path, "val") else train))
 
 
-Item = tuple[Float[Tensor, "3 c c"], Float[Tensor, "K"], Bool[Tensor, "1 c c"]]  # image, labels, valid
+Item = tuple[  # image, labels, valid, pixel labels
+    Float[Tensor, "3 c c"], Float[Tensor, "K"], Bool[Tensor, "1 c c"], UInt8[Tensor, "c c"] | None
+]
 
 
 class TrainSet(TorchDataset):
     """Augmented pictures for training, asked for by (epoch, index) as `EpochSampler` yields them.
 
     The augmentation depends on seed, epoch and index alone: neither the number of workers nor resuming a run
-    changes it.
+    changes it. `pixel_labels` gives a picture's labels made beforehand, by its index, for methods that learn from such.
     """
 
     def __init__(
@@ -99,11 +101,14 @@ class TrainSet(TorchDataset):
         config: transforms.Config,
         normalisation: transforms.Normalisation,
         seed: int,
+        *,
+        pixel_labels: Callable[[int], UInt8[Tensor, "h w"]] | None = None,
     ) -> None:
         self.dataset = dataset
         self.config = config
         self.normalisation = normalisation
         self.seed = seed
+        self.pixel_labels = pixel_labels
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -111,18 +116,25 @@ class TrainSet(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         sample = self.dataset[index]
-        image, valid = transforms.augment(
+        image, valid, pixel_labels = transforms.augment(
             sample.image,
             config=self.config,
             normalisation=self.normalisation,
             generator=_generator(self.seed, epoch, index),
+            pixel_labels=None if self.pixel_labels is None else self.pixel_labels(index),
         )
-        return image, sample.labels, valid
+        return image, sample.labels, valid, pixel_labels
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    images, labels, valid = zip(*items, strict=True)
-    return Batch(images=torch.stack(images), labels=torch.stack(labels), valid=torch.stack(valid))
+    images, labels, valid, pixel_labels = zip(*items, strict=True)
+    given = [one for one in pixel_labels if one is not None]
+    return Batch(
+        images=torch.stack(images),
+        labels=torch.stack(labels),
+        valid=torch.stack(valid),
+        pixel_labels=torch.stack(given) if given else None,
+    )
 
 
 def batches(loader: DataLoader) -> Iterator[Batch]:

@@ -1,14 +1,16 @@
 """From an 8-bit picture to what a network sees: augmentation, and the normalisation of a backbone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torchvision.transforms.v2.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
 from baoseg.errors import RecipeError
+from baoseg.types import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,26 @@ def augment(
     config: Config,
     normalisation: Normalisation,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"]]:
-    """Resize, flip, change colours, normalise, crop. Gives the crop and which of its pixels are picture."""
+    pixel_labels: UInt8[Tensor, "h w"] | None = None,
+) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"], UInt8[Tensor, "c c"] | None]:
+    """Resize, flip, change colours, normalise, crop.
+
+    Gives the crop, which of its pixels are picture, and the labels of its pixels where the picture's are given: they go
+    the same way (nearest neighbour), and padding is 255.
+    """
     image = random_resize(image, config.resize_long, generator=generator)
-    if config.flip and _uniform(0.0, 1.0, generator) < 0.5:
+    flipped = config.flip and _uniform(0.0, 1.0, generator) < 0.5
+    if flipped:
         image = F.horizontal_flip(image)
     image = jitter_colours(image, config=config, generator=generator)
-    crop, valid = random_crop(normalise(image, normalisation), config.crop, generator=generator)
-    return crop, valid if config.mark_padding else torch.ones_like(valid)
+    place = random_place(image.shape[-2:], config.crop, generator=generator)
+    crop = cut(normalise(image, normalisation), place, config.crop)
+    valid = cut(torch.ones_like(image[:1], dtype=torch.bool), place, config.crop)
+    labels = None
+    if pixel_labels is not None:
+        scaled = F.resize(pixel_labels[None], list(image.shape[-2:]), interpolation=InterpolationMode.NEAREST_EXACT)
+        labels = cut(F.horizontal_flip(scaled) if flipped else scaled, place, config.crop, padding=IGNORE)[0]
+    return crop, valid if config.mark_padding else torch.ones_like(valid), labels
 
 
 def random_resize(
@@ -93,22 +107,27 @@ def jitter_colours(
     return image
 
 
-def random_crop(
-    image: Float[Tensor, "3 h w"], side: int, *, generator: torch.Generator
-) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"]]:
-    """A square of the picture at a random place; gives it and which of its pixels are picture.
+Place = tuple[tuple[slice, slice], tuple[slice, slice]]  # rows and columns: of the picture, and where in the crop
 
-    Where the picture is smaller than the square it lies at a random place inside and the rest is 0, which is
-    the mean colour after normalisation (the crop of the TransCAM, IRN and AffinityNet code).
+
+def random_place(size: Sequence[int], side: int, *, generator: torch.Generator) -> Place:
+    """Where a square of `side` pixels lies in a picture of `size` (height, width), or the picture in the square."""
+    height, width = size
+    return _overlap(height, side, generator), _overlap(width, side, generator)
+
+
+def cut(
+    image: Shaped[Tensor, "channels h w"], place: Place, side: int, *, padding: int = 0
+) -> Shaped[Tensor, "channels c c"]:
+    """The square of the picture at a place.
+
+    Where the picture is smaller than the square the rest is `padding`: 0 is the mean colour after normalisation (the
+    crop of the TransCAM, IRN and AffinityNet code).
     """
-    height, width = image.shape[-2:]
-    from_rows, to_rows = _overlap(height, side, generator)
-    from_columns, to_columns = _overlap(width, side, generator)
-    crop = image.new_zeros((3, side, side))
-    valid = torch.zeros((1, side, side), dtype=torch.bool, device=image.device)
+    (from_rows, to_rows), (from_columns, to_columns) = place
+    crop = image.new_full((image.shape[0], side, side), padding)
     crop[:, to_rows, to_columns] = image[:, from_rows, from_columns]
-    valid[:, to_rows, to_columns] = True
-    return crop, valid
+    return crop
 
 
 def _overlap(length: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:

@@ -1,12 +1,27 @@
 """The methods by name."""
 
-from baoseg.methods import bao, cam, transcam
+from baoseg.methods import amn, bao, bas, bnr, cam, transcam
 from baoseg.methods.base import Method, Progress
+from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 
-METHODS: dict[str, type[Method]] = {"cam": cam.CAM, "transcam": transcam.TransCAM, "bao": bao.BAO}
-Settings = cam.Config | transcam.Config | bao.Config
-CONFIGS: dict[str, type[Settings]] = {"cam": cam.Config, "transcam": transcam.Config, "bao": bao.Config}
+METHODS: dict[str, type[Method]] = {
+    "cam": cam.CAM,
+    "transcam": transcam.TransCAM,
+    "bnr": bnr.BNR,
+    "amn": amn.AMN,
+    "bas": bas.BAS,
+    "bao": bao.BAO,
+}
+Settings = cam.Config | transcam.Config | bnr.Config | amn.Config | bas.Config | bao.Config
+CONFIGS: dict[str, type[Settings]] = {
+    "cam": cam.Config,
+    "transcam": transcam.Config,
+    "bnr": bnr.Config,
+    "amn": amn.Config,
+    "bas": bas.Config,
+    "bao": bao.Config,
+}
 NAMES = {config: name for name, config in CONFIGS.items()}
 
 
@@ -15,8 +30,13 @@ def name_of(settings: Settings) -> str:
     return NAMES[type(settings)]
 
 
+def heads_of(settings: Settings) -> Heads:
+    """What its network must carry beside the class head."""
+    return METHODS[name_of(settings)].heads(settings)
+
+
 def make(settings: Settings, network: Network) -> Method:
     return METHODS[name_of(settings)](network, settings)
 
 
-__all__ = ["CONFIGS", "METHODS", "NAMES", "Method", "Progress", "Settings", "make", "name_of"]
+__all__ = ["CONFIGS", "METHODS", "NAMES", "Method", "Progress", "Settings", "heads_of", "make", "name_of"]

@@ -3,6 +3,8 @@
 Two networks of one architecture. The *target* turns its refined class maps into pseudo-labels while training, the
 background being where no class is; the *online* network learns from them an activation map of the background. At
 inference that map stands where other methods put a threshold.
+
+Four options go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds` and `class_channels` of `Config`.
 """
 
 import copy
@@ -14,12 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from baoseg import losses, teacher
+from baoseg.decisions import Cut, find_cut, in_doubt
 from baoseg.errors import RecipeError
 from baoseg.maps import Scaling, normalise
 from baoseg.methods.base import Method, Progress, classification_loss, on_grid, refine
+from baoseg.nets.base import Features, Heads
 from baoseg.nets.network import Network
 from baoseg.teacher import Follow
-from baoseg.types import IGNORE, Batch, Maps
+from baoseg.types import IGNORE, Batch, Maps, full_precision
 
 
 class Background(StrEnum):
@@ -33,6 +37,18 @@ class Background(StrEnum):
 
     CENTRED = "centred"  # AM_bg - mean_s AM_s
     RELEASED = "released"  # AM_bg, as in the paper and its code
+
+
+class ClassMaps(StrEnum):
+    """What scores the classes at inference. AM is relative to the mean of all channels here if its background is.
+
+    A* M and AM have no common unit, so before they are added each is brought to [0, 1] (`maps.normalise`), for every
+    picture and scale by itself. Hence negative values become 0 before scales are summed, and all scales count the same.
+    """
+
+    REFINED = "refined"  # A* M, as in the paper (sec. 4.4)
+    WITH_ACTIVATION = "with-activation"  # A* M + AM_s
+    ACTIVATION = "activation"  # AM_s: the segmentation that the online network learns
 
 
 class Keep(StrEnum):
@@ -50,6 +66,11 @@ class Config:
     target in training mode, so dropped paths and batch statistics act on the pseudo-labels; `momentum_restarts`
     starts the cosine of the momentum anew each epoch; `scaling` is `peak`; `background` is `released`. The foreground
     weight of its first epoch cancels out in the balanced loss and is absent here.
+
+    Beyond the paper: `cut` decides picture by picture which cells are background in the pseudo-labels, and `doubt`
+    leaves out those nearest to the cut. `backgrounds` gives K_b channels of AM to the background, which count as
+    one, their log-sum-exp: in the softmax of PCL its probability is then the sum of theirs, and each is free to stand
+    for a background of another kind. `class_channels` takes AM's channels of the classes to inference too.
     """
 
     smoothing: float = 0.4  # eps of PCL; AMN sec. 4
@@ -62,15 +83,24 @@ class Config:
     scaling: Scaling = Scaling.RANGE  # of the class maps before they become pseudo-labels
     background: Background = Background.CENTRED
     keep: Keep = Keep.TARGET
+    cut: Cut = Cut.HALF  # of the pseudo-labels; eq. 6 has 0.5
+    doubt: float = 0.0  # share of a picture's cells without a pseudo-label
+    backgrounds: int = 1  # K_b
+    class_channels: ClassMaps = ClassMaps.REFINED
 
     def __post_init__(self) -> None:
         if not (0 <= self.smoothing < 1 and 0 <= self.momentum <= 1 and self.share_epochs >= 0):
             raise RecipeError(f"bao: {self}; smoothing and momentum lie in 0..1, share_epochs is not negative")
+        if not (0 <= self.doubt < 1 and self.backgrounds >= 1):
+            raise RecipeError(f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1")
 
 
 class BAO(Method):
     learns_background = True
-    needs_activation_heads = True
+
+    @staticmethod
+    def heads(config: Config) -> Heads:
+        return Heads(backgrounds=config.backgrounds)
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
@@ -100,7 +130,7 @@ class BAO(Method):
         """L = L_cls + lambda_pcl L_pcl(AM, p) (eq. 8)."""
         features = self.network(batch.images)
         class_maps = self.network.class_maps(features)
-        activations = refine(self.network.activation_maps(features, batch.labels), features)
+        activations = self.activations(features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
         pcl = losses.pixel_classification(activations, pseudo_labels, smoothing=self.config.smoothing)
         return {
@@ -108,16 +138,27 @@ class BAO(Method):
             "pcl": self.config.pcl_weight * pcl,
         }
 
+    def activations(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
+        """AM of the online network (sec. 4.2), its K_b backgrounds joined by log-sum-exp after A* has spread them."""
+        refined = full_precision(refine(self.network.activation_maps(features, labels), features))
+        backgrounds, classes = refined.tensor_split([self.config.backgrounds], dim=1)
+        return torch.cat([backgrounds.logsumexp(dim=1, keepdim=True), classes], dim=1)
+
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> Int[Tensor, "b h w"]:
-        """p = argmax over [M_bg, M_fg] with M_bg = 1 - max_s M_fg (eq. 6), of the target; 255 on padding."""
+        """p = argmax over [M_bg, M_fg] (eq. 6), of the target; 255 on padding and in doubt.
+
+        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2.
+        """
         features = self._target(batch.images)
         foreground = refine(self._target.class_maps(features), features)
         valid = on_grid(batch.valid, foreground)
         foreground = normalise(foreground, valid=valid, scaling=self.config.scaling) * batch.labels[:, :, None, None]
-        background = 1 - foreground.amax(dim=1, keepdim=True)
-        decided = torch.cat([background, foreground], dim=1).argmax(dim=1)
-        return decided.masked_fill(~valid[:, 0], IGNORE)
+        strongest = foreground.amax(dim=1, keepdim=True)
+        cut = find_cut(strongest, valid, cut=self.config.cut)
+        decided = torch.cat([2 * cut - strongest, foreground], dim=1).argmax(dim=1)
+        ignored = ~valid | in_doubt(strongest - cut, valid, share=self.config.doubt)
+        return decided.masked_fill(ignored[:, 0], IGNORE)
 
     def maps(
         self,
@@ -126,12 +167,32 @@ class BAO(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        """[AM of the background, refined class maps] (sec. 4.4), spread through the attention together."""
+        """[AM of the background, class maps] (sec. 4.4), spread through the attention.
+
+        In the paper's case, one background and the refined class maps, the other channels of AM are not computed.
+        """
+        config = self.config
+        centred = config.background is Background.CENTRED
         features = self.network(images)
-        background = self.network.background_map(features, labels, centred=self.config.background is Background.CENTRED)
         class_maps = self.network.class_maps(features, classes=classes)
-        refined = refine(torch.cat([background, class_maps], dim=1), features)
-        return Maps(refined[:, 1:], refined[:, :1])
+        if config.backgrounds == 1 and config.class_channels is ClassMaps.REFINED:
+            background = self.network.background_map(features, labels, centred=centred)
+            refined = refine(torch.cat([background, class_maps], dim=1), features)
+            return Maps(refined[:, 1:], refined[:, :1])
+
+        refined = refine(class_maps, features)
+        activations = self.activations(features, labels)
+        if centred:
+            activations = activations - activations.mean(dim=1, keepdim=True)
+        of_classes = activations[:, 1:] if classes is None else activations[:, classes]
+        match config.class_channels:
+            case ClassMaps.REFINED:
+                scores = refined
+            case ClassMaps.WITH_ACTIVATION:
+                scores = normalise(refined) + normalise(of_classes)
+            case ClassMaps.ACTIVATION:
+                scores = of_classes
+        return Maps(scores, activations[:, :1])
 
     def after_step(self, progress: Progress) -> None:
         """theta <- omega while sharing, then theta <- l theta + (1 - l) omega (eq. 9)."""

@@ -2,13 +2,14 @@
 here with what is its own, so a diff of two method files shows the difference of two papers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from baoseg import attention, losses
-from baoseg.nets.base import Features
+from baoseg.nets.base import Features, Heads
 from baoseg.nets.network import Network
 from baoseg.types import Batch, Maps
 
@@ -26,8 +27,13 @@ class Method(nn.Module):
     """A network with a loss to train it and maps to take from it."""
 
     learns_background = False  # whether `maps` gives a background map, so that masks need no threshold
-    needs_activation_heads = False  # whether the network must carry AMN's label encoder and activation head
+    chooses_threshold = False  # whether `threshold` gives a cut for each picture
     network: Network
+
+    @staticmethod
+    def heads(config: Any) -> Heads:
+        """What the network carries beside the class head, for these settings of the method."""
+        return Heads()
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The terms whose sum is minimised, by name."""
@@ -48,6 +54,15 @@ class Method(nn.Module):
 
         `classes` are the class indices (1..K) to compute, all K without it; `labels` condition the background map of
         methods that learn one.
+        """
+        raise NotImplementedError
+
+    def threshold(
+        self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
+    ) -> float:
+        """The cut in [0, 1] for one picture's normalised maps of its present classes (BAS sec. 5.5).
+
+        `images` are views of the picture at one scale, itself first. Asked of methods that have `chooses_threshold`.
         """
         raise NotImplementedError
 

@@ -14,10 +14,12 @@ from baoseg.nets import conformer, weights
 from baoseg.nets.base import ActivationStart as ActivationStart
 from baoseg.nets.base import Backbone as Backbone
 from baoseg.nets.base import Features as Features
+from baoseg.nets.base import Heads as Heads
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network as Network
 
 TIMM = "timm:"
+NO_HEADS = Heads()
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ class Config:
 
 
 def build(
-    config: Config, num_classes: int, *, activation_heads: bool, seed: int = 0, initialise: bool = True
+    config: Config, num_classes: int, *, heads: Heads = NO_HEADS, seed: int = 0, initialise: bool = True
 ) -> Network:
     """The network for K classes: first values from `seed` alone, then the weights that `config` asks for.
 
@@ -55,7 +57,7 @@ def build(
         network = Network(
             _backbone(config, num_classes),
             num_classes,
-            activation_heads=activation_heads,
+            heads=heads,
             head_kernel=config.head_kernel,
             activation_start=config.activation_start,
             frozen_batch_norm=config.freeze_batch_norm,

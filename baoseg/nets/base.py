@@ -1,7 +1,9 @@
 """What a backbone is: pictures in, a feature map out, and attention where the backbone has some."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from baoseg.attention import Attention
 from baoseg.data.transforms import Normalisation
+from baoseg.errors import RecipeError
 
 
 class ActivationStart(StrEnum):
@@ -18,6 +21,15 @@ class ActivationStart(StrEnum):
 
     CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
     RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What a network carries beside the class head, as its method needs it."""
+
+    backgrounds: int = 0  # background channels of the activation head (AMN, BAO); 0: no label encoder, no such head
+    generator_after: int | None = None  # stage of the backbone, from 1, after which BAS's generator sits; None: none
+    foreground: bool = False  # whether the generator has one more map, of all classes together (BAS sec. 5.5)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,14 @@ class Features:
     map: Float[Tensor, "b c h w"]
     token_logits: Float[Tensor, "b K"] | None
     attention: Attention | None
+
+
+class Split(NamedTuple):
+    """A backbone in two: `upper(lower(images))` is its feature map. The modules share the backbone's layers."""
+
+    lower: nn.Module  # pictures [b 3 H W] of any size to the features F [b channels h w] after a stage
+    upper: nn.Module  # F to Features.map
+    channels: int  # of F
 
 
 class Backbone(nn.Module):
@@ -52,6 +72,20 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         raise NotImplementedError
+
+    def split(self, after: int) -> Split:
+        """The layers up to and with stage `after`, counted from 1, and those behind it.
+
+        Raises RecipeError for backbones that have no stages, or not so many.
+        """
+        raise RecipeError(
+            f"{type(self).__name__}: no stages to put a generator between; use a convolutional network (timm:resnet50)"
+        )
+
+    def token_classifier(self) -> Iterator[nn.Parameter]:
+        """Parameters that make the token logits and nothing else."""
+        if self.token_head is not None:
+            yield from self.token_head.parameters()
 
     def initialise_head(self, head: nn.Module) -> None:
         """Small normal weights (std 0.01) and zero biases: the first logits are near 0 on any backbone."""

@@ -9,6 +9,7 @@ in the form of TransCAM and BAO: the last fusion block keeps stride 1, so that f
 grid, and the queries and keys of all blocks are given out for the spread of the class maps.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +121,10 @@ class Conformer(Backbone):
             super().initialise_head(head)
         else:
             _initialise_as_released(head)
+
+    def token_classifier(self) -> Iterator[nn.Parameter]:
+        yield from self.token_norm.parameters()
+        yield from super().token_classifier()
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         stem = convolve(pad_to_multiple(images, self.stride), self.stem_conv, self.stem_norm)

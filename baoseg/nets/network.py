@@ -9,18 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.base import ActivationStart, Backbone, Features, freeze_batch_norm
+from baoseg.nets.base import ActivationStart, Backbone, Features, Heads, Split, freeze_batch_norm
 from baoseg.types import BACKGROUND
 
 
 class Network(nn.Module):
-    """Backbone, class head and, for AMN and BAO, label encoder and activation head.
+    """Backbone, class head and, for AMN and BAO, label encoder and activation head; for BAS, generator.
 
         class maps       M  = class_head(f)                           CAM, TransCAM
         activation maps  AM = activation_head(f * (W y + b))          AMN; before A* is applied (BAO)
+        prediction maps  M  = sigmoid(generator(F))                   BAS; F: features after a stage of the backbone
 
-    All heads have K + 1 outputs with the background first, as released; the losses and M leave the class
-    head's background output out.
+    The heads have K + 1 outputs with the background first, as released; the losses and M leave the class head's
+    background output out. The activation head may have more than one background (`Heads.backgrounds`).
 
     A class head of kernel 1 is CAM's M_s = w_s . f and has no bias; the released Conformers use kernel 3 with
     a bias. `activation_start` says how label encoder and activation head start: as released, for Conformers, or
@@ -33,7 +34,7 @@ class Network(nn.Module):
         backbone: Backbone,
         num_classes: int,
         *,
-        activation_heads: bool = False,
+        heads: Heads | None = None,
         head_kernel: int | None = None,
         activation_start: ActivationStart | None = None,
         frozen_batch_norm: bool = False,
@@ -42,19 +43,24 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.backbone = backbone
         kernel = backbone.head_kernel if head_kernel is None else head_kernel
-        outputs = num_classes + 1
-        self.class_head = nn.Conv2d(backbone.channels, outputs, kernel, padding=kernel // 2, bias=kernel > 1)
+        self.heads = heads = heads or Heads()
+        self.class_head = nn.Conv2d(backbone.channels, 1 + num_classes, kernel, padding=kernel // 2, bias=kernel > 1)
         backbone.initialise_head(self.class_head)
         self.activation_start = backbone.activation_start if activation_start is None else activation_start
         self.label_encoder: nn.Linear | None = None
         self.activation_head: nn.Conv2d | None = None
-        if activation_heads:
+        if heads.backgrounds:
             self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
             as_class_maps = self.activation_start is ActivationStart.CLASS_MAPS
             nn.init.constant_(self.label_encoder.bias, 1.0 if as_class_maps else 0.0)
-            self.activation_head = nn.Conv2d(backbone.channels, outputs, 3, padding=1)
+            self.activation_head = nn.Conv2d(backbone.channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
+        self.generator: nn.Conv2d | None = None
+        if heads.generator_after is not None:
+            channels = backbone.split(heads.generator_after).channels
+            self.generator = nn.Conv2d(channels, num_classes + heads.foreground, 3, padding=1, bias=False)
+            nn.init.xavier_uniform_(self.generator.weight)  # as released
         self.frozen_batch_norm = frozen_batch_norm
         if frozen_batch_norm:
             freeze_batch_norm(self)
@@ -70,7 +76,7 @@ class Network(nn.Module):
         return _partial(self.class_head, features.map, wanted)
 
     def activation_maps(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
-        """AM before attention, all S = K + 1 channels: classifier of f * (W y + b) (AMN sec. 4; BAO sec. 4.2)."""
+        """AM before attention, backgrounds first: classifier of f * (W y + b) (AMN sec. 4; BAO sec. 4.2)."""
         head, conditioned = self._condition(features, labels)
         return F.conv2d(conditioned, head.weight, head.bias, padding=head.padding)
 
@@ -85,6 +91,17 @@ class Network(nn.Module):
             bias = None if head.bias is None or bias is None else bias - head.bias.mean()
         return F.conv2d(conditioned, weight, bias, padding=head.padding)
 
+    def split(self) -> Split:
+        """The backbone before and behind the generator: F1 and F2 of BAS (sec. 3.1)."""
+        assert self.heads.generator_after is not None, "built without a generator"
+        return self.backbone.split(self.heads.generator_after)
+
+    def prediction_maps(self, lower: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
+        """M of F in (0, 1): K classes; with `Heads.foreground` the class-agnostic map is the last (BAS sec. 3.1)."""
+        assert self.generator is not None, "built without a generator"
+        maps: Tensor = self.generator(lower)
+        return maps.sigmoid()
+
     def _condition(
         self, features: Features, labels: Float[Tensor, "b K"]
     ) -> tuple[nn.Conv2d, Float[Tensor, "b c h w"]]:
@@ -98,11 +115,13 @@ class Network(nn.Module):
         if head is None or self.activation_start is ActivationStart.RELEASED:
             return
         margin = (head.kernel_size[0] - source.kernel_size[0]) // 2
-        head.weight.copy_(F.pad(source.weight, (margin,) * 4))
-        nn.init.zeros_(head.weight[BACKGROUND])
+        backgrounds = self.heads.backgrounds
+        head.weight[backgrounds:] = F.pad(source.weight[BACKGROUND + 1 :], (margin,) * 4)
+        if backgrounds == 1:  # several stay at random: equal ones would learn the same
+            nn.init.zeros_(head.weight[:backgrounds])
         if head.bias is not None and source.bias is not None:
-            head.bias.copy_(source.bias)
-            nn.init.zeros_(head.bias[BACKGROUND])
+            head.bias[backgrounds:] = source.bias[BACKGROUND + 1 :]
+            nn.init.zeros_(head.bias[:backgrounds])
 
     @property
     def activation_heads(self) -> bool:
@@ -116,7 +135,8 @@ class Network(nn.Module):
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that no pretraining provides, the class token's head included: they may learn faster."""
-        for head in (self.class_head, self.label_encoder, self.activation_head, self.backbone.token_head):
+        heads = (self.class_head, self.label_encoder, self.activation_head, self.generator, self.backbone.token_head)
+        for head in heads:
             if head is not None:
                 yield from head.parameters()
 

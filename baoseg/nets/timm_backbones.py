@@ -1,6 +1,8 @@
 """Any convolutional network and any plain vision transformer of timm as a backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from baoseg.attention import Attention
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import weights
-from baoseg.nets.base import Backbone, Features, pad_to_multiple
+from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
 
 TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit")  # modules of timm
 
@@ -98,9 +100,44 @@ class TimmConvolutional(Backbone):
         self.normalisation = normalisation or _normalisation(model)
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
         self.channels = self._probe()
+        self._cuts: dict[int, _Cut] = {}  # by stage
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         return Features(self._map(pad_to_multiple(images, self.stride)), None, None)
+
+    def split(self, after: int) -> Split:
+        """Stages are those that timm notes of the model (`feature_info`), but for the stem's: the n-th entry of at
+        least stride 4 ends stage n.
+
+        ResNet-50 has layer1 .. layer4. The stages of MobileNetV2 and EfficientNet end with blocks.1, .2, .4 and .6; as
+        in ResNet-50, stage 3 is the last of stride 16 before the last stage. Those of VGG end with its blocks 3, 4 and
+        5 and the pooling behind them, so that stage 2 is the one before the last convolutions.
+        """
+        if after not in self._cuts:
+            self._cuts[after] = self._cut(after)
+        cut = self._cuts[after]
+        layer = self.model.get_submodule
+        return Split(
+            nn.Sequential(_Padding(self.stride), *map(layer, cut.lower)),
+            nn.Sequential(*map(layer, cut.upper)),
+            cut.channels,
+        )
+
+    @torch.no_grad()
+    def _cut(self, after: int) -> "_Cut":
+        noted = getattr(self.model, "feature_info", ())
+        stages = [str(stage["module"]) for stage in noted if stage["reduction"] >= 4]
+        if not 1 <= after <= len(stages):
+            raise RecipeError(f"{self._name}: has {len(stages)} stages; a generator cannot sit after stage {after}")
+        noise = torch.randn(1, 3, 4 * self.stride, 6 * self.stride, generator=torch.Generator().manual_seed(0))
+        with _evaluation(self.model):
+            cut = _cut(self.model, stages[after - 1], noise.to(next(self.model.parameters())))
+        if cut is None or self.channels_last:
+            raise RecipeError(
+                f"{self._name}: its layers do not run one after the other, so it cannot be cut after stage {after}; "
+                "use a ResNet, RegNet, VGG, EfficientNet, MobileNet or ConvNeXt"
+            )
+        return cut
 
     def _map(self, images: Tensor) -> Tensor:
         features = self.model.forward_features(images)
@@ -109,17 +146,15 @@ class TimmConvolutional(Backbone):
     @torch.no_grad()
     def _probe(self) -> int:
         """Channels of the feature map, by a small oblong picture, which also shows if the model serves."""
-        name = f"timm:{self.model.pretrained_cfg['architecture']}"
+        name = self._name
         rows, columns = 4, 6
-        training = self.model.training
-        self.model.eval()
         try:
-            features = self._map(torch.zeros(1, 3, rows * self.stride, columns * self.stride))
+            with _evaluation(self.model):
+                features = self._map(torch.zeros(1, 3, rows * self.stride, columns * self.stride))
         except Exception as error:  # whatever a model of fixed input size says
             raise RecipeError(
                 f"{name}: takes only some sizes ({_line(error)}); use another model or other options"
             ) from None
-        self.model.train(training)
         if features.ndim != 4:
             raise RecipeError(
                 f"{name}: gives tokens and not a feature map, and its attention is of an unknown form; "
@@ -129,6 +164,76 @@ class TimmConvolutional(Backbone):
             actual = rows * self.stride // features.shape[-2]
             raise RecipeError(f"{name}: has stride {actual} and not {self.stride}; set stride to {actual}")
         return features.shape[1]
+
+    @property
+    def _name(self) -> str:
+        return f"timm:{self.model.pretrained_cfg['architecture']}"
+
+
+class _Padding(nn.Module):
+    """What `forward` does to pictures first."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+        return pad_to_multiple(images, self.stride)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Layers of a model by their names, in the order in which they run."""
+
+    lower: tuple[str, ...]
+    upper: tuple[str, ...]
+    channels: int  # between the two
+
+
+def _cut(model: Any, end: str, picture: Float[Tensor, "1 3 h w"]) -> _Cut | None:
+    """The model in two, the first ending with the layers of module `end`.
+
+    The order is that in which `forward_features` calls them for the picture. None unless the layers in a row give what
+    the model gives, and the second part leaves its input as it is, which the generator reads too.
+    """
+    order: list[str] = []
+    hooks = [layer.register_forward_hook(lambda *call, name=name: order.append(name)) for name, layer in _layers(model)]
+    try:
+        expected = model.forward_features(picture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    position = max((i + 1 for i, name in enumerate(order) if f"{name}.".startswith(f"{end}.")), default=0)
+    lower, upper = tuple(order[:position]), tuple(order[position:])
+    try:
+        features = nn.Sequential(*map(model.get_submodule, lower))(picture)
+        untouched = features.clone()
+        actual = nn.Sequential(*map(model.get_submodule, upper))(features)
+    except Exception:  # whatever a layer says to an input that is not its own
+        return None
+    same = actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    return _Cut(lower, upper, features.shape[1]) if position and same and torch.equal(features, untouched) else None
+
+
+def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The children, with those of plain sequences in the place of the sequence."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _layers(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class TimmTransformer(Backbone):

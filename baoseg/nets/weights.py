@@ -22,6 +22,7 @@ from torch import Tensor
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
 from baoseg.nets import conformer
+from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 from baoseg.runs import atomic
 
@@ -68,6 +69,7 @@ HEADS = {
     "class_head": "conv_cls_head",
     "activation_head": "classifier_x",
     "label_encoder": "label_enc",
+    "generator": "generator",  # of BAS; no published Conformer has one
 }
 
 
@@ -261,7 +263,7 @@ def published_conformer(
     if inferred.num_classes is None:
         raise CheckpointError(f"{source}: an ImageNet classifier, no class maps; start a training from it")
     backbone = conformer.Conformer(inferred.config, inferred.num_classes, normalisation=Normalisation())
-    network = Network(backbone, inferred.num_classes, activation_heads=inferred.activation_heads)
+    network = Network(backbone, inferred.num_classes, heads=Heads(backgrounds=int(inferred.activation_heads)))
     load_into(network, state, source=source)
     return network
 

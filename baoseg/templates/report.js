@@ -5,7 +5,9 @@
   if (!data.pictures.length) return;
   const find = (id) => document.getElementById(id);
   const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
-  const state = { picture: 0, layer: "overlay", class: null, threshold: 0.3 };
+  // A threshold of null: each method at the one it starts with, its own for each picture or the fixed one.
+  const state = { picture: 0, layer: "overlay", class: null, threshold: null };
+  const fixed = [...new Set(data.methods.map((method) => method.fixed).filter((value) => value !== null))];
   const TINT = 0.55;  // share of the colour in an overlay
 
   // --- reading -------------------------------------------------------------------------------------------------
@@ -56,7 +58,8 @@
       if (k === 0 || value > best[i]) { best[i] = value; winner[i] = method.classes[k]; }
     }));
     const mask = await grey(method.mask);
-    return { classes: method.classes, maps, background: await full(method.background), mask: mask?.values, best, winner };
+    const background = await full(method.background);
+    return { classes: method.classes, maps, background, threshold: method.threshold, mask: mask?.values, best, winner };
   }
 
   async function read(index) {
@@ -109,7 +112,7 @@
 
   function layerOf(method, shown) {
     const { truth } = shown;
-    const learned = method.background ? "no threshold" : "mask";
+    const decided = method.background ? "no threshold" : method.threshold !== null ? "own threshold" : "mask";
     switch (state.layer) {
       case "picture": return ["picture", plain];
       case "truth": return ["ground truth", truth ? labels(truth, shown) : plain];
@@ -119,7 +122,7 @@
         const k = method.classes.indexOf(state.class);
         return k < 0 ? ["no map of this class", plain] : [`map of ${data.classes[state.class]}`, heat(method.maps[k])];
       }
-      default: return method.mask ? [learned, labels(method.mask, shown)] : ["no mask was written", plain];
+      default: return method.mask ? [decided, labels(method.mask, shown)] : ["no mask was written", plain];
     }
   }
 
@@ -130,10 +133,37 @@
     tile.canvas.setAttribute("aria-label", `${tile.of}: ${caption} ${remark}`.trim());
   }
 
+  const atItsOwn = (method) => state.threshold === null && method.threshold !== null;
+
+  // Where the slider stands: where it was put; before that at the fixed threshold, or else at the picture's own.
+  function level(shown) {
+    const own = shown.methods.find(({ threshold }) => threshold !== null);
+    return state.threshold ?? fixed[0] ?? own?.threshold ?? 0.3;
+  }
+
+  function sweepAt(slider, shown) {
+    const own = data.methods.filter((_, m) => atItsOwn(shown.methods[m])).map(({ name }) => name);
+    const known = data.methods.filter(({ name, sweep }) => sweep && !own.includes(name)).map(({ name, sweep }) => {
+      const at = sweep.thresholds.findIndex((threshold) => Math.abs(threshold - slider) < 1e-6);
+      return at < 0 || sweep.miou[at] === null ? "" : `${name} ${sweep.miou[at].toFixed(1)}`;
+    }).filter(Boolean);
+    return [
+      known.length ? `mIoU over the whole split at this threshold: ${known.join(", ")}.` : "",
+      own.length ? `Until the slider is moved, each picture is cut at its own threshold for ${own.join(", ")}.` : "",
+    ].join(" ");
+  }
+
   function paintThreshold(shown) {
+    const slider = level(shown);
+    find("threshold").value = slider;
+    find("level").textContent = slider.toFixed(2);
+    find("sweep").textContent = sweepAt(slider, shown);
     shown.methods.forEach((method, m) => {
-      const mask = method.winner.map((index, i) => (method.best[i] >= state.threshold ? index : 0));
-      show(tiles[m].below, shown, labels(mask, shown), `at threshold ${state.threshold.toFixed(2)}`, right(mask, shown.truth));
+      const own = atItsOwn(method);
+      const threshold = own ? method.threshold : slider;
+      const mask = method.winner.map((index, i) => (method.best[i] >= threshold ? index : 0));
+      const caption = `${own ? "own cut" : "cut at"} ${threshold.toFixed(2)}`;
+      show(tiles[m].below, shown, labels(mask, shown), caption, right(mask, shown.truth));
     });
   }
 
@@ -233,29 +263,25 @@
 
   async function setThreshold(value) {
     state.threshold = value;
-    find("threshold").value = value;
-    find("level").textContent = value.toFixed(2);
-    const said = data.methods.filter(({ sweep }) => sweep).map(({ name, sweep }) => {
-      const at = sweep.thresholds.findIndex((threshold) => Math.abs(threshold - value) < 1e-6);
-      return at < 0 || sweep.miou[at] === null ? "" : `${name} ${sweep.miou[at].toFixed(1)}`;
-    }).filter(Boolean);
-    find("sweep").textContent = said.length ? `mIoU over the whole split at this threshold: ${said.join(", ")}` : "";
     const index = state.picture;
     const shown = await picture(index);
     if (index === state.picture) paintThreshold(shown);
   }
 
-  function jump(text, value, kind) {
-    const button = Object.assign(make("button", `${text} ${value.toFixed(2)}`), { type: "button", className: kind });
+  function jump(text, value, kind = "") {
+    const button = Object.assign(make("button", text), { type: "button", className: kind });
     button.addEventListener("click", () => setThreshold(value));
     find("jumps").append(button);
   }
 
   const reference = column("reference");
   const tiles = data.methods.map(({ name }) => column(name));
-  data.methods.forEach(({ name, fixed, oracle }) => {
-    if (fixed !== null) { jump(`${name}, fixed`, fixed, ""); state.threshold = fixed; }
-    if (oracle !== null) jump(`${name}, oracle`, oracle, "oracle");
+  fixed.forEach((value) => jump(`fixed ${value.toFixed(2)}`, value));
+  if (data.pictures.some(({ methods }) => methods.some(({ threshold }) => threshold !== null))) {
+    jump("each picture's own", null);
+  }
+  data.methods.forEach(({ name, oracle }) => {
+    if (oracle !== null) jump(`${name}, oracle ${oracle.toFixed(2)}`, oracle, "oracle");
   });
   legend(find("all-classes"), data.classes.map((_, index) => index));
   const strip = find("scale").querySelector("canvas");
@@ -268,6 +294,5 @@
     const busy = event.target.matches("input, pre, .scroll") || event.altKey || event.ctrlKey || event.metaKey;
     if (by && !busy) { event.preventDefault(); turn(by); }
   });
-  setThreshold(state.threshold);
   render();
 })();

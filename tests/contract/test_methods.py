@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from baoseg import nets
-from baoseg.methods import CONFIGS, METHODS, Method
-from baoseg.types import Batch
+from baoseg import methods, nets
+from baoseg.errors import RecipeError
+from baoseg.methods import CONFIGS, METHODS, Method, heads_of
+from baoseg.types import BACKGROUND, IGNORE, Batch
 
 BACKBONES = {
     "conformer": nets.Config(
@@ -37,14 +38,16 @@ def name(request) -> str:
     return request.param
 
 
+def fits(name: str, backbone: nets.Config) -> bool:
+    """All methods work on all backbones, but that only CNNs have stages to put a generator between."""
+    return heads_of(CONFIGS[name]()).generator_after is None or backbone is BACKBONES["cnn"]
+
+
 def make(name: str, backbone: nets.Config, classes: int) -> Method:
-    network = nets.build(
-        backbone,
-        classes,
-        activation_heads=METHODS[name].needs_activation_heads,
-        seed=0,
-    )
-    method = METHODS[name](network, CONFIGS[name]())
+    settings = CONFIGS[name]()
+    if not fits(name, backbone):
+        pytest.skip("a generator needs a backbone with stages")
+    method = methods.make(settings, nets.build(backbone, classes, heads=heads_of(settings)))
     method.begin_training()
     return method
 
@@ -56,10 +59,18 @@ def random_batch(size: int, classes: int, height: int, width: int) -> Batch:
     labels[1:] = torch.arange(classes) % 2 == 0
     valid = torch.ones(size, 1, height, width, dtype=torch.bool)
     valid[..., width - width // 3 :] = False
-    return Batch(images, labels, valid)
+    pixels = [random_labels(label, height, width, generator) for label in labels]
+    return Batch(images, labels, valid, torch.stack(pixels))
+
+
+def random_labels(label: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Pixels of the present classes, the background, and some to ignore."""
+    values = torch.tensor([BACKGROUND, IGNORE, *(label.nonzero()[:, 0] + 1).tolist()], dtype=torch.uint8)
+    return values[torch.randint(len(values), (height, width), generator=generator)]
 
 
 def total(method: Method, batch: Batch) -> torch.Tensor:
+    torch.manual_seed(0)  # what a loss draws is drawn again
     return torch.stack(list(method.loss(batch).values())).sum()
 
 
@@ -131,3 +142,10 @@ def test_a_small_step_lowers_the_loss(name, backbone):
     assert after < before
     # along the gradient g a step of length d lowers the loss by |g| d, up to the curvature
     assert (before - after).item() == pytest.approx(1e-3 * norm.item(), rel=0.2)
+
+
+def test_a_backbone_that_does_not_fit_is_refused(name, backbone):
+    if fits(name, backbone):
+        pytest.skip("it fits")
+    with pytest.raises(RecipeError, match="no stages to put a generator between; use a convolutional network"):
+        nets.build(backbone, 3, heads=heads_of(CONFIGS[name]()))

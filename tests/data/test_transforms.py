@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg.data import transforms
-from baoseg.data.transforms import Config, Normalisation, augment, normalise
+from baoseg.data.transforms import Config, Normalisation, augment, cut, normalise, random_place
 from baoseg.errors import RecipeError
+from baoseg.types import IGNORE
 
 PLAIN = Normalisation(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # leaves values as they are
 STILL = Config(flip=False, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # resize and crop only
@@ -27,11 +29,17 @@ def numbered(height, width):
     return (1 + torch.arange(3 * height * width)).reshape(3, height, width).float()
 
 
+def random_crop(image, side, generator):
+    """A square of the picture, and which of its pixels are picture."""
+    place = random_place(image.shape[-2:], side, generator=generator)
+    return cut(image, place, side), cut(torch.ones_like(image[:1], dtype=torch.bool), place, side)
+
+
 @settings(deadline=None, max_examples=50)
 @given(height=sides, width=sides, side=sides, seed=seeds)
 def test_crop_is_one_block_of_the_picture_and_valid_is_where_it_lies(height, width, side, seed):
     image = numbered(height, width)
-    crop, valid = transforms.random_crop(image, side, generator=torch.Generator().manual_seed(seed))
+    crop, valid = random_crop(image, side, torch.Generator().manual_seed(seed))
     assert crop.shape == (3, side, side)
     assert valid.sum() == min(height, side) * min(width, side)
     assert torch.equal(valid.expand(3, -1, -1), crop != 0)  # padding is 0, the mean colour; no pixel of ours is
@@ -42,12 +50,21 @@ def test_crop_is_one_block_of_the_picture_and_valid_is_where_it_lies(height, wid
 
 def test_crop_reaches_every_place():
     generator = torch.Generator().manual_seed(0)
-    inside = {transforms.random_crop(numbered(1, 4), 2, generator=generator)[0].max().item() for _ in range(100)}
+    inside = {random_crop(numbered(1, 4), 2, generator)[0].max().item() for _ in range(100)}
     assert len(inside) == 3  # of a picture of 4 columns: columns 0-1, 1-2, 2-3
-    around = {
-        tuple(transforms.random_crop(numbered(3, 2), 3, generator=generator)[1][0, 0].tolist()) for _ in range(100)
-    }
+    around = {tuple(random_crop(numbered(3, 2), 3, generator)[1][0, 0].tolist()) for _ in range(100)}
     assert around == {(True, True, False), (False, True, True)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
+def test_one_place_cuts_pictures_of_any_kind_and_pads_as_asked(dtype):
+    image = torch.ones(2, 2, 5, dtype=dtype)
+    place = ((slice(0, 2), slice(1, 3)), (slice(1, 4), slice(0, 3)))  # rows 0-1 go to 1-2; columns 1-3 to 0-2
+    result = cut(image, place, 3, padding=7)
+    assert result.dtype == dtype
+    assert (result[:, 1:] == 1).all()
+    assert (result[:, 0] == torch.tensor(7).to(dtype)).all()
+    assert (cut(image, place, 3)[:, 0] == 0).all()
 
 
 @settings(deadline=None, max_examples=20)
@@ -105,6 +122,105 @@ def test_padding_is_marked_or_by_choice_counts_as_picture(height, width, side, s
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1][0], (first[0] != 0).all(0))
     assert second[1].all()
+
+
+PALETTE = torch.tensor([[0, 0, 0], [250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]], dtype=torch.uint8)
+
+
+def surely(labels, radius):
+    """Pixels whose label is that of all pixels up to `radius` away: no other colour is mixed in. Not at the edge."""
+    windows = labels.unfold(0, 2 * radius + 1, 1).unfold(1, 2 * radius + 1, 1)
+    inner = labels[radius:-radius, radius:-radius]
+    same = (windows == inner[:, :, None, None]).all(dim=3).all(dim=2)
+    return torch.nn.functional.pad(same & (inner != IGNORE), (radius,) * 4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    grid=st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    long_side=st.integers(32, 96),
+    side=st.sampled_from([32, 48, 96]),
+    flip=st.booleans(),
+    seed=seeds,
+)
+def test_labels_of_pixels_stay_on_their_pixels(grid, long_side, side, flip, seed):
+    """Colours encode the labels of blocks of 16 x 16 pixels: what is resized, flipped and cut still agrees."""
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.randint(len(PALETTE), grid, generator=generator)
+    labels = blocks.repeat_interleave(16, dim=0).repeat_interleave(16, dim=1)
+    image = PALETTE[labels].permute(2, 0, 1).contiguous()
+    config = dataclasses.replace(STILL, resize_long=(long_side, long_side), crop=side, flip=flip)
+    crop, valid, moved = augment(
+        image, config=config, normalisation=PLAIN, generator=generator, pixel_labels=labels.to(torch.uint8)
+    )
+    scale = long_side / max(image.shape[1:])
+    clear = surely(moved.long(), 1 + math.ceil(2 * max(1.0, scale)))  # a bicubic kernel reaches two pixels far
+    seen = crop.round().to(torch.uint8).permute(1, 2, 0)
+    assert torch.equal(seen[clear], PALETTE[moved[clear].long()])
+    assert torch.equal(moved != IGNORE, valid[0])
+    assert set(moved.unique().tolist()) <= {*blocks.unique().tolist(), IGNORE}
+    alone = augment(image, config=config, normalisation=PLAIN, generator=torch.Generator().manual_seed(seed))
+    assert alone[2] is None
+
+
+@pytest.mark.parametrize("long_side", [64, 160])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_border_of_labels_lies_where_the_picture_is_half_of_each(long_side, flip):
+    """No shift, not even of half a pixel, between the two ways of resizing."""
+    config = dataclasses.replace(STILL, resize_long=(long_side, long_side), crop=long_side, flip=flip)
+    for border in range(20, 80, 3):
+        labels = torch.zeros(100, 100, dtype=torch.uint8)
+        labels[:, border:] = 1
+        crop, _, moved = augment(
+            (250 * labels).expand(3, -1, -1),
+            config=config,
+            normalisation=PLAIN,
+            generator=torch.Generator().manual_seed(border),
+            pixel_labels=labels,
+        )
+        assert torch.equal(moved == 1, crop[0] > 125)
+
+
+def test_the_check_of_labels_looks_at_most_of_a_picture():
+    labels = torch.zeros(20, 30, dtype=torch.long)
+    labels[:, 15:] = 1
+    labels[0] = IGNORE
+    clear = surely(labels, 3)
+    assert clear.sum() == 2 * (20 - 1 - 6) * (15 - 6)
+    assert not clear[:4].any()
+    assert not clear[:, 12:18].any()
+
+
+@pytest.mark.parametrize("mark_padding", [True, False])
+def test_padding_has_no_label_even_where_it_counts_as_picture(mark_padding):
+    config = dataclasses.replace(STILL, resize_long=(8, 8), crop=12, mark_padding=mark_padding)
+    _, valid, labels = augment(
+        picture(4, 8),
+        config=config,
+        normalisation=PLAIN,
+        generator=torch.Generator().manual_seed(0),
+        pixel_labels=torch.full((4, 8), 3, dtype=torch.uint8),
+    )
+    assert (labels == 3).sum() == 32
+    assert (labels == IGNORE).sum() == 144 - 32
+    assert valid.sum() == (32 if mark_padding else 144)
+
+
+def test_labels_change_nothing_about_the_picture():
+    """Nor do they draw from the generator: with and without them training sees the same crops."""
+    config = Config(resize_long=(20, 40), crop=24)
+    results = [
+        augment(
+            picture(30, 22),
+            config=config,
+            normalisation=PLAIN,
+            generator=torch.Generator().manual_seed(4),
+            pixel_labels=labels,
+        )
+        for labels in (None, torch.zeros(30, 22, dtype=torch.uint8))
+    ]
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_flip_comes_every_second_time(generator):

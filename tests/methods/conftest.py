@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from baoseg.attention import Attention
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.base import Backbone, Features
+from baoseg.nets.base import Backbone, Features, Heads
 from baoseg.nets.network import Network
 from baoseg.types import Batch
 
@@ -51,9 +51,9 @@ class SmallBackbone(Backbone):
 
 @pytest.fixture
 def make_network() -> Callable[..., Network]:
-    def make(*, attends: bool = True, activation_heads: bool = False, seed: int = 0) -> Network:
+    def make(*, attends: bool = True, heads: Heads | None = None, seed: int = 0) -> Network:
         torch.manual_seed(seed)
-        network = Network(SmallBackbone(attends=attends), CLASSES, activation_heads=activation_heads)
+        network = Network(SmallBackbone(attends=attends), CLASSES, heads=heads)
         for name, parameter in network.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=0.5)

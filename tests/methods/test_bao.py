@@ -8,9 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baoseg import losses
+from baoseg.decisions import Cut, find_cut
 from baoseg.errors import RecipeError
+from baoseg.maps import normalise
 from baoseg.methods import Progress, bao
-from baoseg.methods.bao import BAO, Background, Config, Keep
+from baoseg.methods.bao import BAO, Background, ClassMaps, Config, Keep
+from baoseg.methods.base import refine
+from baoseg.nets import Heads
 from baoseg.nets.base import Features
 from baoseg.teacher import Follow
 from baoseg.types import IGNORE, Batch
@@ -27,8 +32,8 @@ S = 5  # classes with background
 @pytest.fixture(params=[True, False], ids=["attention", "no attention"])
 def method(request, make_network) -> BAO:
     """Online and target network differ, as in the midst of training."""
-    method = in_training(BAO(make_network(attends=request.param, activation_heads=True), Config(pcl_weight=0.7)))
-    method.target.load_state_dict(make_network(attends=request.param, activation_heads=True, seed=1).state_dict())
+    method = in_training(BAO(make_network(attends=request.param, heads=Heads(backgrounds=1)), Config(pcl_weight=0.7)))
+    method.target.load_state_dict(make_network(attends=request.param, heads=Heads(backgrounds=1), seed=1).state_dict())
     return method.train()
 
 
@@ -94,7 +99,7 @@ def test_a_picture_without_labels_is_all_background(method, batch, valid_cells):
 
 def test_what_lies_in_the_padding_does_not_matter(make_network, batch, valid_cells):
     """Without attention (which looks everywhere) and batch statistics, labels of picture cells know it alone."""
-    method = in_training(BAO(make_network(attends=False, activation_heads=True), Config()).train())
+    method = in_training(BAO(make_network(attends=False, heads=Heads(backgrounds=1)), Config()).train())
     pixels = valid_cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]
     other = Batch(torch.where(pixels, batch.images, -40.0), batch.labels, batch.valid)
     assert torch.equal(method.pseudo_labels(batch), method.pseudo_labels(other))
@@ -186,7 +191,7 @@ def test_centring_determines_what_the_loss_leaves_open(method, batch):
 
 @pytest.mark.parametrize("target_trains", [False, True])
 def test_target_evaluates_while_the_online_network_trains(make_network, batch, target_trains):
-    method = in_training(BAO(make_network(activation_heads=True), Config(target_trains=target_trains)))
+    method = in_training(BAO(make_network(heads=Heads(backgrounds=1)), Config(target_trains=target_trains)))
     assert method.target.training == target_trains
     for module in (method, method.eval().train(), method.train(True)):
         assert module.network.training
@@ -223,7 +228,7 @@ def expected_momenta(config: Config, *, epochs: int, per_epoch: int) -> list[flo
 @pytest.mark.parametrize("follow", Follow)
 def test_target_follows_step_by_step(make_network, follow, restarts):
     config = Config(follow=follow, momentum_restarts=restarts)
-    method = in_training(BAO(make_network(activation_heads=True), config))
+    method = in_training(BAO(make_network(heads=Heads(backgrounds=1)), config))
     theta = {name: tensor.clone() for name, tensor in method.target.named_parameters()}
     generator = torch.Generator().manual_seed(4)
     momenta = expected_momenta(config, epochs=3, per_epoch=4)
@@ -243,7 +248,7 @@ def test_target_follows_step_by_step(make_network, follow, restarts):
 
 @pytest.mark.parametrize(("share_epochs", "shared"), [(0.5, 2), (2.0, 8), (5.0, 12)])
 def test_sharing_lasts_as_long_as_asked(make_network, share_epochs, shared):
-    method = in_training(BAO(make_network(activation_heads=True), Config(share_epochs=share_epochs)))
+    method = in_training(BAO(make_network(heads=Heads(backgrounds=1)), Config(share_epochs=share_epochs)))
     equal = []
     for step in range(1, 13):
         with torch.no_grad():
@@ -254,7 +259,7 @@ def test_sharing_lasts_as_long_as_asked(make_network, share_epochs, shared):
 
 
 def test_online_network_and_target_start_equal_and_apart(make_network):
-    method = in_training(bao.BAO(make_network(activation_heads=True), Config()))
+    method = in_training(bao.BAO(make_network(heads=Heads(backgrounds=1)), Config()))
     for name, parameter in method.network.named_parameters():
         target = method.target.get_parameter(name)
         assert torch.equal(target, parameter)
@@ -264,11 +269,172 @@ def test_online_network_and_target_start_equal_and_apart(make_network):
 
 @pytest.mark.parametrize("keep", Keep)
 def test_the_network_kept_is_the_one_asked_for(make_network, keep):
-    method = in_training(BAO(make_network(activation_heads=True), Config(keep=keep)))
+    method = in_training(BAO(make_network(heads=Heads(backgrounds=1)), Config(keep=keep)))
     assert method.result() is (method.target if keep is Keep.TARGET else method.network)
 
 
 def test_settings_outside_their_range_are_refused():
-    for wrong in ({"smoothing": 1.0}, {"momentum": 1.5}, {"share_epochs": -1.0}):
+    beyond = ({"doubt": 1.0}, {"doubt": -0.1}, {"backgrounds": 0})
+    for wrong in ({"smoothing": 1.0}, {"momentum": 1.5}, {"share_epochs": -1.0}, *beyond):
         with pytest.raises(RecipeError, match="bao"):
             Config(**wrong)
+
+
+def strongest_class_map(method: BAO, batch: Batch, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """max_s M_fg of the target in each cell, and the class that it is of; cells of the padding are 0."""
+    features = method.target(batch.images)
+    refined = spread(method.target.class_maps(features), features).detach()
+    present = normalise(refined, valid=valid[:, None]) * batch.labels[:, :, None, None]
+    return present.max(dim=1)
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.3])
+@pytest.mark.parametrize("cut", Cut)
+def test_cut_and_doubt_decide_cell_by_cell(method, batch, valid_cells, cut, doubt):
+    method.config = Config(cut=cut, doubt=doubt)
+    values, best = strongest_class_map(method, batch, valid_cells)
+    cuts = find_cut(values[:, None], valid_cells[:, None], cut=cut).flatten().tolist()
+    assert cut is Cut.HALF or len(set(cuts)) == 3
+    expected = torch.full(valid_cells.shape, IGNORE)
+    for picture, height in enumerate(cuts):
+        cells = valid_cells[picture].nonzero().tolist()
+        cells.sort(key=lambda cell: abs(float(values[picture, cell[0], cell[1]]) - height))
+        for row, column in cells[round(doubt * len(cells)) :]:
+            found = float(values[picture, row, column]) > height
+            expected[picture, row, column] = int(best[picture, row, column]) + 1 if found else 0
+    pseudo_labels = method.pseudo_labels(batch)
+    assert torch.equal(pseudo_labels, expected)
+    counts = (pseudo_labels == IGNORE).sum(dim=(1, 2)) - (~valid_cells).sum(dim=(1, 2))
+    assert counts.tolist() == [round(doubt * n) for n in (12, 6, 8)]
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_map_that_says_nothing_is_background(method, batch, valid_cells, cut):
+    method.config = Config(cut=cut)
+    torch.nn.init.zeros_(method.target.class_head.weight)
+    assert torch.equal(method.pseudo_labels(batch) == 0, valid_cells)
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_picture_that_is_all_padding_teaches_nothing(method, batch, cut):
+    """Nor does it change what the others of its batch are labelled with."""
+    method.config = Config(cut=cut, doubt=0.2)
+    method.eval()
+    last = batch.valid.clone()
+    last[2] = False
+    padded = Batch(batch.images, batch.labels, last)
+    assert (method.pseudo_labels(padded)[2] == IGNORE).all()
+    assert torch.equal(method.pseudo_labels(padded)[:2], method.pseudo_labels(batch)[:2])
+    first = Batch(*(part[:1] for part in padded[:3]))
+    assert torch.equal(method.pseudo_labels(first), method.pseudo_labels(batch)[:1])
+    only_padding = Batch(*(part[2:] for part in padded[:3]))
+    assert float(method.loss(only_padding)["pcl"].detach()) == 0
+
+
+@pytest.fixture(params=[True, False], ids=["attention", "no attention"])
+def several(request, make_network) -> BAO:
+    """Three backgrounds."""
+    config = Config(backgrounds=3)
+    return in_training(BAO(make_network(attends=request.param, heads=BAO.heads(config)), config)).eval()
+
+
+def test_several_backgrounds_count_as_the_sum_of_their_probabilities(several, batch):
+    """PCL of the softmax over K_b + K channels, the background's probability being the sum of K_b."""
+    features = several.network(batch.images)
+    spread_maps = spread(several.network.activation_maps(features, batch.labels), features)
+    assert spread_maps.shape[1] == 3 + 4
+    labels = several.pseudo_labels(batch)
+    of_background, of_foreground = [], []
+    for picture, row, column in (labels != IGNORE).nonzero().tolist():
+        label = int(labels[picture, row, column])
+        shares = spread_maps[picture, :, row, column].exp() / spread_maps[picture, :, row, column].exp().sum()
+        probabilities = [shares[0] + shares[1] + shares[2], *shares[3:]]
+        smooth = [0.6 if s == label else 0.4 / 4 for s in range(5)]
+        loss = -sum(q * p.log() for q, p in zip(smooth, probabilities, strict=True))
+        (of_foreground if label else of_background).append(loss)
+    expected = (torch.stack(of_background).mean() + torch.stack(of_foreground).mean()) / 2
+    torch.testing.assert_close(several.loss(batch)["pcl"], expected)
+
+
+def test_gradients_reach_every_background(several, batch):
+    several.loss(batch)["pcl"].backward()
+    head = several.network.activation_head
+    assert (head.weight.grad.flatten(1).abs().sum(dim=1) > 0).all()
+    assert (head.weight.grad[0] != head.weight.grad[1]).any()
+
+
+@pytest.mark.parametrize("background", Background)
+def test_maps_of_several_backgrounds_are_their_log_sum_exp(several, batch, background):
+    several.config = Config(backgrounds=3, background=background)
+    features = several.network(batch.images)
+    spread_maps = spread(several.network.activation_maps(features, batch.labels), features)
+    joined = torch.log(spread_maps[:, 0].exp() + spread_maps[:, 1].exp() + spread_maps[:, 2].exp())
+    mean = (joined + spread_maps[:, 3] + spread_maps[:, 4] + spread_maps[:, 5] + spread_maps[:, 6]) / 5
+    expected = joined - mean if background is Background.CENTRED else joined
+    maps = several.maps(batch.images, batch.labels)
+    torch.testing.assert_close(maps.background, expected[:, None])
+    torch.testing.assert_close(maps.scores, spread(several.network.class_maps(features), features))
+
+
+def test_one_background_stays_as_it_is_bit_for_bit(method, batch):
+    """The joined activation maps are AM itself, in the loss and in its gradients."""
+    method.eval()
+    parameters = list(method.network.parameters())
+
+    def pcl_and_gradients(activations: Tensor) -> list[Tensor]:
+        pcl = losses.pixel_classification(activations, method.pseudo_labels(batch), smoothing=0.4)
+        return [pcl, *torch.autograd.grad(pcl, parameters, materialize_grads=True)]
+
+    features = method.network(batch.images)
+    plain = refine(method.network.activation_maps(features, batch.labels), features)
+    joined = method.activations(method.network(batch.images), batch.labels)
+    assert torch.equal(joined, plain)
+    assert all(map(torch.equal, pcl_and_gradients(joined), pcl_and_gradients(plain)))
+
+
+@pytest.mark.parametrize("class_channels", ClassMaps)
+@pytest.mark.parametrize("background", Background)
+def test_class_channels_at_inference(method, batch, class_channels, background):
+    """The background is the same whatever scores the classes; AM is centred for all channels or for none."""
+    method.eval()
+    method.config = Config(background=background, class_channels=class_channels)
+    maps = method.maps(batch.images, batch.labels)
+    features = method.network(batch.images)
+    activations = spread(method.network.activation_maps(features, batch.labels), features)
+    if background is Background.CENTRED:
+        activations = activations - activations.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(maps.background, activations[:, :1])
+
+    refined = spread(method.network.class_maps(features), features)
+    for picture in range(3):
+        for s in range(4):
+            parts = []
+            for part in (refined[picture, s], activations[picture, s + 1]):
+                positive = [max(value, 0.0) for value in part.flatten().tolist()]
+                low, high = min(positive), max(positive)
+                parts.append([(value - low) / (high - low) if high > low else 0.0 for value in positive])
+            expected = {
+                ClassMaps.REFINED: refined[picture, s].flatten().tolist(),
+                ClassMaps.WITH_ACTIVATION: [one + other for one, other in zip(*parts, strict=True)],
+                ClassMaps.ACTIVATION: activations[picture, s + 1].flatten().tolist(),
+            }
+            assert maps.scores[picture, s].flatten().tolist() == pytest.approx(expected[class_channels], abs=1e-9)
+
+
+@pytest.mark.parametrize("class_channels", ClassMaps)
+@pytest.mark.parametrize("backgrounds", [1, 3])
+@pytest.mark.parametrize("wanted", [[2], [4, 1], [1, 2, 3, 4]])
+def test_classes_asked_for_are_those_of_all(make_network, batch, class_channels, backgrounds, wanted):
+    config = Config(class_channels=class_channels, backgrounds=backgrounds)
+    method = BAO(make_network(heads=BAO.heads(config)), config).eval()
+    every = method.maps(batch.images, batch.labels)
+    some = method.maps(batch.images, batch.labels, classes=torch.tensor(wanted))
+    torch.testing.assert_close(some.scores, every.scores[:, [s - 1 for s in wanted]])
+    torch.testing.assert_close(some.background, every.background)
+
+
+def test_options_beyond_the_paper_are_off_by_default():
+    config = Config()
+    assert (config.cut, config.doubt, config.backgrounds) == (Cut.HALF, 0.0, 1)
+    assert config.class_channels is ClassMaps.REFINED
+    assert BAO.heads(config) == Heads(backgrounds=1)

@@ -8,7 +8,7 @@ from torch import nn
 from baoseg import attention, nets
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
-from baoseg.nets import conformer, weights
+from baoseg.nets import Heads, conformer, weights
 from baoseg.nets.conformer import Conformer
 
 spec = importlib.util.spec_from_file_location("published", Path(__file__).with_name("published.py"))
@@ -98,7 +98,7 @@ def test_parameters_are_as_many_as_published(name, millions):
 @pytest.mark.parametrize("size", [(50, 33), (16, 16), (1, 40)])
 @torch.no_grad()
 def test_odd_sizes_equal_the_picture_with_its_border_repeated(size):
-    network = nets.build(nets.Config(backbone="conformer_nano"), 3, activation_heads=False).eval()
+    network = nets.build(nets.Config(backbone="conformer_nano"), 3).eval()
     height, width = size
     images = torch.randn(1, 3, height, width)
     rows, columns = -(-height // 8), -(-width // 8)
@@ -122,7 +122,9 @@ def test_paths_are_dropped_in_the_transformer_alone_and_linearly():
 
 
 def test_starts_as_released():
-    network = nets.build(nets.Config(backbone="conformer_tiny", options=(("depth", 3),)), 20, activation_heads=True)
+    network = nets.build(
+        nets.Config(backbone="conformer_tiny", options=(("depth", 3),)), 20, heads=Heads(backgrounds=1)
+    )
     backbone = network.backbone
     assert network.class_head.weight.std().item() == pytest.approx((2 / (21 * 9)) ** 0.5, rel=0.02)
     assert network.activation_head.weight.std().item() == pytest.approx((2 / (21 * 9)) ** 0.5, rel=0.02)
@@ -136,7 +138,7 @@ def test_starts_as_released():
 
 
 def test_gradients_reach_every_parameter_but_the_class_heads_background():
-    network = nets.build(nets.Config(backbone="conformer_nano"), 3, activation_heads=True)
+    network = nets.build(nets.Config(backbone="conformer_nano"), 3, heads=Heads(backgrounds=1))
     features = network(torch.randn(2, 3, 32, 32))
     maps = attention.spread(network.class_maps(features), features.attention)
     activations = network.activation_maps(features, torch.ones(2, 3))

@@ -6,7 +6,7 @@ from torch import nn
 
 from baoseg import nets, settings
 from baoseg.errors import RecipeError
-from baoseg.nets import weights
+from baoseg.nets import Heads, weights
 
 NANO = nets.Config(backbone="conformer_nano", options=(("depth", 3),))
 MOBILE = nets.Config(backbone="timm:mobilenetv2_035", options=(("pad_type", "same"),))
@@ -14,7 +14,7 @@ MOBILE = nets.Config(backbone="timm:mobilenetv2_035", options=(("pad_type", "sam
 
 @pytest.fixture(scope="module", params=[NANO, MOBILE], ids=["conformer", "cnn"])
 def network(request):
-    return nets.build(request.param, 4, activation_heads=True).eval()
+    return nets.build(request.param, 4, heads=Heads(backgrounds=1)).eval()
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def test_activation_maps_follow_the_formula(network):
 
 
 def test_heads_of_other_backbones_start_near_zero_and_unconditioned():
-    network = nets.build(MOBILE, 4, activation_heads=True)
+    network = nets.build(MOBILE, 4, heads=Heads(backgrounds=1))
     features = network(torch.randn(4, 3, 64, 64))
     assert network.class_head.kernel_size == (1, 1)
     assert network.class_head.bias is None
@@ -55,19 +55,46 @@ def test_heads_of_other_backbones_start_near_zero_and_unconditioned():
 
 def test_head_settings_override_the_family():
     config = dataclasses.replace(MOBILE, head_kernel=3, activation_start=nets.ActivationStart.RELEASED)
-    network = nets.build(config, 2, activation_heads=True)
+    network = nets.build(config, 2, heads=Heads(backgrounds=1))
     assert network.class_head.kernel_size == (3, 3)
     assert network.class_head.bias is not None
     assert (network.label_encoder.bias == 0).all()
+
+
+def test_a_network_carries_the_heads_that_its_method_asks_for():
+    plain = nets.build(MOBILE, 3)
+    assert plain.heads == Heads()
+    assert plain.label_encoder is None
+    assert plain.activation_head is None
+    for backgrounds in (1, 3):
+        network = nets.build(MOBILE, 3, heads=Heads(backgrounds=backgrounds))
+        activations = network.activation_maps(network(torch.randn(2, 3, 64, 64)), torch.ones(2, 3))
+        assert activations.shape[1] == backgrounds + 3
+
+
+@pytest.mark.parametrize("head_kernel", [1, 3])
+def test_several_backgrounds_start_apart_beside_the_class_maps(head_kernel):
+    """Equal channels would get equal gradients; the classes are copied behind them."""
+    config = dataclasses.replace(MOBILE, head_kernel=head_kernel, activation_start=nets.ActivationStart.CLASS_MAPS)
+    network = nets.build(config, 3, heads=Heads(backgrounds=2)).eval()
+    before = network.activation_head.weight[:2].detach().clone()
+    weights.load_into(network, nets.build(config, 3, seed=1).state_dict(), allow_missing_heads=True)
+    assert torch.equal(network.activation_head.weight[:2], before)
+    assert not torch.equal(before[0], before[1])
+    features = network(torch.randn(2, 3, 64, 64))
+    with torch.no_grad():
+        network.label_encoder.weight.zero_()
+    activations = network.activation_maps(features, torch.ones(2, 3))
+    torch.testing.assert_close(activations[:, 2:], network.class_maps(features))
 
 
 @pytest.mark.parametrize("start", nets.ActivationStart)
 @pytest.mark.parametrize("head_kernel", [1, 3])
 def test_activation_maps_of_a_classifier_start_where_they_are_asked_to(start, head_kernel):
     """As class maps: with a conditioning of 1 the activation maps are the class maps, and the background is 0."""
-    classifier = nets.build(dataclasses.replace(MOBILE, head_kernel=head_kernel), 3, activation_heads=False)
+    classifier = nets.build(dataclasses.replace(MOBILE, head_kernel=head_kernel), 3)
     config = dataclasses.replace(MOBILE, head_kernel=head_kernel, activation_start=start)
-    network = nets.build(config, 3, activation_heads=True)
+    network = nets.build(config, 3, heads=Heads(backgrounds=1))
     before = network.activation_head.weight.clone()
     weights.load_into(network, classifier.state_dict(), allow_missing_heads=True)
     if start is nets.ActivationStart.RELEASED:
@@ -81,12 +108,12 @@ def test_activation_maps_of_a_classifier_start_where_they_are_asked_to(start, he
     torch.testing.assert_close(activations[:, 1:], network.class_maps(features))
     assert (activations[:, 0] == 0).all()
     trained = network.activation_head.weight.detach().clone()
-    weights.load_into(nets.build(config, 3, activation_heads=True), network.state_dict())
+    weights.load_into(nets.build(config, 3, heads=Heads(backgrounds=1)), network.state_dict())
     assert torch.equal(network.activation_head.weight, trained)
 
 
 def test_head_parameters_are_all_but_the_pretrained_ones():
-    network = nets.build(NANO, 2, activation_heads=True)
+    network = nets.build(NANO, 2, heads=Heads(backgrounds=1))
     heads = {id(parameter) for parameter in network.head_parameters()}
     names = {key.rpartition(".")[0] for key, p in network.named_parameters() if id(p) in heads}
     assert names == {"backbone.token_head", "class_head", "activation_head", "label_encoder"}
@@ -94,8 +121,8 @@ def test_head_parameters_are_all_but_the_pretrained_ones():
 
 def test_the_same_seed_builds_the_same_network_and_leaves_the_global_state_alone():
     before = torch.random.get_rng_state()
-    first, second = (nets.build(NANO, 2, activation_heads=True, seed=3) for _ in range(2))
-    other = nets.build(NANO, 2, activation_heads=True, seed=4)
+    first, second = (nets.build(NANO, 2, heads=Heads(backgrounds=1), seed=3) for _ in range(2))
+    other = nets.build(NANO, 2, heads=Heads(backgrounds=1), seed=4)
     assert torch.equal(torch.random.get_rng_state(), before)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -104,7 +131,7 @@ def test_the_same_seed_builds_the_same_network_and_leaves_the_global_state_alone
 
 def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_training():
     config = dataclasses.replace(MOBILE, freeze_batch_norm=True)
-    network = nets.build(config, 2, activation_heads=False).train()
+    network = nets.build(config, 2).train()
     assert network.training
     norms = {
         f"{name}.{leaf}": tensor.clone()
@@ -134,7 +161,7 @@ def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_traini
 )
 def test_contradictory_settings(config, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        nets.build(config, 2, activation_heads=False)
+        nets.build(config, 2)
     assert "\n" not in str(caught.value)
 
 

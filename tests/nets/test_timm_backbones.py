@@ -7,7 +7,7 @@ import torch
 
 from baoseg import attention, nets
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets import timm_backbones, weights
+from baoseg.nets import Heads, timm_backbones, weights
 
 SMALL_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32}
 VITS = {
@@ -165,7 +165,7 @@ def test_timm_names_from_a_local_file(tmp_path):
     config = nets.Config(backbone="timm:resnet10t", weights=str(tmp_path / "resnet.safetensors"))
     donor = timm.create_model("resnet10t")  # with its classifier of 1000 classes
     safetensors.torch.save_file(donor.state_dict(), config.weights)
-    made = nets.build(config, 2, activation_heads=False)
+    made = nets.build(config, 2)
     own = made.backbone.model.state_dict()
     assert all(torch.equal(own[key], donor.state_dict()[key]) for key in own)
 
@@ -173,26 +173,26 @@ def test_timm_names_from_a_local_file(tmp_path):
     del damaged["layer1.0.conv1.weight"]
     safetensors.torch.save_file(damaged, config.weights)
     with pytest.raises(CheckpointError, match=r"1 missing .layer1.0.conv1.weight.; 1 unexpected .conv9.weight."):
-        nets.build(config, 2, activation_heads=False)
+        nets.build(config, 2)
 
 
 def test_own_file_of_a_timm_network_comes_back(tmp_path):
     config = nets.Config(backbone="timm:resnet10t")
-    made = nets.build(config, 2, activation_heads=True, seed=1)
+    made = nets.build(config, 2, heads=Heads(backgrounds=1), seed=1)
     path = tmp_path / "network.safetensors"
     weights.save(path, made, {})
-    again = nets.build(config, 2, activation_heads=True, initialise=False)
+    again = nets.build(config, 2, heads=Heads(backgrounds=1), initialise=False)
     weights.load_into(again, weights.read_checkpoint(path))
     state = made.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in again.state_dict().items())
 
 
 def test_normalisation_is_the_weights_own_unless_set():
-    plain = nets.build(nets.Config(backbone="timm:mobilenetv2_035"), 2, activation_heads=False)
+    plain = nets.build(nets.Config(backbone="timm:mobilenetv2_035"), 2)
     assert plain.normalisation.mean == (0.485, 0.456, 0.406)
     half = (0.5, 0.5, 0.5)
     config = nets.Config(backbone="timm:mobilenetv2_035", mean=half, std=half)
-    changed = nets.build(config, 2, activation_heads=False)
+    changed = nets.build(config, 2)
     assert (changed.normalisation.mean, changed.normalisation.std) == (half, half)
 
 
@@ -202,7 +202,7 @@ def test_real_weights(shared):
         weights=str(shared / "weights" / "mobilenetv2_100_imagenet.safetensors"),
         options=(("pad_type", "same"),),
     )
-    made = nets.build(config, 14, activation_heads=True)
+    made = nets.build(config, 14, heads=Heads(backgrounds=1))
     assert (made.backbone.channels, made.backbone.stride) == (1280, 16)
     statistics = made.backbone.model.bn2.running_var
     assert not torch.equal(statistics, torch.ones_like(statistics))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from baoseg import nets
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
-from baoseg.nets import conformer, weights
+from baoseg.nets import Heads, conformer, weights
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network
 
@@ -31,7 +31,8 @@ def state():
 
 
 def network(*, classes=3, activation_heads=True, sizes=SIZES):
-    return Network(Conformer(sizes, classes, normalisation=Normalisation()), classes, activation_heads=activation_heads)
+    heads = Heads(backgrounds=int(activation_heads))
+    return Network(Conformer(sizes, classes, normalisation=Normalisation()), classes, heads=heads)
 
 
 def same(first, second):
@@ -268,7 +269,7 @@ def test_own_files_describe_themselves_and_are_the_same_every_time(tmp_path):
 @pytest.mark.parametrize("names", ["ours", "published"])
 def test_a_network_is_built_from_a_file(tmp_path, names, caplog):
     small = nets.Config(backbone="conformer_nano", options=(("depth", 3), ("embed_dim", 24)))
-    trained = nets.build(small, 2, activation_heads=False, seed=1)
+    trained = nets.build(small, 2, seed=1)
     path = tmp_path / "trained.safetensors"
     if names == "ours":
         weights.save(path, trained, {})
@@ -276,17 +277,17 @@ def test_a_network_is_built_from_a_file(tmp_path, names, caplog):
         safetensors.torch.save_file(weights.to_published(trained.state_dict(), depth=3), path)
     config = dataclasses.replace(small, weights=str(path))
     with caplog.at_level("INFO"):
-        made = nets.build(config, 2, activation_heads=True, seed=2)
+        made = nets.build(config, 2, heads=Heads(backgrounds=1), seed=2)
     assert "missing: " in caplog.text
     state = made.state_dict()
     assert all(torch.equal(state[key], value) for key, value in trained.state_dict().items())
     path.unlink()  # not needed any more where other values are about to be loaded
-    assert nets.build(config, 2, activation_heads=True, initialise=False).num_classes == 2
+    assert nets.build(config, 2, heads=Heads(backgrounds=1), initialise=False).num_classes == 2
     with pytest.raises(CheckpointError, match="no such weights"):
-        nets.build(config, 2, activation_heads=True)
+        nets.build(config, 2, heads=Heads(backgrounds=1))
 
 
 def test_conformer_weights_do_not_go_into_another_backbone(state):
-    other = nets.build(nets.Config(backbone="timm:mobilenetv2_035"), 3, activation_heads=True)
+    other = nets.build(nets.Config(backbone="timm:mobilenetv2_035"), 3, heads=Heads(backgrounds=1))
     with pytest.raises(CheckpointError, match="choose a Conformer"):
         weights.load_into(other, state, allow_missing_heads=True)

@@ -1,0 +1,89 @@
+"""AMN: activation manipulation network (Lee, Kim, Shim, CVPR 2022), "Threshold matters in WSSS".
+
+A network learns from fixed labels, made beforehand from the seeds of another one, which class each pixel is of;
+smoothed labels and a balance between foreground and background keep its activations even, so that they bear many
+thresholds.
+With TransCAM's network and seeds it is `transcam+amn`, the comparator in BAO's figure 4.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from baoseg import losses
+from baoseg.errors import RecipeError
+from baoseg.methods.base import Method, on_grid, refine
+from baoseg.nets.base import Features, Heads
+from baoseg.nets.network import Network
+from baoseg.types import BACKGROUND, IGNORE, Batch, Maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of AMN. The thresholds are those of its released code, which applies a dense CRF to the seeds at each
+    of the two first; ours are plain until there is a refinement.
+    """
+
+    smoothing: float = 0.4  # eps of PCL, sec. 4
+    background_below: float = 0.15  # pixels whose largest seed is lower are labelled background
+    foreground_above: float = 0.45  # pixels whose largest seed is at least this are labelled by its class; else ignored
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.background_below <= self.foreground_above <= 1 or not 0 <= self.smoothing < 1:
+            raise RecipeError(f"amn: {self}; 0 <= background_below <= foreground_above <= 1 and smoothing below 1")
+
+
+class AMN(Method):
+    """Label conditioning f * (W y + b) and a classifier of each pixel's S classes on it.
+
+    Deviations from the released code: the network's own activation head (one 3 x 3 convolution; there, an ASPP of four
+    behind a dropout), and on a backbone with attention A* on its activation maps, as BAO has it, so that the two differ
+    by the labels.
+    """
+
+    def __init__(self, network: Network, config: Config) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        for parameter in (*network.class_head.parameters(), *network.backbone.token_classifier()):
+            parameter.requires_grad_(False)  # classification takes no part
+
+    @staticmethod
+    def heads(config: Config) -> Heads:
+        return Heads(backgrounds=1)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """L = PCL(AM, seed labels). Raises RecipeError if the batch brings none."""
+        if batch.pixel_labels is None:
+            raise RecipeError("amn learns from seeds; name the stage that makes them (`labelled_by` in the recipe)")
+        activations = self.activations(self.network(batch.images), batch.labels)
+        labels = labels_on_grid(batch.pixel_labels, activations)
+        labels = labels.masked_fill(~on_grid(batch.valid, activations)[:, 0], IGNORE)
+        return {"pcl": losses.pixel_classification(activations, labels, smoothing=self.config.smoothing)}
+
+    def activations(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
+        return refine(self.network.activation_maps(features, labels), features)
+
+    def maps(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Float[Tensor, "b K"],
+        *,
+        classes: Int[Tensor, "k"] | None = None,
+    ) -> Maps:
+        """Softmax of AM over all S classes, without the background's: a threshold stands for that (sec. 4).
+
+        Deviations: scales are summed after the softmax, where the released code averages the logits before it; and the
+        seed labels have no say, where the released code leaves pixels that they call background unnormalised.
+        """
+        probabilities = self.activations(self.network(images), labels).softmax(dim=1)
+        return Maps(probabilities[:, BACKGROUND + 1 :] if classes is None else probabilities[:, classes])
+
+
+def labels_on_grid(labels: UInt8[Tensor, "b H W"], maps: Float[Tensor, "b S h w"]) -> Int[Tensor, "b h w"]:
+    """Labels of the pixels at the centres of the cells of a feature grid."""
+    picked: Tensor = F.interpolate(labels[:, None].to(torch.float32), size=maps.shape[-2:], mode="nearest-exact")
+    return picked[:, 0].long()

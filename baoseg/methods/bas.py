@@ -1,0 +1,247 @@
+"""BAS: background activation suppression (Zhai, Wu, Zhu, Cao, Wu, Zha, IJCV 2023), for segmentation.
+
+A generator in the midst of a classifier draws a map for each class. It learns where an object is from what the
+classifier still sees of the object's class when the map is cut out of its features: as little as possible, with a map
+as small as possible.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from baoseg import losses
+from baoseg.errors import RecipeError
+from baoseg.methods.base import Method, on_grid
+from baoseg.nets.base import Features, Heads
+from baoseg.nets.network import Network
+from baoseg.types import BACKGROUND, Batch, Maps, full_precision
+
+EPSILON = 1e-8  # of eq. 3, as released
+CHUNK = 8  # masks that are judged together, which bounds the memory of `image_threshold`
+
+
+class Relu(StrEnum):
+    """What makes the activation values S and S^b non-negative (fig. 4)."""
+
+    RAW = "raw"  # a ReLU on the two alone; logits may be negative
+    CONFERENCE = "conference"  # a ReLU on the class maps, before anything is made of them
+
+
+class Foreground(StrEnum):
+    """What a map of all classes together does to a class's map where that one is higher (sec. 5.5)."""
+
+    NONE = "none"  # there is no such map
+    REPLACE = "replace"  # stands there instead of it
+    AVERAGE = "average"  # the mean of the two stands there
+
+
+class Threshold(StrEnum):
+    FIXED = "fixed"  # the recipe's, for all pictures
+    IMAGE = "image"  # each picture's own (`image_threshold`)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of BAS; the defaults are the paper's for VOC (sec. 3.4). COCO: alpha 0.5, beta 1.5."""
+
+    alpha: float = 0.2  # of the foreground region guidance
+    beta: float = 1.2  # of the area constraint; table 7: alpha + weight
+    weight: float = 1.0  # lambda, of the background activation suppression
+    generator_after: int = 3  # stage of the backbone (table 8)
+    relu: Relu = Relu.RAW
+    foreground: Foreground = Foreground.NONE
+    threshold: Threshold = Threshold.FIXED
+    thresholds: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))  # tried for each picture
+
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.beta, self.weight) < 0 or self.generator_after < 1:
+            raise RecipeError(f"bas: {self}; alpha, beta and weight are not negative, stages count from 1")
+        if not self.thresholds or not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise RecipeError(f"bas.thresholds is {self.thresholds}; name at least one, all in 0..1")
+
+
+class BAS(Method):
+    """Deviations from the paper: pooling and area leave padding out, as everywhere here. A generator's map on a finer
+    grid than the class maps' is averaged to that, in eq. 5 and for `maps`. A picture without any class counts in L_cls
+    alone, with 0. With K = 1 there is no absent class, so eq. 9 is 0 and the classifier does not learn.
+    """
+
+    def __init__(self, network: Network, config: Config) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.chooses_threshold = config.threshold is Threshold.IMAGE
+
+    @staticmethod
+    def heads(config: Config) -> Heads:
+        return Heads(generator_after=config.generator_after, foreground=config.foreground is not Foreground.NONE)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """L = L_mcls + alpha L_frg + beta L_ac + lambda L_bas (eq. 10), the last three of one present class, drawn for
+        each picture. As released, F is detached from the background branch, and F2(F) in eq. 5.
+
+        The class-agnostic map has terms of its own, `foreground`: lambda times the sum of L_bas over all classes of the
+        picture (sec. 5.5), and beta times its area, which the paper does not mention but without which it would grow
+        over everything. Draws from the global random state.
+        """
+        config, labels = self.config, batch.labels
+        lower, upper, _ = self.network.split()
+        features = lower(batch.images)
+        class_maps = _class_maps(self.network, upper(features), relu=config.relu)
+        on_features, on_maps = on_grid(batch.valid, features), on_grid(batch.valid, class_maps)
+        logits = losses.pool(class_maps, on_maps)
+
+        predicted = self.network.prediction_maps(features)
+        drawn = (labels * (1 + torch.rand_like(labels))).argmax(dim=1, keepdim=True)
+        mask = predicted.take_along_dim(drawn[:, :, None, None], dim=1)
+        suppressed = self._suppression(features, mask, logits, on_maps).take_along_dim(drawn, dim=1)[:, 0]
+        area = losses.pool(mask, on_features)[:, 0]
+        mask = F.interpolate(mask, size=class_maps.shape[-2:], mode="area")
+        foreground_logits = losses.pool(mask * class_maps.detach(), on_maps)
+        guidance = F.cross_entropy(foreground_logits, drawn[:, 0], reduction="none")
+
+        labelled = labels.any(dim=1)
+        terms = {
+            "classification": multilabel_softmax(logits, labels),
+            "guidance": config.alpha * _mean(guidance, labelled),
+            "area": config.beta * _mean(area, labelled),
+            "suppression": config.weight * _mean(suppressed, labelled),
+        }
+        if config.foreground is not Foreground.NONE:
+            mask = predicted[:, -1:]
+            suppressed = (self._suppression(features, mask, logits, on_maps) * labels).sum(dim=1)
+            area = losses.pool(mask, on_features)[:, 0]
+            terms["foreground"] = _mean(config.weight * suppressed + config.beta * area, labelled)
+        return terms
+
+    def _suppression(
+        self,
+        features: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"],
+        logits: Float[Tensor, "b K"],
+        valid: Bool[Tensor, "b 1 h2 w2"],
+    ) -> Float[Tensor, "b K"]:
+        background = background_logits(self.network, features.detach() * (1 - mask), valid, relu=self.config.relu)
+        return suppression(background, logits)
+
+    def maps(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        labels: Float[Tensor, "b K"],
+        *,
+        classes: Int[Tensor, "k"] | None = None,
+    ) -> Maps:
+        """The generator's maps M, held down by the class-agnostic one where there is one (sec. 5.5).
+
+        The paper leaves open if averaging is done everywhere; here it is where the class's map is the higher one, as
+        its text introduces both ways. Only the layers before the generator are computed.
+        """
+        network = self.network
+        predicted = network.prediction_maps(network.split().lower(images))
+        scores = predicted[:, : network.num_classes]
+        match self.config.foreground:
+            case Foreground.REPLACE:
+                scores = scores.minimum(predicted[:, -1:])
+            case Foreground.AVERAGE:
+                scores = (scores + scores.minimum(predicted[:, -1:])) / 2
+        if classes is not None:
+            scores = scores[:, classes - 1]
+        stride = network.backbone.stride
+        grid = (math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
+        return Maps(F.interpolate(scores, size=grid, mode="area"))
+
+    def threshold(
+        self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
+    ) -> float:
+        return image_threshold(self.network, images[:1], labels, scores, config=self.config)
+
+    def classify(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K"]:
+        """y~ (eq. 1)."""
+        return losses.pool(_class_maps(self.network, self.network(images).map, relu=self.config.relu))
+
+
+def multilabel_softmax(logits: Float[Tensor, "b K"], labels: Float[Tensor, "b K"]) -> Float[Tensor, ""]:
+    """L_mcls: cross-entropy of each present class against it and the absent ones, summed over the present classes
+    (eq. 9); the mean over pictures.
+    """
+    # not -inf, whose logarithm of a sum has no gradient
+    absent = logits.masked_fill(labels > 0, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
+    return -(F.logsigmoid(logits - absent) * labels).sum(dim=1).mean()
+
+
+def background_logits(
+    network: Network,
+    masked: Float[Tensor, "b c h w"],
+    valid: Bool[Tensor, "b 1 h2 w2"] | None = None,
+    *,
+    relu: Relu,
+) -> Float[Tensor, "b K"]:
+    """y^b = GAP(F2(F . M_b)) with frozen weights (eq. 2): gradients reach the masked features F . M_b alone.
+
+    As in the released code, which copies the layers in training mode for it, batch statistics are those of the masked
+    features; the running ones do not hear of them.
+    """
+    branch = nn.Sequential(network.split().upper, network.class_head)
+    frozen = {name: parameter.detach() for name, parameter in branch.named_parameters()}
+    frozen |= {name: buffer.clone() for name, buffer in branch.named_buffers()}
+    maps = functional_call(branch, frozen, (masked,))[:, BACKGROUND + 1 :]
+    return losses.pool(_rectify(maps, relu=relu), valid)
+
+
+def suppression(background: Float[Tensor, "b K"], whole: Float[Tensor, "#b K"]) -> Float[Tensor, "b K"]:
+    """L_bas = S^b / (S + epsilon) for each class (eq. 3), from the logits y^b and y~.
+
+    As released, and not in the paper: S takes no gradient, and a ratio above 1 is the constant 1.
+    """
+    return (background.relu() / (whole.detach().relu() + EPSILON)).clamp(max=1)
+
+
+@torch.no_grad()
+def image_threshold(
+    network: Network,
+    image: Float[Tensor, "1 3 h w"],
+    labels: Float[Tensor, "K"],
+    scores: Float[Tensor, "k H W"],
+    *,
+    config: Config,
+) -> float:
+    """The cut for one picture's maps, of any method, that a trained BAS network finds best (sec. 5.5, fig. 22).
+
+    `scores` are in [0, 1], of the present classes in the order of their indices. For each of `config.thresholds` the
+    cells at least as high stand in the place of M_f, and the least L_bas + L_ac decides: its mean over the present
+    classes, which the paper leaves open. Of equally good thresholds it is the first listed. The network is in
+    evaluation mode.
+    """
+    lower, upper, _ = network.split()
+    features = lower(image)
+    class_maps = _class_maps(network, upper(features), relu=config.relu)
+    present = labels.nonzero()[:, 0]
+    fine = F.interpolate(full_precision(scores)[None], size=features.shape[-2:], mode="area")
+    thresholds = torch.tensor(config.thresholds, dtype=fine.dtype, device=fine.device)
+    masks = (fine >= thresholds[:, None, None, None]).to(features.dtype)  # [thresholds, k, h, w]
+    background = [
+        background_logits(network, features * (1 - some), relu=config.relu)
+        for some in masks.flatten(0, 1)[:, None].split(CHUNK)
+    ]
+    ratios = suppression(torch.cat(background), losses.pool(class_maps)).unflatten(0, masks.shape[:2])
+    of_class = ratios.take_along_dim(present[None, :, None], dim=2)[..., 0]
+    return config.thresholds[int((of_class + losses.pool(masks)).mean(dim=1).argmin())]
+
+
+def _class_maps(network: Network, feature_map: Float[Tensor, "b c h w"], *, relu: Relu) -> Float[Tensor, "b K h w"]:
+    return _rectify(network.class_maps(Features(feature_map, None, None)), relu=relu)
+
+
+def _rectify(maps: Float[Tensor, "b K h w"], *, relu: Relu) -> Float[Tensor, "b K h w"]:
+    return maps.relu() if relu is Relu.CONFERENCE else maps
+
+
+def _mean(values: Float[Tensor, "b"], counted: Bool[Tensor, "b"]) -> Float[Tensor, ""]:
+    """Over the pictures counted; 0 without any."""
+    return (values * counted).sum() / counted.sum().clamp(min=1)
