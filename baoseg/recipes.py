@@ -91,10 +91,7 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         data=DataConfig(path="synthetic", synthetic=SyntheticConfig(size=96)),
-        net=nets.Config(
-            backbone="conformer_nano",
-            activation_start=nets.ActivationStart.CLASS_MAPS,
-        ),
+        net=nets.Config(backbone="conformer_nano"),
         # The scenes differ in colour as they are; jitter would cost a third of the time.
         augment=transforms.Config(
             resize_long=(80, 120), crop=96, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
@@ -121,8 +118,7 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
     320 pixels long; they are enlarged so that training and inference have maps of about as many cells as the papers
     (16 to 32 on a side), and keep their shape at inference as in training. BAO runs for fewer steps than on VOC, so its
     average is shorter: the window 1 / (1 - momentum) stays a sixth of the averaged steps, as in the paper (2,000 of
-    11,900). BAO's backbone learns at a fifth of the classifier's rate: at the same rate the classification loss of the
-    training labels rises from 0.006 to 0.13 and the class maps shrink; at a fifth it keeps falling.
+    11,900).
     """
     return Recipe(
         name="msrc14",
@@ -141,7 +137,7 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
             Stage(
                 method=bao.Config(momentum=0.95),
                 start="cam",
-                schedule=train.Config(epochs=4, batch_size=8, lr=1e-5, head_lr=5e-4),
+                schedule=train.Config(epochs=4, batch_size=8, lr=5e-5, head_lr=5e-4),
             ),
         ),
         maps=MapsConfig(sizes=(256, 384, 512), keep_aspect=True),
@@ -187,7 +183,7 @@ def bao_voc_reference() -> Recipe:
     return Recipe(
         name="bao-voc-reference",
         data=recipe.data,
-        net=recipe.net,
+        net=replace(recipe.net, activation_start=nets.ActivationStart.RELEASED),
         augment=transforms.Config(mark_padding=False),
         stages=(classifier, replace(own, method=reference)),
         maps=MapsConfig(scaling=Scaling.RELEASED, stride=1),

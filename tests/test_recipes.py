@@ -32,6 +32,7 @@ def test_reference_differs_from_the_default_in_the_named_switches_alone() -> Non
     own["name"] = "bao-voc-reference"
     own["augment"]["mark_padding"] = False
     own["maps"] |= {"scaling": "released", "stride": 1}
+    own["net"]["activation_start"] = "released"
     own["stages"][1]["method"] |= method
     assert own == reference
 

@@ -36,7 +36,7 @@ class Config:
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
     head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others
-    activation_start: ActivationStart | None = None  # None: released for Conformers, class-maps for others
+    activation_start: ActivationStart = ActivationStart.ZERO
 
 
 def build(

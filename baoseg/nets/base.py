@@ -17,8 +17,9 @@ from baoseg.errors import RecipeError
 
 
 class ActivationStart(StrEnum):
-    """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 either way."""
+    """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 each way."""
 
+    ZERO = "zero"  # b = 1 and a classifier of zeros: it learns alone until it has something to say to the backbone
     CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
     RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
 
@@ -58,8 +59,8 @@ class Backbone(nn.Module):
 
     `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
     must have undergone, `attends` whether Features carry attention, `token_head` the
-    class token's classifier (K + 1 outputs). `head_kernel` and `activation_start` are the
-    family's defaults for the heads in `Network`, which `initialise_head` fills.
+    class token's classifier (K + 1 outputs). `head_kernel` is the family's default for the
+    class head in `Network`; `initialise_head` fills all heads.
     """
 
     channels: int
@@ -68,7 +69,6 @@ class Backbone(nn.Module):
     attends: bool
     token_head: nn.Linear | None
     head_kernel: int = 1
-    activation_start: ActivationStart = ActivationStart.CLASS_MAPS
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         raise NotImplementedError

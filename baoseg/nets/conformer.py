@@ -22,7 +22,7 @@ from torchvision.ops import stochastic_depth
 from baoseg.attention import Attention
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
-from baoseg.nets.base import ActivationStart, Backbone, Features, pad_to_multiple
+from baoseg.nets.base import Backbone, Features, pad_to_multiple
 
 STEM_WIDTH = 64
 PATCH = 4  # cells of the first stage that a token covers in each direction
@@ -65,7 +65,6 @@ class Conformer(Backbone):
 
     attends = True
     head_kernel = 3
-    activation_start = ActivationStart.RELEASED
     token_head: nn.Linear
 
     def __init__(self, config: Config, num_classes: int, *, normalisation: Normalisation) -> None:

@@ -24,9 +24,9 @@ class Network(nn.Module):
     background output out. The activation head may have more than one background (`Heads.backgrounds`).
 
     A class head of kernel 1 is CAM's M_s = w_s . f and has no bias; the released Conformers use kernel 3 with
-    a bias. `activation_start` says how label encoder and activation head start: as released, for Conformers, or
-    as the class maps, for all others, so that BAO's first steps do not send the gradients of a random classifier
-    through a trained network. (AMN leaves both to PyTorch's uniform default.)
+    a bias. `activation_start` says how label encoder and activation head start: with a classifier of zeros, so that no
+    gradient of a classifier that knows nothing yet goes through a trained network, or as released. (AMN leaves both to
+    PyTorch's uniform default.)
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Network(nn.Module):
         *,
         heads: Heads | None = None,
         head_kernel: int | None = None,
-        activation_start: ActivationStart | None = None,
+        activation_start: ActivationStart = ActivationStart.ZERO,
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -46,16 +46,18 @@ class Network(nn.Module):
         self.heads = heads = heads or Heads()
         self.class_head = nn.Conv2d(backbone.channels, 1 + num_classes, kernel, padding=kernel // 2, bias=kernel > 1)
         backbone.initialise_head(self.class_head)
-        self.activation_start = backbone.activation_start if activation_start is None else activation_start
+        self.activation_start = activation_start
         self.label_encoder: nn.Linear | None = None
         self.activation_head: nn.Conv2d | None = None
         if heads.backgrounds:
             self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
-            as_class_maps = self.activation_start is ActivationStart.CLASS_MAPS
-            nn.init.constant_(self.label_encoder.bias, 1.0 if as_class_maps else 0.0)
+            released = self.activation_start is ActivationStart.RELEASED
+            nn.init.constant_(self.label_encoder.bias, 0.0 if released else 1.0)
             self.activation_head = nn.Conv2d(backbone.channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
+            if self.activation_start is ActivationStart.ZERO:  # several backgrounds at 0 would all learn the same
+                nn.init.zeros_(self.activation_head.weight[heads.backgrounds if heads.backgrounds > 1 else 0 :])
         self.generator: nn.Conv2d | None = None
         if heads.generator_after is not None:
             channels = backbone.split(heads.generator_after).channels
@@ -112,7 +114,7 @@ class Network(nn.Module):
     def start_activation_head(self) -> None:
         """Called when weights without activation heads have been loaded: begin where `activation_start` says."""
         head, source = self.activation_head, self.class_head
-        if head is None or self.activation_start is ActivationStart.RELEASED:
+        if head is None or self.activation_start is not ActivationStart.CLASS_MAPS:
             return
         margin = (head.kernel_size[0] - source.kernel_size[0]) // 2
         backgrounds = self.heads.backgrounds

@@ -21,10 +21,15 @@ BACKBONES = {
             ("heads", 2),
             ("stem_pool", True),
         ),
+        activation_start=nets.ActivationStart.RELEASED,
     ),
-    # timm starts the residual branches at zero, where most of their parameters have no gradient yet
-    "cnn": nets.Config(backbone="timm:test_resnet", options=(("zero_init_last", False),)),
-    "vit": nets.Config(backbone="timm:test_vit"),
+    # timm starts the residual branches at zero, and we the activation head: parameters behind them get no gradient yet
+    "cnn": nets.Config(
+        backbone="timm:test_resnet",
+        options=(("zero_init_last", False),),
+        activation_start=nets.ActivationStart.CLASS_MAPS,
+    ),
+    "vit": nets.Config(backbone="timm:test_vit", activation_start=nets.ActivationStart.CLASS_MAPS),
 }
 
 

@@ -105,11 +105,25 @@ def test_activation_maps_of_a_classifier_start_where_they_are_asked_to(start, he
     with torch.no_grad():
         network.label_encoder.weight.zero_()
     activations = network.activation_maps(features, torch.ones(2, 3))
-    torch.testing.assert_close(activations[:, 1:], network.class_maps(features))
+    expected = network.class_maps(features) if start is nets.ActivationStart.CLASS_MAPS else 0 * activations[:, 1:]
+    torch.testing.assert_close(activations[:, 1:], expected)
     assert (activations[:, 0] == 0).all()
     trained = network.activation_head.weight.detach().clone()
     weights.load_into(nets.build(config, 3, heads=Heads(backgrounds=1)), network.state_dict())
     assert torch.equal(network.activation_head.weight, trained)
+
+
+def test_a_classifier_of_zeros_learns_alone_at_first_and_its_backgrounds_apart():
+    for backgrounds in (1, 3):
+        network = nets.build(MOBILE, 2, heads=Heads(backgrounds=backgrounds))
+        features = network(torch.randn(1, 3, 64, 64))
+        features.map.retain_grad()
+        activations = network.activation_maps(features, torch.ones(1, 2))
+        activations[:, -1].square().add(activations[:, -1]).sum().backward()
+        assert (features.map.grad == 0).all()
+        assert network.activation_head.weight.grad[-1].any()
+        apart = network.activation_head.weight[:backgrounds]
+        assert backgrounds == 1 or not torch.equal(apart[0], apart[1])
 
 
 def test_head_parameters_are_all_but_the_pretrained_ones():
