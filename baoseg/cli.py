@@ -199,14 +199,15 @@ def fuse(
 
     Args:
         sources: Each a run folder (its last stage), RUN/STAGE, or a folder of .npy or .npz of another tool.
-        data: Folder of the pictures, with a labels.csv (columns image,labels).
+        data: Folder of the pictures, with a labels.csv (columns image,labels), or "synthetic" for the demo's scenes.
         out: Folder to write, or to continue in.
         eval_split: Pictures to label. Without it: val, or all pictures where there is no such split.
         allow_pickle: Read .npy files that are pickles, as IRN writes them; nothing but arrays is taken from them.
     """
     from baoseg import pipeline, recipes
 
-    base = recipes.override(recipes.named("photos"), data=data, eval_split=eval_split)
+    recipe = recipes.named("demo" if data == "synthetic" else "photos")
+    base = recipes.override(recipe, data=data, eval_split=eval_split)
     pipeline.fuse_seeds(base, sources, out, allow_pickle=allow_pickle)
 
 

@@ -162,7 +162,7 @@ def test_compare_shows_methods_beside_seeds_and_sums(
 def test_fuse_adds_up_what_exists(
     bao: Callable[..., None], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, "photos", lambda: tiny.RECIPE)  # the pictures of `tiny` are generated
+    monkeypatch.setitem(recipes.RECIPES, "demo", lambda: tiny.RECIPE)  # the pictures of `tiny` are generated
     sources = [tiny_run.root / "transcam", tiny_run.root]
     bao("fuse", *sources, "--data", "synthetic", "--out", tmp_path / "run")
     (name,) = read_json(tmp_path / "run" / "run.json")["stages"]
