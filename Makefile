@@ -22,6 +22,7 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/bas.py
 	$(BIN)/python benchmarks/evaluation.py
 
 clean:

@@ -67,11 +67,12 @@ def compare(
 
     On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
     """
-    attends = _attends(base)
-    if not attends and "transcam" in methods:
+    if "transcam" in methods and not _network(base, nets.NO_HEADS).backbone.attends:
         progress.say("transcam: the same as cam on a network without attention; left out")
         methods = [name for name in methods if name != "transcam"] or ["cam"]
     recipe = recipes.comparison(base, methods, seeds=seeds, fuse=fuse, allow_pickle=allow_pickle)
+    for heads in {heads_of(stage.method) for stage in recipe.stages}:
+        _network(recipe, heads)  # what cannot be built is refused before hours of training
     return run(recipe, out, hardware=hardware)
 
 
@@ -82,9 +83,9 @@ def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle:
     return run(recipe, out, hardware=Hardware(accelerator="cpu"))
 
 
-def _attends(recipe: Recipe) -> bool:
-    """Whether the recipe's network has self-attention over its grid; its weights do not matter."""
-    return nets.build(recipe.net, 1, initialise=False).backbone.attends
+def _network(recipe: Recipe, heads: nets.Heads) -> nets.Network:
+    """The recipe's network without its weights, to look at."""
+    return nets.build(recipe.net, 1, heads=heads, initialise=False)
 
 
 def begin(recipe: Recipe, out: Path) -> Run:

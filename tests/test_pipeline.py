@@ -541,6 +541,12 @@ def test_transcam_on_a_cnn_is_cam_and_left_out(monkeypatch: pytest.MonkeyPatch, 
     assert "transcam: the same as cam" in capsys.readouterr().out
 
 
+def test_what_a_network_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no stages to put a generator between"):
+        pipeline.compare(SHORT, tmp_path / "run", methods=["transcam", "bas"], hardware=tiny.HARDWARE)
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_of_a_run_can_be_fused_in_a_run_of_their_own(tiny_run: Run, tmp_path: Path) -> None:
     alone = pipeline.fuse_seeds(tiny.RECIPE, [str(tiny_run.root)], tmp_path / "alone")
     own, again = (read_json(folder.metrics) for folder in (tiny_run.stage("bao"), alone.stage("fused")))

@@ -42,6 +42,9 @@ class AMN(Method):
     Deviations from the released code: the network's own activation head (one 3 x 3 convolution; there, an ASPP of four
     behind a dropout), and on a backbone with attention A* on its activation maps, as BAO has it, so that the two differ
     by the labels.
+
+    The class head stays as it started while the features change: image-level labels, where they are not given, are
+    better predicted by the classifier that AMN started from.
     """
 
     def __init__(self, network: Network, config: Config) -> None:
