@@ -104,7 +104,7 @@ def demo() -> Recipe:
             Stage(
                 method=bao.Config(momentum=0.95),
                 start="transcam",
-                schedule=train.Config(epochs=4, batch_size=16, lr=1e-4, head_lr=1e-3),
+                schedule=train.Config(epochs=4, batch_size=16, lr=1e-4, head_lr=1e-3, decay=train.Decay.COSINE),
             ),
         ),
         maps=MapsConfig(sizes=(96, 144)),

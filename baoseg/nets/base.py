@@ -19,7 +19,7 @@ from baoseg.errors import RecipeError
 class ActivationStart(StrEnum):
     """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 each way."""
 
-    ZERO = "zero"  # b = 1 and a classifier of zeros: it learns alone until it has something to say to the backbone
+    ZERO = "zero"  # b = 0 and a classifier of zeros: they learn alone until they have something to say to the backbone
     CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
     RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
 

@@ -52,8 +52,8 @@ class Network(nn.Module):
         if heads.backgrounds:
             self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
-            released = self.activation_start is ActivationStart.RELEASED
-            nn.init.constant_(self.label_encoder.bias, 0.0 if released else 1.0)
+            as_class_maps = self.activation_start is ActivationStart.CLASS_MAPS
+            nn.init.constant_(self.label_encoder.bias, 1.0 if as_class_maps else 0.0)
             self.activation_head = nn.Conv2d(backbone.channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
             if self.activation_start is ActivationStart.ZERO:  # several backgrounds at 0 would all learn the same

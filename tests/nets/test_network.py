@@ -32,6 +32,7 @@ def test_activation_maps_follow_the_formula(network):
     features = network(torch.randn(2, 3, 40, 64))
     labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 0]])
     encoder, head = network.label_encoder, network.activation_head
+    head.weight.normal_()  # it starts at 0
     for image in range(2):
         conditioning = encoder.bias + sum(encoder.weight[:, i] for i in range(4) if labels[image, i])
         conditioned = features.map[image] * conditioning[:, None, None]
@@ -42,23 +43,23 @@ def test_activation_maps_follow_the_formula(network):
         assert torch.allclose(background, expected[:1], atol=1e-5)
 
 
-def test_heads_of_other_backbones_start_near_zero_and_unconditioned():
+def test_heads_of_other_backbones_start_near_zero_and_hardly_conditioned():
     network = nets.build(MOBILE, 4, heads=Heads(backgrounds=1))
     features = network(torch.randn(4, 3, 64, 64))
     assert network.class_head.kernel_size == (1, 1)
     assert network.class_head.bias is None
     assert network.class_maps(features).mean(dim=(2, 3)).abs().max() < 1
     conditioning = network.label_encoder(torch.eye(4))
-    assert conditioning.mean().item() == pytest.approx(1, abs=0.01)
-    assert (conditioning - 1).abs().max() < 0.2
+    assert conditioning.mean().item() == pytest.approx(0, abs=0.01)
+    assert conditioning.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_head_settings_override_the_family():
-    config = dataclasses.replace(MOBILE, head_kernel=3, activation_start=nets.ActivationStart.RELEASED)
+    config = dataclasses.replace(MOBILE, head_kernel=3, activation_start=nets.ActivationStart.CLASS_MAPS)
     network = nets.build(config, 2, heads=Heads(backgrounds=1))
     assert network.class_head.kernel_size == (3, 3)
     assert network.class_head.bias is not None
-    assert (network.label_encoder.bias == 0).all()
+    assert (network.label_encoder.bias == 1).all()
 
 
 def test_a_network_carries_the_heads_that_its_method_asks_for():
