@@ -19,7 +19,7 @@ from torch import Tensor
 
 from baoseg.methods.bao import BAO, Background, Config
 from baoseg.nets import Config as NetConfig
-from baoseg.nets import build
+from baoseg.nets import Heads, build
 
 CLASSES = 20
 PRESENT = (4, 8)  # two classes, as VOC pictures have on average one and a half

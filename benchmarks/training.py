@@ -15,7 +15,7 @@ import tyro
 from figures import publish
 
 from baoseg import nets
-from baoseg.methods import Method, Progress, bao, make, transcam
+from baoseg.methods import Method, Progress, bao, heads_of, make, transcam
 from baoseg.train import Config, parameter_groups
 from baoseg.types import Batch
 

@@ -20,6 +20,7 @@ class ActivationStart(StrEnum):
     """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 each way."""
 
     ZERO = "zero"  # b = 0 and a classifier of zeros: they learn alone until they have something to say to the backbone
+    UNGATED = "ungated"  # b = 1, so that it classifies f itself at first, and a classifier of zeros: it learns faster
     CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
     RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
 

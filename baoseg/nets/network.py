@@ -52,11 +52,12 @@ class Network(nn.Module):
         if heads.backgrounds:
             self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
-            as_class_maps = self.activation_start is ActivationStart.CLASS_MAPS
-            nn.init.constant_(self.label_encoder.bias, 1.0 if as_class_maps else 0.0)
+            gated = self.activation_start in (ActivationStart.ZERO, ActivationStart.RELEASED)
+            nn.init.constant_(self.label_encoder.bias, 0.0 if gated else 1.0)
             self.activation_head = nn.Conv2d(backbone.channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
-            if self.activation_start is ActivationStart.ZERO:  # several backgrounds at 0 would all learn the same
+            if self.activation_start in (ActivationStart.ZERO, ActivationStart.UNGATED):
+                # several backgrounds that start at 0 would all learn the same
                 nn.init.zeros_(self.activation_head.weight[heads.backgrounds if heads.backgrounds > 1 else 0 :])
         self.generator: nn.Conv2d | None = None
         if heads.generator_after is not None:

@@ -1,12 +1,13 @@
 """Every method on every kind of backbone, through the same checks: a new method or backbone adds one line here."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from baoseg import methods, nets
-from baoseg.errors import RecipeError
+from baoseg import maps, methods, nets
+from baoseg.errors import DataError, RecipeError
 from baoseg.methods import CONFIGS, METHODS, Method, heads_of
 from baoseg.types import BACKGROUND, IGNORE, Batch
 
@@ -101,6 +102,28 @@ def test_any_classes_and_any_size(name, backbone, classes, shape):
     if maps.background is not None:
         assert maps.background.shape == (size, 1, *grid)
         assert maps.background.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 90)])
+def test_a_seed_for_all_classes_and_an_error_for_none(name, backbone, size):
+    method = make(name, backbone, 3).eval()
+    image = torch.randint(256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    about = method.network.backbone
+    infer = partial(
+        maps.infer,
+        method,
+        image,
+        config=maps.Config(sizes=(32, 48)),
+        normalisation=about.normalisation,
+        stride=about.stride,
+    )
+    seed = infer(torch.ones(3))
+    assert seed.classes.tolist() == [1, 2, 3]
+    assert seed.scores.shape == (3, math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+    assert ((seed.scores >= 0) & (seed.scores <= 1)).all()
+    assert (seed.background is not None) == method.learns_background
+    with pytest.raises(DataError, match="no seed"):
+        infer(torch.zeros(3))
 
 
 def test_every_trained_parameter_gets_a_gradient(name, backbone):

@@ -127,6 +127,14 @@ def test_a_classifier_of_zeros_learns_alone_at_first_and_its_backgrounds_apart()
         assert backgrounds == 1 or not torch.equal(apart[0], apart[1])
 
 
+@pytest.mark.parametrize("start", nets.ActivationStart)
+def test_the_label_encoder_gates_from_the_start_or_later(start):
+    config = dataclasses.replace(MOBILE, activation_start=start)
+    bias = nets.build(config, 2, heads=Heads(backgrounds=1)).label_encoder.bias
+    gated = start in (nets.ActivationStart.ZERO, nets.ActivationStart.RELEASED)
+    assert (bias == (0 if gated else 1)).all()
+
+
 def test_head_parameters_are_all_but_the_pretrained_ones():
     network = nets.build(NANO, 2, heads=Heads(backgrounds=1))
     heads = {id(parameter) for parameter in network.head_parameters()}
