@@ -1,0 +1,1 @@
+"""Refinement of maps and masks by the picture, after they were made."""

@@ -1,0 +1,301 @@
+"""Fully connected CRF (Kraehenbuehl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge
+potentials", NIPS 2011): draws labels or class probabilities to the edges of the picture.
+
+    E(x) = sum_i psi_u(x_i) + sum_{i<j} [x_i != x_j] k(f_i, f_j)                                           (eq. 1-3)
+    k    = w1 exp(-|p_i - p_j|^2 / 2 a^2 - |I_i - I_j|^2 / 2 b^2) + w2 exp(-|p_i - p_j|^2 / 2 c^2)         (eq. 3)
+
+p is a position, I a colour. Mean field (algorithm 1) filters the marginals with both Gaussians in each step. The filter
+is the permutohedral lattice of Adams, Baek and Davis ("Fast high-dimensional filtering using the permutohedral
+lattice", Eurographics 2010): splat, blur along d + 1 axes, slice. Each of these is a sparse product here, made once a
+picture and applied to all labels together.
+
+As in the authors' C++, and unlike the paper: each Gaussian is normalised on both sides, D^-1/2 K D^-1/2 with D = K 1,
+and a pixel's message to itself is not taken out.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int32, Int64, UInt8
+from torch import Tensor
+
+from baoseg.errors import DataError, RecipeError
+from baoseg.types import IGNORE
+
+LEAST_PROBABILITY = 1e-5  # log 0 is no energy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Standard deviations in pixels (`sxy`) and in grey levels (`srgb`), weights (`compat`), steps of mean field."""
+
+    gaussian_sxy: float = 3.0
+    gaussian_compat: float = 3.0
+    bilateral_sxy: float = 50.0
+    bilateral_srgb: float = 5.0
+    bilateral_compat: float = 10.0
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) <= 0 or self.steps < 0:
+            raise RecipeError(f"crf: {self}; widths must be above 0 and steps not negative")
+
+
+LABELS = Config()  # IRN and its followers, for label images
+PROBABILITIES = Config(bilateral_sxy=80.0, bilateral_srgb=13.0)  # for class probabilities
+
+
+def from_labels(
+    image: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, gt_prob: float = 0.7, config: Config = LABELS
+) -> Float[Tensor, "k h w"]:
+    """Marginals of the k labels in a label image, in the order of `present_labels`, on the device of the labels.
+
+    `image` is uint8 [h w 3], `labels` are integers [h w]. A pixel's own label has the probability `gt_prob`, the other
+    labels share the rest; where the label is 255, all are alike. `present_labels(labels)[marginals.argmax(0)]` is the
+    refined label image. It may lack a label: the marginals of one that vanishes are still there. A single label has
+    the marginal 1 everywhere.
+
+    Raises DataError if image and labels do not fit each other, or if there is no label but 255.
+    """
+    if not 0 < gt_prob < 1:
+        raise RecipeError(f"crf: gt_prob is {gt_prob}; choose a probability between 0 and 1")
+    labels = _tensor(labels)
+    if labels.dtype.is_floating_point or labels.ndim != 2:
+        raise DataError(f"crf: labels of {labels.dtype} {tuple(labels.shape)}; give integers of [h w]")
+    image = _picture(image, labels)
+    present = present_labels(labels)
+    if len(present) == 0:
+        raise DataError(f"crf: no class present; the labels are {IGNORE} everywhere")
+    count = len(present)
+    others = (1 - gt_prob) / max(count - 1, 1)
+    probabilities = torch.where(labels == present[:, None, None], gt_prob, others)
+    return _mean_field(image, torch.where(labels == IGNORE, 1 / count, probabilities).log(), config)
+
+
+def present_labels(labels: Tensor | np.ndarray) -> Int64[Tensor, "k"]:
+    """The labels in a label image, ascending, without 255."""
+    present = _tensor(labels).long().unique()
+    return present[present != IGNORE]
+
+
+def from_probabilities(
+    image: Tensor | np.ndarray, probabilities: Tensor | np.ndarray, *, config: Config = PROBABILITIES
+) -> Float[Tensor, "k h w"]:
+    """Marginals of the k classes of a probability map, on its device.
+
+    `image` is uint8 [h w 3], `probabilities` are [k h w], clipped to [1e-5, 1]. A class whose probability is 0
+    everywhere is absent: it costs nothing, and its marginal is 0.
+
+    Raises DataError if image and probabilities do not fit each other, if a probability is not finite, or if no class
+    is present.
+    """
+    probabilities = _tensor(probabilities).float()
+    if probabilities.ndim != 3:
+        raise DataError(f"crf: probabilities of {tuple(probabilities.shape)}; give [k h w]")
+    image = _picture(image, probabilities)
+    if not probabilities.isfinite().all():
+        raise DataError("crf: probabilities that are NaN or infinite; check the maps that they come from")
+    present = (probabilities > 0).flatten(1).any(dim=1)
+    if not present.any():
+        raise DataError("crf: no class present; at least one needs a probability above 0")
+    marginals = torch.zeros_like(probabilities)
+    marginals[present] = _mean_field(image, probabilities[present].clamp(LEAST_PROBABILITY, 1).log(), config)
+    return marginals
+
+
+def _picture(image: Tensor | np.ndarray, maps: Tensor) -> UInt8[Tensor, "h w 3"]:
+    image = _tensor(image)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
+        raise DataError(f"crf: {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [h w 3]")
+    if image.shape[:2] != maps.shape[-2:]:
+        (height, width), (rows, columns) = image.shape[:2], maps.shape[-2:]
+        raise DataError(f"crf: a picture of {height} x {width} and maps of {rows} x {columns} pixels; resize the maps")
+    return image.to(maps.device)
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(values.copy())
+
+
+@torch.no_grad()
+def _mean_field(
+    image: UInt8[Tensor, "h w 3"], log_unaries: Float[Tensor, "k h w"], config: Config
+) -> Float[Tensor, "k h w"]:
+    """Algorithm 1 with Potts compatibility: a label gains what the kernels gather of it around a pixel."""
+    height, width = image.shape[:2]
+    positions, colours = _positions(height, width, image.device), image.flatten(0, 1).T.float()
+    kernels = (
+        position_kernel(height, width, config.gaussian_sxy, config.gaussian_compat, image.device),
+        _kernel(
+            torch.cat([positions / config.bilateral_sxy, colours / config.bilateral_srgb]),
+            compat=config.bilateral_compat,
+        ),
+    )
+    unaries = log_unaries.flatten(1).T.contiguous()
+    marginals = _softmax(unaries)
+    for _ in range(config.steps):
+        logits = unaries.clone()
+        for kernel in kernels:
+            logits += kernel.filter(marginals)
+        marginals = _softmax(logits)
+    return marginals.T.reshape(-1, height, width)
+
+
+def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """Over few labels of many pixels: along the first axis it is vectorised, along the last it is not."""
+    return logits.T.contiguous().softmax(dim=0).T.contiguous()
+
+
+def _positions(height: int, width: int, device: torch.device) -> Float[Tensor, "2 n"]:
+    """Column and row of each pixel, n = height * width."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return torch.stack([columns.repeat(height), rows.repeat_interleave(width)]).float()
+
+
+@lru_cache(maxsize=1)  # the same for all pictures of one size, and about a tenth of the work
+def position_kernel(height: int, width: int, sxy: float, compat: float, device: torch.device) -> "Lattice":
+    return _kernel(_positions(height, width, device) / sxy, compat=compat)
+
+
+def _kernel(features: Float[Tensor, "d n"], *, compat: float) -> "Lattice":
+    """compat * D^-1/2 K D^-1/2."""
+    lattice = build_lattice(features)
+    scale = lattice.filter(features.new_ones(features.shape[1], 1))[:, 0].rsqrt()
+    return Lattice(lattice.splat.times_columns(scale), lattice.blurs, lattice.slice.times_rows(compat * scale))
+
+
+class SparseMatrix(NamedTuple):
+    """A sparse matrix by rows. A row of a product is a weighted sum of a few rows of the other factor."""
+
+    columns: Int32[Tensor, "entries"]
+    weights: Float[Tensor, "entries"]
+    starts: Int32[Tensor, "rows"]  # the first entry of each row
+
+    def __matmul__(self, values: Float[Tensor, "columns k"]) -> Float[Tensor, "rows k"]:
+        # a sum of embeddings is the fastest sparse product in PyTorch where the other factor has few columns
+        return F.embedding_bag(self.columns, values, self.starts, mode="sum", per_sample_weights=self.weights)
+
+    def times_columns(self, factors: Float[Tensor, "columns"]) -> "SparseMatrix":
+        return self._replace(weights=self.weights * factors[self.columns])
+
+    def times_rows(self, factors: Float[Tensor, "rows"]) -> "SparseMatrix":
+        """Only where all rows have equally many entries."""
+        return self._replace(weights=(self.weights.view(len(factors), -1) * factors[:, None]).flatten())
+
+
+class Lattice(NamedTuple):
+    """Filters n points of d dimensions with a Gaussian of unit variance, up to one factor that all results share.
+
+    The last of the m vertices is nowhere: it stands for neighbours that do not exist, and stays 0.
+    """
+
+    splat: SparseMatrix  # [m n]
+    blurs: tuple[SparseMatrix, ...]  # [m m] for each of the d + 1 axes
+    slice: SparseMatrix  # [n m]
+
+    def filter(self, values: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        on_vertices = self.splat @ values
+        for blur in self.blurs:
+            on_vertices = blur @ on_vertices
+        return self.slice @ on_vertices
+
+
+def build_lattice(features: Float[Tensor, "d n"]) -> Lattice:
+    """The vertices around the points, and the sparse products of Adams et al., sec. 3.
+
+    The steps of the blurs, d on one axis and - 1 on the others, are a basis of the lattice once one of the d + 1 is
+    left out. A vertex is known by its integer coordinates in that basis, packed into one number; packing is linear, so
+    neighbours on an axis lie at one distance of all vertices.
+    """
+    dims, count = features.shape
+    cell, rank, weights = _simplices(features)
+    coordinates = cell[:-1] - cell[-1]
+    strides = _strides(coordinates)
+    ahead = torch.cat([strides, -strides.sum()[None]])  # all d + 1 steps together lead back
+
+    # from the corner of remainder r - 1 to that of r, one step back on the axis of rank d + 1 - r
+    steps = torch.empty_like(rank).scatter_(0, dims - rank, (-ahead)[:, None].expand(-1, count))
+    first = (coordinates * strides[:, None]).sum(dim=0)
+    numbers = torch.cat([first[None], steps[:-1]]).cumsum(dim=0)
+
+    ordered, order = numbers.flatten().sort()
+    vertices, owner, entries = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    corners = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, owner.int()).view_as(numbers)
+    points = torch.arange(count, dtype=torch.int32, device=features.device).repeat(dims + 1)
+    return Lattice(
+        splat=SparseMatrix(
+            points.index_select(0, order),
+            weights.flatten().index_select(0, order),
+            F.pad(entries.cumsum(0), (1, 0)).int(),
+        ),
+        blurs=_blurs(vertices, ahead),
+        slice=SparseMatrix(corners.T.flatten(), weights.T.flatten(), _starts(count, dims + 1, features.device)),
+    )
+
+
+def _simplices(
+    features: Float[Tensor, "d n"],
+) -> tuple[Int64[Tensor, "d+1 n"], Int64[Tensor, "d+1 n"], Float[Tensor, "d+1 n"]]:
+    """The simplex around each point: its corner of remainder 0, divided by d + 1, the ranks of the point's coordinates
+    in it, and the barycentric weights of its corners of remainder 0..d (Adams et al., sec. 3.1 and 3.2).
+    """
+    dims = len(features)
+    # E of their sec. 3.1, as a recurrence, scaled so that the blurs below have unit variance in feature space
+    axis = torch.arange(1, dims + 1, device=features.device, dtype=torch.float64)
+    scaled = features * ((2 / 3 / (axis * (axis + 1))).sqrt() * (dims + 1)).float()[:, None]
+    tail = scaled.flip(0).cumsum(0).flip(0)  # of each coordinate and those after it
+    elevated = F.pad(tail, (0, 0, 0, 1)) - F.pad(scaled * axis.float()[:, None], (0, 0, 1, 0))
+
+    cell = (elevated / (dims + 1)).round()
+    residual = elevated - cell * (dims + 1)
+    rank = cell.sum(dim=0).repeat(dims + 1, 1)  # how far off the plane
+    for i in range(dims):
+        for j in range(i + 1, dims + 1):
+            lower = residual[i] < residual[j]
+            rank[i] += lower
+            rank[j] += ~lower
+    turns = (rank < 0).float() - (rank > dims).float()
+    cell += turns
+    rank = (rank + turns * (dims + 1)).long()
+
+    position = elevated / (dims + 1) - cell
+    falling = torch.empty_like(position).scatter_(0, dims - rank, position)
+    weights = falling - F.pad(falling, (0, 0, 1, 0))[:-1]
+    weights[0] += 1 - falling[-1]
+    return cell.long(), rank, weights
+
+
+def _strides(coordinates: Int64[Tensor, "d n"]) -> Int64[Tensor, "d"]:
+    """Strides that give the corners around the points, and their neighbours, numbers of their own."""
+    low, high = coordinates.aminmax(dim=1)
+    strides = [1]
+    for extent in (high - low + 5).tolist():  # a corner is within 1 of the first, a neighbour within 2
+        strides.append(strides[-1] * extent)
+    if strides[-1] >= 2**62:
+        raise RecipeError("crf: the widths are too small for this picture; choose larger ones")
+    return torch.tensor(strides[:-1], device=coordinates.device)
+
+
+def _blurs(vertices: Int64[Tensor, "m"], ahead: Int64[Tensor, "axes"]) -> tuple[SparseMatrix, ...]:
+    """(1/2, 1, 1/2) along each axis, of the vertices that some point touches and of the one that is nowhere."""
+    nowhere = len(vertices)
+    rows = torch.arange(nowhere + 1, device=vertices.device)
+    weights = torch.tensor([0.5, 1, 0.5], device=vertices.device).repeat(nowhere + 1)
+    starts = _starts(nowhere + 1, 3, vertices.device)
+    blurs = []
+    for distance in ahead:
+        numbers = vertices + distance
+        found = torch.searchsorted(vertices, numbers).clamp_(max=nowhere - 1)
+        after = F.pad(found.where(vertices.gather(0, found) == numbers, nowhere), (0, 1), value=nowhere)
+        before = torch.full_like(rows, nowhere).scatter_(0, after, rows)
+        before[nowhere] = nowhere
+        blurs.append(SparseMatrix(torch.stack([before, rows, after], dim=1).int().flatten(), weights, starts))
+    return tuple(blurs)
+
+
+def _starts(rows: int, entries: int, device: torch.device) -> Int32[Tensor, "rows"]:
+    return torch.arange(0, rows * entries, entries, dtype=torch.int32, device=device)

@@ -1,0 +1,196 @@
+"""Random walk of class maps over a grid, shared by PSA and IRN.
+
+PSA: Ahn and Kwak 2018, "Learning pixel-level semantic affinity with image-level supervision". IRN: Ahn, Cho and Kwak
+2019, "Weakly supervised learning of instance segmentation with inter-pixel relations".
+
+Cells i and j nearer than a radius have an affinity a_ij = a_ji in [0, 1], and a_ii = 1. The walk is
+
+    T = D^-1 A^beta,  d_i = sum_j a_ij^beta,  x <- T^t x            (PSA sec. 3.3; IRN sec. 5)
+
+with the power taken of each entry. A row of T sums to 1: after each step a cell holds a mean of the cells around it.
+PSA and IRN normalise alike: their code divides the columns of A by their sums and multiplies from the other side, which
+is the same, as A is symmetric. It squares T log2(t) times (`logt`, `exp_times`; 8 is t = 256), which fills an N x N
+matrix. Here T stays sparse, at most 69 entries a row for the papers' radius of 5, and is applied t times.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from baoseg.errors import DataError, RecipeError
+
+Offset = tuple[int, int]  # rows down, columns to the right
+
+
+class Affinity(NamedTuple):
+    """The affinity of each cell to the cells after it in reading order; that to the cells before it is the same."""
+
+    offsets: list[Offset]
+    weights: Float[Tensor, "b p h w"]  # of a cell and the one at the offset; 0 where that is outside the picture
+
+
+class Transition(NamedTuple):
+    """T as rows of sparse entries, the cells of all pictures numbered one after another (n = b h w)."""
+
+    starts: Int64[Tensor, "n+1"]  # first entry of each row, and their number
+    sources: Int64[Tensor, "e"]  # the column of each entry
+    rates: Float[Tensor, "e"]
+
+
+def propagate_to_edge(
+    maps: Float[Tensor, "*b k h w"],
+    edge: Float[Tensor, "*c y x"],
+    *,
+    radius: int,
+    beta: float | int,
+    steps: int,
+) -> Float[Tensor, "*b k h w"]:
+    """Class maps spread up to the class boundaries: T^t (M * (1 - B)) (IRN sec. 5).
+
+    `edge` is the class boundary map B in [0, 1], on the grid of the maps; see `edge_affinity` for T. IRN uses radius 5,
+    beta 10 and 256 steps. Pictures of one size can go together, with equal leading dimensions. The result is in 32-bit
+    numbers at least, and not scaled: IRN divides it by its maximum after enlarging it.
+
+    Raises DataError if there is no map, if the grids differ, if a value is NaN or infinite, or B is outside [0, 1].
+    """
+    _check(maps, edge)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    boundaries = edge.to(maps.device, dtype).reshape(-1, *edge.shape[-2:])
+    scores = maps.to(dtype).reshape(-1, *maps.shape[-3:])
+    moves = transition(edge_affinity(boundaries, radius=radius), beta=beta)
+    return walk(scores * (1 - boundaries[:, None]), moves, steps=steps).reshape(maps.shape)
+
+
+def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
+    """a_ij = 1 - max of B over the cells on the path from i to j, both ends included (IRN sec. 4.4).
+
+    Outside the picture all is edge, so nothing comes from there.
+    """
+    batch, height, width = edge.shape
+    padded = _pad(edge, radius, value=1.0)
+    offsets = offsets_within(radius)
+    weights = edge.new_empty(batch, len(offsets), height, width)
+    for i, offset in enumerate(offsets):
+        highest = edge
+        for cell in path(offset):
+            highest = torch.maximum(highest, _shifted(padded, cell, edge))
+        weights[:, i] = 1 - highest
+    return Affinity(offsets, weights)
+
+
+def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affinity:
+    """a_ij = exp(-mean_c |f_ic - f_jc|) (PSA sec. 3.2).
+
+    The paper has the sum over channels, its code the mean, as here. The code leaves out pairs whose first cell is less
+    than radius - 1 cells from the left, right or lower side; here, as in the paper, all pairs within the radius count.
+    """
+    batch, _, height, width = features.shape
+    padded = _pad(features, radius, value=torch.inf)  # exp(-inf) = 0 for pairs that leave the picture
+    offsets = offsets_within(radius)
+    weights = features.new_empty(batch, len(offsets), height, width)
+    for i, offset in enumerate(offsets):
+        distance = (features - _shifted(padded, offset, features)).abs().mean(dim=1)
+        weights[:, i] = (-distance).exp()
+    return Affinity(offsets, weights)
+
+
+def transition(affinity: Affinity, *, beta: float | int) -> Transition:
+    """T = D^-1 A^beta, without the entries that are 0."""
+    if beta <= 0:
+        raise RecipeError(f"random walk: beta is {beta}; use a number above 0")
+    width = affinity.weights.shape[-1]
+    forward = affinity.weights**beta
+    # What a cell is to the one at +offset, that one is to the cell at -offset. What `roll` wraps around is 0.
+    backward = [forward[:, i : i + 1].roll(offset, dims=(2, 3)) for i, offset in enumerate(affinity.offsets)]
+    weights = rearrange(torch.cat([forward, *backward], dim=1), "b entry h w -> (b h w) entry")
+    rates = weights / (1 + weights.sum(dim=1, keepdim=True))
+    # The cell itself keeps what the others leave, and is summed last: else the rounding grows with the steps.
+    kept = (1 - rates.sum(dim=1, keepdim=True, dtype=torch.float64)).to(rates.dtype)
+    rates = torch.cat([rates, kept], dim=1)
+
+    ahead = [row * width + column for row, column in affinity.offsets]
+    distances = torch.tensor([*ahead, *(-cells for cells in ahead), 0], device=rates.device)
+    sources = torch.arange(len(rates), device=rates.device)[:, None] + distances
+    entries = rates > 0
+    starts = F.pad(entries.sum(dim=1).cumsum(dim=0), (1, 0))
+    return Transition(starts, sources[entries], rates[entries])
+
+
+def walk(maps: Float[Tensor, "b k h w"], moves: Transition, *, steps: int) -> Float[Tensor, "b k h w"]:
+    """T^steps x for each map."""
+    if steps < 0:
+        raise RecipeError(f"random walk: {steps} steps; use 0 or more")
+    batch, _, height, width = maps.shape
+    values = rearrange(maps, "b k h w -> (b h w) k").contiguous()
+    for _ in range(steps):
+        # A sparse product: each row sums its sources, weighted. That of torch.sparse_csr is in beta, and warns.
+        values = F.embedding_bag(
+            moves.sources,
+            values,
+            moves.starts,
+            mode="sum",
+            per_sample_weights=moves.rates,
+            include_last_offset=True,
+        )
+    return rearrange(values, "(b h w) k -> b k h w", b=batch, h=height, w=width)
+
+
+def offsets_within(radius: int) -> list[Offset]:
+    """The offsets shorter than the radius to cells that come later in reading order."""
+    if radius < 1:
+        raise RecipeError(f"random walk: a radius of {radius}; use 1 or more")
+    reach = range(1 - radius, radius)
+    return [
+        (row, column)
+        for row in range(radius)
+        for column in reach
+        if (row, column) > (0, 0) and row**2 + column**2 < radius**2
+    ]
+
+
+def path(offset: Offset) -> list[Offset]:
+    """The cells on the way from (0, 0) to the offset: in the box around both, less than 1 from the line through both.
+
+    The distance of (y, x) from the line is |down x - right y| / |offset|. As in the released code of IRN.
+    """
+    down, right = offset
+    return [
+        (y, x)
+        for y in range(down + 1)
+        for x in range(min(0, right), max(0, right) + 1)
+        if (down * x - right * y) ** 2 < down**2 + right**2
+    ]
+
+
+def _pad(grid: Float[Tensor, "*b h w"], radius: int, *, value: float) -> Float[Tensor, "*b y x"]:
+    """With a margin on the three sides to which offsets lead."""
+    margin = radius - 1
+    return F.pad(grid, (margin, margin, 0, margin), value=value)
+
+
+def _shifted(padded: Float[Tensor, "*b y x"], offset: Offset, grid: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b h w"]:
+    """What each cell of the grid finds at the offset."""
+    height, width = grid.shape[-2:]
+    margin = (padded.shape[-1] - width) // 2
+    row, column = offset
+    return padded[..., row : row + height, margin + column : margin + column + width]
+
+
+def _check(maps: Tensor, edge: Tensor) -> None:
+    if maps.numel() == 0:
+        raise DataError(f"random walk: maps of shape {tuple(maps.shape)} are empty; give at least one class and cell")
+    if maps.shape[:-3] + maps.shape[-2:] != edge.shape:
+        raise DataError(
+            f"random walk: class maps of shape {tuple(maps.shape)} do not fit an edge map of shape {tuple(edge.shape)};"
+            " bring both to one grid"
+        )
+    for name, values in (("class maps", maps), ("edge map", edge)):
+        if not values.isfinite().all():
+            raise DataError(f"random walk: the {name} have NaN or infinite values; check what made them")
+    if edge.min() < 0 or edge.max() > 1:
+        low, high = float(edge.min()), float(edge.max())
+        raise DataError(f"random walk: edge values reach from {low:g} to {high:g}; bring them into 0..1")
