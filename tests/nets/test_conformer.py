@@ -122,9 +122,10 @@ def test_paths_are_dropped_in_the_transformer_alone_and_linearly():
 
 
 def test_starts_as_released():
-    network = nets.build(
-        nets.Config(backbone="conformer_tiny", options=(("depth", 3),)), 20, heads=Heads(backgrounds=1)
+    config = nets.Config(
+        backbone="conformer_tiny", options=(("depth", 3),), activation_start=nets.ActivationStart.RELEASED
     )
+    network = nets.build(config, 20, heads=Heads(backgrounds=1))
     backbone = network.backbone
     assert network.class_head.weight.std().item() == pytest.approx((2 / (21 * 9)) ** 0.5, rel=0.02)
     assert network.activation_head.weight.std().item() == pytest.approx((2 / (21 * 9)) ** 0.5, rel=0.02)
@@ -138,7 +139,8 @@ def test_starts_as_released():
 
 
 def test_gradients_reach_every_parameter_but_the_class_heads_background():
-    network = nets.build(nets.Config(backbone="conformer_nano"), 3, heads=Heads(backgrounds=1))
+    config = nets.Config(backbone="conformer_nano", activation_start=nets.ActivationStart.RELEASED)
+    network = nets.build(config, 3, heads=Heads(backgrounds=1))
     features = network(torch.randn(2, 3, 32, 32))
     maps = attention.spread(network.class_maps(features), features.attention)
     activations = network.activation_maps(features, torch.ones(2, 3))
