@@ -119,7 +119,7 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
     320 pixels long; they are enlarged so that training and inference have maps of about as many cells as the papers
     (16 to 32 on a side), and keep their shape at inference as in training. BAO runs for fewer steps than on VOC, so its
     average is shorter: the window 1 / (1 - momentum) stays a sixth of the averaged steps, as in the paper (2,000 of
-    11,900).
+    11,900). BAO's rate is the paper's.
     """
     return Recipe(
         name="msrc14",
