@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from baoseg import maps, progress
+from baoseg import progress
 from baoseg.data import Dataset
 from baoseg.errors import DataError, RecipeError
 from baoseg.labeler import Labeler
@@ -145,7 +145,7 @@ def explore(labeler: Labeler, dataset: Dataset, config: Config) -> list[Curve]:
     curves = []
     for index in progress.track(range(len(dataset)), title="activations", total=len(dataset)):
         sample = dataset[index]
-        features = split.lower(view(labeler, sample.image))
+        features = split.lower(labeler.views(sample.image)[:1])
         for channel, truth in _objects(sample):
             masks = eroded_and_dilated(truth, config).to(labeler.device)
             found = curve(features, masks, classify, channel=channel, area=int(truth.sum()))
@@ -157,18 +157,6 @@ def explore(labeler: Labeler, dataset: Dataset, config: Config) -> list[Curve]:
             "name a split with masks, or train longer"
         )
     return curves
-
-
-def view(labeler: Labeler, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "1 3 h2 w2"]:
-    """The picture as the labeler's network sees it at the middle scale of inference."""
-    backbone = labeler.method.network.backbone
-    return maps.views(
-        image.to(labeler.device),
-        maps.middle(labeler.maps),
-        config=labeler.maps,
-        normalisation=backbone.normalisation,
-        stride=backbone.stride,
-    )[:1]
 
 
 def _objects(sample: Sample) -> Iterator[tuple[int, Bool[Tensor, "h w"]]]:

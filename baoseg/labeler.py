@@ -98,16 +98,19 @@ class Labeler:
     @torch.inference_mode()
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
         """Label vector of the classes above a probability of one half at the middle scale, or else the likeliest."""
+        logits = self.method.classify(self.views(image)).mean(dim=0).cpu()
+        return (logits >= logits.max().clamp(max=0)).float()
+
+    def views(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "v 3 h2 w2"]:
+        """The picture, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
         backbone = self.method.network.backbone
-        views = maps.views(
+        return maps.views(
             image.to(self.device),
             maps.middle(self.maps),
             config=self.maps,
             normalisation=backbone.normalisation,
             stride=backbone.stride,
         )
-        logits = self.method.classify(views).mean(dim=0).cpu()
-        return (logits >= logits.max().clamp(max=0)).float()
 
     @torch.inference_mode()
     def raw_maps(self, images: Float[Tensor, "b 3 h w"], labels: Float[Tensor, "b K"]) -> Maps:

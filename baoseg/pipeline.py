@@ -167,7 +167,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
                     stage=paths,
                     seed=recipe.seed + (stage.start is not None),
                     hardware=hardware,
-                    after_epoch=curve or _nothing,
+                    after_epoch=curve,
                 )
             cost.seconds = train.seconds(paths)  # of all epochs, those before an interruption included
             _note_cost(paths, "train", cost, epochs=stage.schedule.epochs)
@@ -230,10 +230,6 @@ def _note_cost(paths: Stage, step: str, cost: costs.Cost, **about: int) -> None:
     """Keep what a step took in costs.json, beside what the other steps took."""
     noted = read_json(paths.costs) if paths.costs.exists() else {}
     write_json(paths.costs, {**noted, step: {"seconds": cost.seconds, "peak_mb": cost.peak_mb, **about}})
-
-
-def _nothing(epoch: int) -> None:
-    """What most runs do after an epoch."""
 
 
 class _EpochCurve:

@@ -271,7 +271,7 @@ def _threshold(model: labeler.Labeler, dataset: Dataset, index: int, seed: Seed)
     if len(seed.classes) == 0:
         return 1.0
     sample = dataset[index]
-    views = exploration.view(model, sample.image)
+    views = model.views(sample.image)
     return model.method.threshold(views, sample.labels.to(model.device), seed.scores.to(model.device))
 
 

@@ -97,7 +97,7 @@ def fit(
     stage: Stage,
     seed: int,
     hardware: Hardware,
-    after_epoch: Callable[[int], None] = lambda epoch: None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train `method` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
 
@@ -156,9 +156,10 @@ def fit(
                 "a smaller learning rate (--lr) or another precision may help"
             )
         rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
-        method.eval()
-        after_epoch(epoch + 1)
-        method.train()
+        if after_epoch is not None:
+            method.eval()
+            after_epoch(epoch + 1)
+            method.train()
         if fabric.global_rank == 0:
             _save_state(stage.state, method, optimizer, epochs=epoch + 1, rows=rows)
             _write_losses(stage.losses, rows)
