@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from baoseg import progress
 from baoseg.data import EpochSampler, TrainSet, batches, collate
 from baoseg.errors import RecipeError, RunError
-from baoseg.methods.base import Method, Progress
+from baoseg.learner import Learner, Progress
 from baoseg.runs import Stage, atomic, write_tensors
 
 
@@ -90,7 +90,7 @@ class Hardware:
 
 
 def fit(
-    method: Method,
+    learner: Learner,
     pictures: TrainSet,
     *,
     config: Config,
@@ -99,7 +99,7 @@ def fit(
     hardware: Hardware,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Train `method` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
+    """Train `learner` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
 
     `after_epoch` is called with the number of each epoch (from 1) that has ended, before its state is kept.
     A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
@@ -107,10 +107,10 @@ def fit(
     """
     fabric = hardware.fabric()
     fabric.launch()
-    method.begin_training()
-    optimizer = make_optimizer(method, config)
-    finished, rows = _resume(stage.state, method, optimizer) if stage.state.exists() else (0, [])
-    model, optimizer = fabric.setup(method, optimizer)
+    learner.begin_training()
+    optimizer = make_optimizer(learner, config)
+    finished, rows = _resume(stage.state, learner, optimizer) if stage.state.exists() else (0, [])
+    model, optimizer = fabric.setup(learner, optimizer)
 
     batch_size = min(config.batch_size, len(pictures))
     sampler = EpochSampler(
@@ -130,7 +130,7 @@ def fit(
         pin_memory=fabric.device.type == "cuda",
     )
     steps = config.epochs * len(loader)
-    method.train()
+    learner.train()
     for epoch in range(finished, config.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)  # dropped paths draw from the global state
         sampler.set_epoch(epoch)
@@ -146,7 +146,7 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            method.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
+            learner.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
         means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
@@ -157,11 +157,11 @@ def fit(
             )
         rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
         if after_epoch is not None:
-            method.eval()
+            learner.eval()
             after_epoch(epoch + 1)
-            method.train()
+            learner.train()
         if fabric.global_rank == 0:
-            _save_state(stage.state, method, optimizer, epochs=epoch + 1, rows=rows)
+            _save_state(stage.state, learner, optimizer, epochs=epoch + 1, rows=rows)
             _write_losses(stage.losses, rows)
         fabric.barrier()
 
@@ -172,8 +172,8 @@ def seconds(stage: Stage) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
-def make_optimizer(method: Method, config: Config) -> torch.optim.Optimizer:
-    groups = parameter_groups(method, config)
+def make_optimizer(learner: Learner, config: Config) -> torch.optim.Optimizer:
+    groups = parameter_groups(learner, config)
     match config.optimizer:
         case Optimizer.ADAMW:
             return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
@@ -181,10 +181,10 @@ def make_optimizer(method: Method, config: Config) -> torch.optim.Optimizer:
             return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
 
 
-def parameter_groups(method: Method, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(learner: Learner, config: Config) -> list[dict[str, Any]]:
     """Backbone and heads, each with its peak rate; parameters that take no gradient are left out."""
-    heads = {id(parameter) for parameter in method.network.head_parameters()}
-    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    heads = {id(parameter) for parameter in learner.head_parameters()}
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     head_lr = config.lr if config.head_lr is None else config.head_lr
     groups = [
         {"params": [p for p in trained if id(p) not in heads], "lr": config.lr, "peak_lr": config.lr},
@@ -193,15 +193,15 @@ def parameter_groups(method: Method, config: Config) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _save_state(path: Path, method: nn.Module, optimizer: Any, *, epochs: int, rows: list[dict[str, Any]]) -> None:
-    tensors = {f"method.{name}": value.contiguous() for name, value in method.state_dict().items()}
+def _save_state(path: Path, learner: nn.Module, optimizer: Any, *, epochs: int, rows: list[dict[str, Any]]) -> None:
+    tensors = {f"learner.{name}": value.contiguous() for name, value in learner.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
     write_tensors(path, tensors, {"epochs": str(epochs), "losses": _csv(rows)})
 
 
-def _resume(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
+def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
     """Finished epochs and their losses."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -210,7 +210,7 @@ def _resume(path: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: damaged ({error}); delete it to train this stage from its start") from None
     try:
-        method.load_state_dict(_under("method", tensors))
+        learner.load_state_dict(_under("learner", tensors))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under("optimizer", tensors).items():
             index, key = name.split(".")

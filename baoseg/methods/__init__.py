@@ -1,7 +1,7 @@
 """The methods by name."""
 
 from baoseg.methods import amn, bao, bas, bnr, cam, transcam
-from baoseg.methods.base import Method, Progress
+from baoseg.methods.base import Method
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 
@@ -39,4 +39,4 @@ def make(settings: Settings, network: Network) -> Method:
     return METHODS[name_of(settings)](network, settings)
 
 
-__all__ = ["CONFIGS", "METHODS", "NAMES", "Method", "Progress", "Settings", "heads_of", "make", "name_of"]
+__all__ = ["CONFIGS", "METHODS", "NAMES", "Method", "Settings", "heads_of", "make", "name_of"]

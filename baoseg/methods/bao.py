@@ -18,8 +18,9 @@ from torch import Tensor
 from baoseg import losses, teacher
 from baoseg.decisions import Cut, find_cut, in_doubt
 from baoseg.errors import RecipeError
+from baoseg.learner import Progress
 from baoseg.maps import Scaling, normalise
-from baoseg.methods.base import Method, Progress, classification_loss, on_grid, refine
+from baoseg.methods.base import Method, classification_loss, on_grid, refine
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.network import Network
 from baoseg.teacher import Follow

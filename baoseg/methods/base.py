@@ -1,7 +1,7 @@
 """What a method is to the rest of the package. Methods do not inherit from one another: each composes the functions
 here with what is its own, so a diff of two method files shows the difference of two papers."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,21 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from baoseg import attention, losses
+from baoseg.learner import Learner
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.network import Network
 from baoseg.types import Batch, Maps
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands, after a step."""
-
-    step: int  # finished steps, from 1
-    steps: int  # of the whole stage
-    steps_per_epoch: int
-
-
-class Method(nn.Module):
+class Method(Learner):
     """A network with a loss to train it and maps to take from it."""
 
     learns_background = False  # whether `maps` gives a background map, so that masks need no threshold
@@ -35,13 +27,8 @@ class Method(nn.Module):
         """What the network carries beside the class head, for these settings of the method."""
         return Heads()
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The terms whose sum is minimised, by name."""
-        raise NotImplementedError
-
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The loss, under the name by which wrappers for many devices call a module."""
-        return self.loss(batch)
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        return self.network.head_parameters()
 
     def maps(
         self,
@@ -65,12 +52,6 @@ class Method(nn.Module):
         `images` are views of the picture at one scale, itself first. Asked of methods that have `chooses_threshold`.
         """
         raise NotImplementedError
-
-    def begin_training(self) -> None:
-        """Called once, before training starts or continues; inference does without."""
-
-    def after_step(self, progress: Progress) -> None:
-        """Called after each optimiser step."""
 
     def result(self) -> Network:
         """The network to keep when training is over."""

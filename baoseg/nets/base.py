@@ -83,6 +83,19 @@ class Backbone(nn.Module):
             f"{type(self).__name__}: no stages to put a generator between; use a convolutional network (timm:resnet50)"
         )
 
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of `stages`. Raises RecipeError for backbones that have no stages."""
+        raise RecipeError(f"{type(self).__name__}: no stages; use a convolutional network (timm:resnet50)")
+
+    def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Features after each stage, fine to coarse, the last at the backbone's stride; PSA and IRN read them.
+
+        A stage of stride s has ceil(padded picture / s) cells a side, the picture padded to a multiple of the
+        backbone's stride.
+        """
+        raise RecipeError(f"{type(self).__name__}: no stages; use a convolutional network (timm:resnet50)")
+
     def token_classifier(self) -> Iterator[nn.Parameter]:
         """Parameters that make the token logits and nothing else."""
         if self.token_head is not None:

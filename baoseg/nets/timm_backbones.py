@@ -105,6 +105,20 @@ class TimmConvolutional(Backbone):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         return Features(self._map(pad_to_multiple(images, self.stride)), None, None)
 
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        return tuple(stage["num_chs"] for stage in self._noted())
+
+    def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Those that timm notes of the model (`feature_info`), the stem's among them where it has one."""
+        self._noted()
+        return list(self.model.forward_intermediates(pad_to_multiple(images, self.stride), intermediates_only=True))
+
+    def _noted(self) -> list[dict[str, Any]]:
+        if not hasattr(self.model, "forward_intermediates"):
+            raise RecipeError(f"{self._name}: timm cannot give the features of its stages; use e.g. timm:resnet50")
+        return list(self.model.feature_info)
+
     def split(self, after: int) -> Split:
         """Stages are those that timm notes of the model (`feature_info`), but for the stem's: the n-th entry of at
         least stride 4 ends stage n.

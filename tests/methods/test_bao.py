@@ -11,8 +11,9 @@ from torch import Tensor
 from baoseg import losses
 from baoseg.decisions import Cut, find_cut
 from baoseg.errors import RecipeError
+from baoseg.learner import Progress
 from baoseg.maps import normalise
-from baoseg.methods import Progress, bao
+from baoseg.methods import bao
 from baoseg.methods.bao import BAO, Background, ClassMaps, Config, Keep
 from baoseg.methods.base import refine
 from baoseg.nets import Heads

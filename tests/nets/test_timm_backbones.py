@@ -206,3 +206,20 @@ def test_real_weights(shared):
     assert (made.backbone.channels, made.backbone.stride) == (1280, 16)
     statistics = made.backbone.model.bn2.running_var
     assert not torch.equal(statistics, torch.ones_like(statistics))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "resnet10t"])
+def test_stages_are_the_features_before_the_last_map(name: str) -> None:
+    backbone = timm_backbones.make(name, 3, stride=16).eval()
+    images = torch.randn(2, 3, 75, 101, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stages = backbone.stages(images)
+        features = backbone(images).map
+    assert tuple(stage.shape[1] for stage in stages) == backbone.stage_channels
+    strides = [80 // stage.shape[2] for stage in stages]
+    assert strides == sorted(strides) and stages[-1].shape[2:] == features.shape[2:] == (5, 7)
+
+
+def test_a_model_without_features_of_stages_is_named() -> None:
+    with pytest.raises(RecipeError, match="vgg11"):
+        timm_backbones.make("vgg11", 3, stride=32).stages(torch.zeros(1, 3, 64, 64))
