@@ -10,15 +10,17 @@ import torch
 
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
-from baoseg.nets import conformer, weights
+from baoseg.nets import conformer, resnet38, weights
 from baoseg.nets.base import ActivationStart as ActivationStart
 from baoseg.nets.base import Backbone as Backbone
 from baoseg.nets.base import Features as Features
 from baoseg.nets.base import Heads as Heads
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network as Network
+from baoseg.nets.resnet38 import ResNet38 as ResNet38
 
 TIMM = "timm:"
+RESNET38 = "resnet38"
 NO_HEADS = Heads()
 log = logging.getLogger(__name__)
 
@@ -27,11 +29,15 @@ log = logging.getLogger(__name__)
 class Config:
     """The network, apart from what data (K) and method (activation heads) decide."""
 
-    backbone: str = "conformer_small"  # conformer_nano|tiny|small|base, or timm:NAME for a CNN or ViT of timm
-    weights: str | None = None  # a local file: published Conformer names, timm's names, or one of ours
+    backbone: str = "conformer_small"  # conformer_nano|tiny|small|base, resnet38, or timm:NAME for a CNN or ViT of timm
+    weights: str | None = (
+        None  # a local file: published names of a Conformer or ResNet-38, timm's names, or one of ours
+    )
     pretrained: bool = False  # weights through timm's own loader, for timm backbones
-    stride: int = 16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8)
-    options: tuple[tuple[str, Any], ...] = ()  # further settings of conformer.Config or of timm.create_model
+    stride: int = (
+        16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8), resnet38 8
+    )
+    options: tuple[tuple[str, Any], ...] = ()  # further settings of conformer.Config, ResNet38 or timm.create_model
     mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
@@ -55,7 +61,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # PyTorch's and timm's initialisers know the global state only
         torch.default_generator.manual_seed(seed)
         network = Network(
-            _backbone(config, num_classes),
+            make_backbone(config, num_classes),
             num_classes,
             heads=heads,
             head_kernel=config.head_kernel,
@@ -67,7 +73,8 @@ def build(
     return network
 
 
-def _backbone(config: Config, num_classes: int) -> Backbone:
+def make_backbone(config: Config, num_classes: int) -> Backbone:
+    """The backbone that `config` names, its values drawn; no weights are read but timm's own. Raises as `build`."""
     if (config.mean is None) != (config.std is None):
         raise RecipeError("network: mean or std is set without the other; set both or none")
     normalisation = None
@@ -85,18 +92,32 @@ def _backbone(config: Config, num_classes: int) -> Backbone:
             normalisation=normalisation,
             options=options,
         )
-    if config.backbone not in conformer.VARIANTS:
-        known = ", ".join(conformer.VARIANTS)
+    if config.backbone != RESNET38 and config.backbone not in conformer.VARIANTS:
+        known = ", ".join((*conformer.VARIANTS, RESNET38))
         raise RecipeError(f"unknown backbone {config.backbone!r}; use {known} or timm:NAME")
     if config.pretrained:
         raise RecipeError(f"{config.backbone}: timm has no weights of it; name a published file as weights")
-    known_options = [field.name for field in dataclasses.fields(conformer.Config)]
-    if unknown := sorted(set(options) - set(known_options)):
-        raise RecipeError(
-            f"{config.backbone}: unknown options {', '.join(unknown)}; there are {', '.join(known_options)}"
-        )
+    if config.backbone == RESNET38:
+        _check_options(config, ["width"])
+        return ResNet38(**options, normalisation=normalisation)
+    _check_options(config, [field.name for field in dataclasses.fields(conformer.Config)])
     sizes = dataclasses.replace(conformer.VARIANTS[config.backbone], **options)
     return Conformer(sizes, num_classes, normalisation=normalisation or Normalisation())
+
+
+def _check_options(config: Config, known: list[str]) -> None:
+    if unknown := sorted(set(dict(config.options)) - set(known)):
+        raise RecipeError(f"{config.backbone}: unknown options {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def load_backbone(backbone: Backbone, state: weights.State, *, source: Path) -> None:
+    """Fill a ResNet-38 or a timm backbone from a state dict in published names. Raises CheckpointError."""
+    if isinstance(backbone, ResNet38):
+        resnet38.load(backbone, state, source=source)
+        return
+    from baoseg.nets import timm_backbones  # noqa: PLC0415
+
+    timm_backbones.load(backbone, state, source=source)
 
 
 def _load_weights(network: Network, path: Path) -> None:
@@ -106,7 +127,5 @@ def _load_weights(network: Network, path: Path) -> None:
         report = weights.load_into(network, state, allow_missing_heads=True, source=path)
         log.info("%s: %s", path, report)
     else:
-        from baoseg.nets import timm_backbones  # noqa: PLC0415
-
-        timm_backbones.load(network.backbone, state, source=path)
+        load_backbone(network.backbone, state, source=path)
         log.info("%s: backbone loaded, heads as initialised", path)

@@ -1,14 +1,15 @@
-"""Weights on disk: our own safetensors, and checkpoints in the key names of the published Conformers.
+"""Weights on disk: our own safetensors, and checkpoints in the key names of published networks.
 
 Published are Conformer (ImageNet classifiers), TransCAM (`conv_cls_head` a convolution) and BAO (`label_enc`,
 `classifier_x` too). All use one set of names; `published_names` is the map between those and ours, both ways.
+`from_caffe_deeplab` knows DeepLab v2 on the ResNet-101 of its authors. ResNet-38 has its published names.
 """
 
 import argparse
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
-from baoseg.nets import conformer
+from baoseg.nets import conformer, mxnet
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 from baoseg.runs import atomic
@@ -71,6 +72,16 @@ HEADS = {
     "label_encoder": "label_enc",
     "generator": "generator",  # of BAS; no published Conformer has one
 }
+CAFFE_BLOCK = {
+    "conv1": "reduce.conv",
+    "bn1": "reduce.bn",
+    "conv2": "conv3x3.conv",
+    "bn2": "conv3x3.bn",
+    "conv3": "increase.conv",
+    "bn3": "increase.bn",
+    "downsample.0": "shortcut.conv",
+    "downsample.1": "shortcut.bn",
+}
 
 
 def published_names(depth: int) -> dict[str, str]:
@@ -98,6 +109,46 @@ def _rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
     for key, value in state.items():
         layer, dot, leaf = key.rpartition(".")
         renamed[names.get(key) or f"{names.get(layer, layer)}{dot}{leaf}"] = value
+    return renamed
+
+
+def caffe_deeplab_names(blocks: Sequence[int]) -> dict[str, str]:
+    """Our names of the layers of a DeepLab v2 with so many blocks a stage, and those of kazuto1011/deeplab-pytorch.
+
+    That code converts the Caffe models of DeepLab's authors, on COCO and on VOC, to PyTorch.
+    """
+    return {
+        "backbone.model.conv1": "layer1.conv1.conv",
+        "backbone.model.bn1": "layer1.conv1.bn",
+        **{
+            f"backbone.model.layer{stage}.{index}.{ours}": f"layer{stage + 1}.block{index + 1}.{theirs}"
+            for stage, count in enumerate(blocks, start=1)
+            for index in range(count)
+            for ours, theirs in CAFFE_BLOCK.items()
+        },
+        **{f"head.c{index}": f"aspp.c{index}" for index in range(4)},
+    }
+
+
+def is_caffe_deeplab(state: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of kazuto1011/deeplab-pytorch."""
+    return any(key.endswith("layer1.conv1.conv.weight") for key in state)
+
+
+def from_caffe_deeplab(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> State:
+    """A state dict of kazuto1011/deeplab-pytorch in our names, for pictures in RGB where it has BGR.
+
+    Models of several scales have the prefix `base.`, in the first versions of that code `scale.`; those also say `proj`
+    for `shortcut` and `aspp.stages.` for `aspp.`. The classifier `fc` of the model trained on COCO is left out.
+    """
+    plain = {}
+    for key, value in state.items():
+        name = key.removeprefix("base.").removeprefix("scale.")
+        if not name.startswith("fc."):
+            plain[name.replace(".proj.", ".shortcut.").replace("aspp.stages.", "aspp.")] = value
+    renamed = _rename(plain, {theirs: ours for ours, theirs in caffe_deeplab_names(blocks).items()})
+    stem = "backbone.model.conv1.weight"
+    renamed[stem] = renamed[stem].flip(1)
     return renamed
 
 
@@ -269,13 +320,16 @@ def published_conformer(
 
 
 def read_checkpoint(path: Path) -> State:
-    """Tensors by name from .safetensors or from a file of torch.save, read without running any code in it.
+    """Tensors by name from .safetensors, from a file of torch.save, or from a .params of MXNet; no code in it is run.
 
-    {"model": ...} and {"state_dict": ...} are opened, the prefix "module." of parallel training is cut off.
+    MXNet's names of ResNet-38 become those of PyTorch. {"model": ...} and {"state_dict": ...} are opened, the prefix
+    "module." of parallel training is cut off.
     Raises CheckpointError if the file is missing, damaged, or holds objects other than tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights; check the path")
+    if path.suffix == ".params":
+        return mxnet.to_pytorch(mxnet.read(path))
     content: Any
     try:
         if path.suffix == ".safetensors":
