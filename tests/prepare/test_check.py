@@ -1,0 +1,140 @@
+import shutil
+
+import numpy as np
+import pytest
+from prepare.miniature import jpeg, png
+
+from baoseg.data import Folder
+from baoseg.errors import DataError
+from baoseg.prepare import folder
+
+TABLE = ["image,labels", "JPEGImages/a.jpg,cat", "JPEGImages/b.jpg,cat dog", "JPEGImages/c.jpg,"]
+MASK = [[0, 1, 255], [2, 2, 0]]
+
+
+def make(root):
+    """A folder without fault: c, which has no labels, is to evaluate on."""
+    files = {
+        "labels.csv": "\n".join(TABLE).encode(),
+        "classes.txt": b"cat\ndog\n",
+        "ImageSets/Segmentation/train.txt": b"a\nb\n",
+        "ImageSets/Segmentation/val.txt": b"c\n",
+        "SegmentationClass/a.png": png(MASK),
+        "SegmentationClass/c.png": png(MASK),
+        **{f"JPEGImages/{name}.jpg": jpeg(3, 2) for name in "abc"},
+    }
+    for path, content in files.items():
+        write(root, path, content)
+    return root
+
+
+def write(root, path, content):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(content)
+
+
+def opens(root):
+    """Whether everything can be read by the data set itself."""
+    try:
+        splits = sorted(path.stem for path in (root / "ImageSets/Segmentation").glob("*.txt")) or ["all"]
+        for split in (*splits, "all"):
+            data = Folder(root, split, training=split.startswith("train"))
+            for index in range(len(data)):
+                data[index]
+            masks = Folder(root, split)
+            for index in range(len(masks)):
+                masks.mask(index)
+    except DataError:
+        return False
+    return True
+
+
+def table(*lines):
+    return {"labels.csv": "\n".join(lines).encode()}
+
+
+FAULTS = {
+    "missing picture": ({"JPEGImages/a.jpg": None}, ["a.jpg", "no such image"]),
+    "truncated picture": ({"JPEGImages/a.jpg": jpeg(40, 40)[:-100]}, ["a.jpg", "cannot be read"]),
+    "not a picture": ({"JPEGImages/a.jpg": b"text"}, ["a.jpg", "not a known kind"]),
+    "size of a mask": ({"SegmentationClass/a.png": png([[0, 1]])}, ["a.png", "2x1", "3x2"]),
+    "values of a mask": ({"SegmentationClass/a.png": png([[0, 3, 9], [0, 0, 0]])}, ["a.png", "3 and 9", "0..2"]),
+    "unreadable mask": ({"SegmentationClass/a.png": png(MASK)[:50]}, ["a.png"]),
+    "duplicate line": (table(*TABLE, "JPEGImages/a.jpg,dog"), ["a.jpg", "lines 2 and 5"]),
+    "same name": (table(*TABLE, "a.jpg,dog") | {"a.jpg": jpeg(3, 2)}, ["JPEGImages/a.jpg and a.jpg"]),
+    "unknown class": (table(*TABLE[:2], "JPEGImages/b.jpg,dogg", TABLE[3]), ["line 3", "dogg"]),
+    "malformed line": (table(*TABLE, "x,y,z"), ["line 5", "path,labels"]),
+    "no header": (table(*TABLE[1:]), ["labels.csv", "the first line"]),
+    "no pictures": (table(TABLE[0]), ["no pictures"]),
+    "empty table": ({"labels.csv": b""}, ["the first line"]),
+    "no table": ({"labels.csv": None}, ["labels.csv", "no such file"]),
+    "path outside": (table(*TABLE, "../a.jpg,cat"), ["line 5", "outside"]),
+    "class twice": ({"classes.txt": b"cat\ndog\ncat\n"}, ["classes.txt", "cat more than once"]),
+    "background as a class": ({"classes.txt": b"background\ncat\ndog\n"}, ["classes.txt", "background"]),
+    "no classes": ({"classes.txt": b""}, ["classes.txt", "empty"]),
+    "not text": ({"classes.txt": b"\xff\xfe\xff"}, ["classes.txt", "UTF-8"]),
+    "name without line": ({"ImageSets/Segmentation/val.txt": b"c\nghost\n"}, ["val.txt", "ghost"]),
+    "name twice": ({"ImageSets/Segmentation/val.txt": b"c\nc.jpg\n"}, ["val.txt", "c is in the split more than once"]),
+    "empty split": ({"ImageSets/Segmentation/val.txt": b"\n"}, ["val.txt", "empty"]),
+    "split not text": ({"ImageSets/Segmentation/val.txt": b"\xff\xfe"}, ["val.txt", "UTF-8"]),
+    "no labels to train on": ({"ImageSets/Segmentation/train.txt": b"a\nc\n"}, ["c has no labels"]),
+}
+
+
+def apply(root, changes):
+    for path, content in changes.items():
+        if content is None:
+            (root / path).unlink()
+        else:
+            write(root, path, content)
+
+
+def test_nothing_is_wrong(tmp_path):
+    root = make(tmp_path)
+    assert folder(root) == [] and opens(root)
+    (root / "classes.txt").unlink()  # then the classes are those of the labels
+    assert folder(root) == [] and opens(root)
+
+
+def test_the_plain_layout(tmp_path):
+    root = make(tmp_path)
+    shutil.move(root / "ImageSets/Segmentation", root / "splits")
+    shutil.rmtree(root / "ImageSets")
+    shutil.move(root / "SegmentationClass", root / "masks")
+    shutil.move(root / "JPEGImages", root / "images")
+    write(root, "labels.csv", (root / "labels.csv").read_bytes().replace(b"JPEGImages", b"images"))
+    assert folder(root) == [] and opens(root)
+    write(root, "masks/c.png", png(np.zeros((5, 5))))
+    write(root, "splits/val.txt", b"images/c.jpg\nd\n")
+    problems = folder(root)
+    assert len(problems) == 2 and "d has no line" in problems[0] and "masks/c.png" in problems[1]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_problem_is_named_where_the_data_set_refuses(tmp_path, name):
+    changes, words = FAULTS[name]
+    root = make(tmp_path)
+    apply(root, changes)
+    problems = folder(root)
+    assert not opens(root)
+    assert any(all(word in problem for word in words) for problem in problems), problems
+    assert all(str(root) in problem and ";" in problem and "\n" not in problem for problem in problems)
+
+
+def test_without_splits_all_pictures_are_trained_on(tmp_path):
+    root = make(tmp_path)
+    shutil.rmtree(root / "ImageSets")
+    assert [problem.split(": ")[1] for problem in folder(root)] == [
+        "c has no labels; label it, or leave it out of the training split"
+    ]
+
+
+def test_all_problems_at_once(tmp_path):
+    root = make(tmp_path)
+    together = ["truncated picture", "values of a mask", "name without line", "class twice"]
+    for name in together:
+        apply(root, FAULTS[name][0])
+    problems = folder(root)
+    for name in together:
+        if name != "values of a mask":  # of a picture that cannot be read, but the mask can
+            assert any(all(word in problem for word in FAULTS[name][1]) for problem in problems)
