@@ -13,17 +13,19 @@ is the same, as A is symmetric. It squares T log2(t) times (`logt`, `exp_times`;
 matrix. Here T stays sparse, at most 69 entries a row for the papers' radius of 5, and is applied t times.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from baoseg.errors import DataError, RecipeError
 
 Offset = tuple[int, int]  # rows down, columns to the right
+HERE: Offset = (0, 0)
 
 
 class Affinity(NamedTuple):
@@ -71,15 +73,16 @@ def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
     Outside the picture all is edge, so nothing comes from there.
     """
     batch, height, width = edge.shape
-    padded = _pad(edge, radius, value=1.0)
     offsets = offsets_within(radius)
-    weights = edge.new_empty(batch, len(offsets), height, width)
+    weights = edge.new_zeros(batch, len(offsets), height, width)
     for i, offset in enumerate(offsets):
-        highest = edge
-        for cell in path(offset):
-            highest = torch.maximum(highest, _shifted(padded, cell, edge))
-        weights[:, i] = 1 - highest
+        within(weights[:, i], offset, HERE).copy_(edge_affinity_at(edge, offset))
     return Affinity(offsets, weights)
+
+
+def edge_affinity_at(edge: Float[Tensor, "b h w"], offset: Offset) -> Float[Tensor, "b y x"]:
+    """`edge_affinity` of the pairs at one offset that lie within the picture."""
+    return 1 - reduce(torch.maximum, (within(edge, offset, cell) for cell in path(offset)))
 
 
 def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affinity:
@@ -89,13 +92,17 @@ def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affi
     than radius - 1 cells from the left, right or lower side; here, as in the paper, all pairs within the radius count.
     """
     batch, _, height, width = features.shape
-    padded = _pad(features, radius, value=torch.inf)  # exp(-inf) = 0 for pairs that leave the picture
     offsets = offsets_within(radius)
-    weights = features.new_empty(batch, len(offsets), height, width)
+    weights = features.new_zeros(batch, len(offsets), height, width)
     for i, offset in enumerate(offsets):
-        distance = (features - _shifted(padded, offset, features)).abs().mean(dim=1)
-        weights[:, i] = (-distance).exp()
+        within(weights[:, i], offset, HERE).copy_(feature_affinity_at(features, offset))
     return Affinity(offsets, weights)
+
+
+def feature_affinity_at(features: Float[Tensor, "b c h w"], offset: Offset) -> Float[Tensor, "b y x"]:
+    """`feature_affinity` of the pairs at one offset that lie within the picture."""
+    distance = (within(features, offset, HERE) - within(features, offset, offset)).abs().mean(dim=1)
+    return (-distance).exp()
 
 
 def transition(affinity: Affinity, *, beta: float | int) -> Transition:
@@ -166,18 +173,15 @@ def path(offset: Offset) -> list[Offset]:
     ]
 
 
-def _pad(grid: Float[Tensor, "*b h w"], radius: int, *, value: float) -> Float[Tensor, "*b y x"]:
-    """With a margin on the three sides to which offsets lead."""
-    margin = radius - 1
-    return F.pad(grid, (margin, margin, 0, margin), value=value)
+def within(grid: Shaped[Tensor, "*b h w"], offset: Offset, cell: Offset) -> Shaped[Tensor, "*b y x"]:
+    """For each pair of cells of the grid that lie `offset` apart, the value at `cell`, counted from the first: a view.
 
-
-def _shifted(padded: Float[Tensor, "*b y x"], offset: Offset, grid: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b h w"]:
-    """What each cell of the grid finds at the offset."""
-    height, width = grid.shape[-2:]
-    margin = (padded.shape[-1] - width) // 2
-    row, column = offset
-    return padded[..., row : row + height, margin + column : margin + column + width]
+    `cell` is in the box around both. Without such a pair the view is empty.
+    """
+    (down, right), (row, column) = offset, cell
+    height, width = max(grid.shape[-2] - down, 0), max(grid.shape[-1] - abs(right), 0)
+    column += max(-right, 0)
+    return grid[..., row : row + height, column : column + width]
 
 
 def _check(maps: Tensor, edge: Tensor) -> None:
