@@ -81,6 +81,8 @@ class Overrides:
     """Learning rate of the backbone in the last stage; that of the heads keeps its ratio to it."""
     seed: Count = None
     """Seed of all that is random in training."""
+    refine: Annotated[Words | None, _optional("WAY ...")] = None
+    """Ways to refine the masks, of crf psa irn, in the place of the recipe's own."""
 
     def apply(self, recipe: "Recipe") -> "Recipe":
         from baoseg.recipes import override
@@ -104,7 +106,7 @@ def run(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """All steps of a recipe: train, maps, masks, evaluate, report. The same command continues an interrupted run.
+    """All steps of a recipe: train, maps, masks, refine, evaluate, report. The same command continues it.
 
     Args:
         recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
@@ -146,6 +148,7 @@ def compare(
         methods=methods,
         seeds=_folders(seeds),
         fuse=fuse,
+        refine=overrides.refine or (),
         allow_pickle=allow_pickle,
         hardware=device.resolve(),
     )
@@ -263,6 +266,29 @@ def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None
     pipeline.make_masks(Run(run), split=split, threshold=threshold)
 
 
+def refine(
+    run: RunFolder,
+    ways: Annotated[Words, tyro.conf.arg(name="with", metavar="WAY ...")],
+    of: Annotated[Words, _optional("STAGE ...")] = (),
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Draw the masks of a run to the edges of the pictures; what was refined so far is brought up to date too.
+
+    Args:
+        run: Run folder that has maps and masks.
+        ways: Of crf (dense CRF, nothing to train), psa and irn (a network learns from the run's maps first).
+        of: Stages whose masks are refined, also refined ones, e.g. bao+irn. Without it: the last stage.
+        split: Split of the data set. Without it: the recipe's evaluation split.
+        device: What to compute on.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.add_refinements(Run(run), ways, of=of)
+    pipeline.refine_masks(Run(run), hardware=device.resolve(), split=split)
+
+
 def evaluate(run: RunFolder) -> None:
     """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
@@ -304,7 +330,9 @@ def _folders(pairs: Sequence[str]) -> dict[str, str]:
     return folders
 
 
-VERBS = {verb.__name__: verb for verb in (demo, run, compare, reproduce, fuse, train, maps, masks, evaluate, report)}
+VERBS = {
+    verb.__name__: verb for verb in (demo, run, compare, reproduce, fuse, train, maps, masks, refine, evaluate, report)
+}
 
 
 def main() -> None:

@@ -9,19 +9,21 @@ Shapes: S = K + 1 classes with the background, t thresholds, h x w pixels.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from baoseg.errors import DataError
+from baoseg.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
 from baoseg.masks import best_class, label_image
 from baoseg.seeds import Seed
 from baoseg.types import IGNORE
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
-DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes
+DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
+WITHOUT_MAPS = ("refined", "predicted")  # where masks come from that are not made from maps of their own
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,33 @@ def evaluate_seeds(
     return {**dict.fromkeys(DECISIONS), decision: scores, **sweep.to_json()}
 
 
+def evaluate_masks(
+    pairs: Iterable[tuple[UInt8[Tensor, "h w"], UInt8[Tensor, "h w"]]],
+    num_classes: int,
+    *,
+    decision: Literal["refined", "predicted"],
+) -> dict[str, Any]:
+    """Scores of masks against ground truth masks, as metrics.json holds them: there is no sweep and no oracle.
+
+    Raises DataError if there are no pairs, or if a mask and its ground truth do not fit.
+    """
+    confusion, empty = Confusion(num_classes), True
+    for mask, truth in pairs:
+        confusion.update(mask, truth)
+        empty = False
+    if empty:
+        raise DataError("no picture has both a mask and a ground truth; there is nothing to evaluate")
+    return {**dict.fromkeys(DECISIONS), decision: confusion.scores().to_json(), "sweep": None, "oracle": None}
+
+
 def of_masks(metrics: dict[str, Any]) -> dict[str, Any]:
     """The scores of the masks in metrics.json, however the background was decided."""
-    return next(metrics[decision] for decision in DECISIONS if metrics[decision] is not None)
+    return metrics[decision_of(metrics)]
+
+
+def decision_of(metrics: dict[str, Any]) -> str:
+    """How the background was decided: the one of DECISIONS or WITHOUT_MAPS that has scores."""
+    return next(name for name in (*DECISIONS, *WITHOUT_MAPS) if metrics.get(name) is not None)
 
 
 def _decision(seed: Seed) -> str:

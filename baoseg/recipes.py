@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from baoseg import nets, train
+from baoseg import nets, refine, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.data.synthetic import Config as SyntheticConfig
@@ -15,6 +15,7 @@ from baoseg.maps import Config as MapsConfig
 from baoseg.maps import Scaling
 from baoseg.masks import Config as MasksConfig
 from baoseg.methods import Settings, amn, bao, bas, bnr, cam, name_of, transcam
+from baoseg.refine import crf, irn, psa
 from baoseg.report import Config as ReportConfig
 from baoseg.teacher import Follow
 
@@ -52,6 +53,30 @@ class Fusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Masks of a stage or fusion, drawn to the edges of the pictures."""
+
+    of: str  # a stage or fusion; where nothing is learned, a refinement too
+    by: refine.Settings
+    schedule: train.Config | None = None  # of the network, where there is one to train (PSA, IRN)
+    augment: transforms.Config | None = None  # of its training; None: the recipe's
+    net: nets.Config | None = None  # a convolutional network; None: the recipe's
+
+    @property
+    def name(self) -> str:
+        return f"{self.of}+{refine.name_of(self.by)}"
+
+    def __post_init__(self) -> None:
+        if (self.learned is None) != (self.schedule is None):
+            raise RecipeError(f"{self.name}: what is trained needs a schedule, and nothing else has one")
+
+    @property
+    def learned(self) -> refine.LearnedSettings | None:
+        """Settings of the network that learns from the seeds and works on them, where the way has one."""
+        return None if isinstance(self.by, crf.Config) else self.by
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the result of a run, but for the hardware."""
 
@@ -60,6 +85,7 @@ class Recipe:
     net: nets.Config
     stages: tuple[Stage, ...]
     fusions: tuple[Fusion, ...] = ()
+    refinements: tuple[Refinement, ...] = ()
     epoch_curves: bool = False  # evaluate the network in training after each epoch (BAO figure 4)
     augment: transforms.Config = field(default_factory=transforms.Config)
     maps: MapsConfig = field(default_factory=MapsConfig)
@@ -79,10 +105,20 @@ class Recipe:
                     f"recipe {self.name}: {stage.name} needs the stage {missing.pop()}, which does not come before it"
                 )
             known.add(stage.name)
+        refinable = set(self.names)
+        for refinement in self.refinements:
+            if refinement.of not in refinable or refinement.name in refinable:
+                raise RecipeError(
+                    f"recipe {self.name}: cannot refine {refinement.of} to {refinement.name}; there are masks of "
+                    f"{', '.join(sorted(refinable))}, and each refinement is made once"
+                )
+            if refinement.learned and refinement.of not in self.names:
+                raise RecipeError(f"recipe {self.name}: {refinement.name} works on maps, and {refinement.of} has none")
+            refinable.add(refinement.name)
 
     @property
     def names(self) -> list[str]:
-        """Of the stages and fusions, in their order."""
+        """Of the stages and fusions, which have maps, in their order."""
         return [*(stage.name for stage in self.stages), *(fusion.name for fusion in self.fusions)]
 
 
@@ -191,6 +227,52 @@ def bao_voc_reference() -> Recipe:
     )
 
 
+def _crf(of: str, base: Recipe) -> Refinement:
+    return Refinement(of=of, by=crf.LABELS)
+
+
+def _psa(of: str, base: Recipe) -> Refinement:
+    """Epochs, rates (new layers learn ten times as fast) and decay are those of the released code."""
+    schedule = train.Config(
+        epochs=8,
+        batch_size=base.stages[-1].schedule.batch_size,
+        lr=0.1,
+        head_lr=1.0,
+        optimizer=train.Optimizer.SGD,
+        weight_decay=5e-4,
+        decay=train.Decay.POLY,
+    )
+    return Refinement(of=of, by=psa.Config(), schedule=schedule)
+
+
+def _irn(of: str, base: Recipe) -> Refinement:
+    """Epochs, rates (the displacement field learns ten times as fast) and decay are those of the released code."""
+    schedule = train.Config(
+        epochs=3,
+        batch_size=base.stages[-1].schedule.batch_size,
+        lr=0.1,
+        head_lr=1.0,
+        optimizer=train.Optimizer.SGD,
+        weight_decay=1e-4,
+        decay=train.Decay.POLY,
+    )
+    return Refinement(of=of, by=irn.Config(), schedule=schedule)
+
+
+REFINERS: dict[str, Callable[[str, Recipe], Refinement]] = {"crf": _crf, "psa": _psa, "irn": _irn}
+
+
+def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = ()) -> Recipe:
+    """`base` with the masks of `of`, or of its last stage, refined in each of the ways `kinds` (of REFINERS).
+
+    Raises RecipeError for an unknown way and for masks that are not there.
+    """
+    if unknown := [kind for kind in kinds if kind not in REFINERS]:
+        raise RecipeError(f"unknown refinement {unknown[0]!r}; there are {', '.join(REFINERS)}")
+    wanted = [REFINERS[kind](source, base) for source in (of or base.names[-1:]) for kind in kinds]
+    return replace(base, refinements=tuple({one.name: one for one in (*base.refinements, *wanted)}.values()))
+
+
 COMPARABLE = ("cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao")
 
 
@@ -245,6 +327,7 @@ def comparison(
         name=f"{base.name}-comparison",
         stages=tuple(known[name] for name in wanted),
         fusions=(*outside, *sums),
+        refinements=(),
     )
 
 
@@ -274,7 +357,8 @@ def follow_ablation(base: Recipe) -> Recipe:
         replace(activate, method=replace(config, follow=follow, keep=bao.Keep.ONLINE), start=classify.name, called=name)
         for name, follow in variants.items()
     )
-    return replace(base, name=f"{base.name}-follow", stages=(classify, fixed, *online), epoch_curves=True)
+    stages = (classify, fixed, *online)
+    return replace(base, name=f"{base.name}-follow", stages=stages, refinements=(), epoch_curves=True)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -302,13 +386,18 @@ def override(
     batch_size: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
+    refine: Sequence[str] | None = None,
 ) -> Recipe:
-    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are the last stage's."""
-    stages = recipe.stages
+    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are the last stage's.
+
+    `refine` are ways (REFINERS) to refine the masks of the last stage, in the place of the recipe's own.
+    """
+    stages, refinements = recipe.stages, recipe.refinements
     if only is not None:
         stages = tuple(replace(stage, start=None) for stage in stages if stage.name == only)
         if not stages:
             raise RecipeError(f"recipe {recipe.name} has no stage {only!r}; it has {[s.name for s in recipe.stages]}")
+        refinements = tuple(one for one in refinements if one.of == only or one.of.startswith(f"{only}+"))
     last = stages[-1].schedule
     schedule = _replace(last, epochs=epochs, batch_size=batch_size, lr=lr)
     if lr is not None and last.head_lr is not None:
@@ -316,13 +405,15 @@ def override(
     net = _replace(recipe.net, backbone=backbone, weights=None if weights is None else str(weights))
     if weights is not None:
         net = replace(net, pretrained=False)
-    return _replace(
+    changed: Recipe = _replace(
         recipe,
         data=_replace(recipe.data, path=data, train_split=train_split, eval_split=eval_split),
         net=net,
         stages=(*stages[:-1], replace(stages[-1], schedule=schedule)),
+        refinements=refinements if refine is None else (),
         seed=seed,
     )
+    return changed if refine is None else refined(changed, refine)
 
 
 def _replace(config: Any, **changes: Any) -> Any:

@@ -35,7 +35,7 @@ from baoseg import seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, voc_palette
 from baoseg.errors import RecipeError, RunError
-from baoseg.evaluate import DECISIONS, of_masks
+from baoseg.evaluate import decision_of, of_masks
 from baoseg.runs import Run, Stage, atomic, read_json
 from baoseg.types import IGNORE
 
@@ -43,7 +43,12 @@ COLOURS = (
     *("#3b82f6", "#f08c00", "#12a67c", "#e5484d", "#8e5cf0"),
     *("#d6409f", "#0ea5b7", "#8d8d86", "#9a6b3f", "#76a80f"),
 )
-DASHES = {"threshold_free": (0, (5, 3)), "image_specific": (0, (1, 1.5))}  # of results that no one threshold gives
+DASHES = {  # of results that no one threshold gives
+    "threshold_free": (0, (5, 3)),
+    "image_specific": (0, (1, 1.5)),
+    "refined": (0, (5, 1.5, 1, 1.5)),
+    "predicted": (0, (5, 1.5, 1, 1.5, 1, 1.5)),
+}
 INK = "#010203"  # stands in a figure for the text colour of the page, which is light or dark
 
 
@@ -86,18 +91,18 @@ class Row:
         own = [number(self.scores.get(key)) for key in ("miou", "fp", "fn", "precision", "recall")]
         gap = "–" if self.gap is None else f"{self.gap:+.1f}"
         oracle = [number(self.oracle.get("miou")), number(self.oracle.get("threshold"), places=2), gap]
-        train, maps = self.costs.get("train", {}), self.costs.get("maps", {})
+        train, inference = self.costs.get("train", {}), self.costs.get("maps", self.costs.get("masks", {}))
         costs = [
             number(_share(train.get("seconds"), of=60)),
             number(train.get("peak_mb"), places=0),
-            number(_share(maps.get("seconds"), of=maps.get("pictures", 0)), places=2),
+            number(_share(inference.get("seconds"), of=inference.get("pictures", 0)), places=2),
         ]
         return [self.method, self.background, *own], oracle, costs
 
 
 OWN_COLUMNS = ("method", "background", "mIoU", "FP", "FN", "precision", "recall")
 ORACLE_COLUMNS = ("oracle mIoU", "at threshold", "gap")
-COST_COLUMNS = ("training, minutes", "training, MB", "maps, s a picture")
+COST_COLUMNS = ("training, minutes", "training, MB", "inference, s a picture")
 
 
 def number(value: float | None, *, places: int = 1) -> str:
@@ -119,14 +124,16 @@ def summary(run: Run, stages: Sequence[str]) -> list[Row]:
             background = "learned"
         elif metrics["image_specific"] is not None:
             background = "per image"
-        else:
+        elif metrics["fixed"] is not None:
             background = f"fixed {metrics['fixed']['threshold']:.2f}"
+        else:
+            background = decision_of(metrics)
         rows.append(
             Row(
                 method=name,
                 background=background,
                 scores=of_masks(metrics) if metrics else {},
-                oracle=metrics["oracle"] if metrics else {},
+                oracle=(metrics["oracle"] or {}) if metrics else {},
                 costs=_costs(run.stage(name)),
             )
         )
@@ -187,7 +194,7 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
         per_class=_per_class(metrics),
         colours=colours,
         curve=_threshold_curve(metrics, colours) if metrics else None,
-        decisions={_decision(result) for result in metrics.values()},
+        decisions={decision_of(result) for result in metrics.values()},
         epochs=_epoch_curves(run, colours),
         losses=[curves for name in stages if (curves := _loss_curves(run.stage(name)))],
         gallery={
@@ -215,11 +222,6 @@ def _costs(stage: Stage) -> dict[str, Any]:
     return read_json(stage.costs) if stage.costs.exists() else {}
 
 
-def _decision(metrics: dict[str, Any]) -> str:
-    """How the background was decided: the one of DECISIONS that has scores."""
-    return next(name for name in DECISIONS if metrics[name] is not None)
-
-
 def _facts(manifest: dict[str, Any], stages: Sequence[str], dataset: Dataset) -> dict[str, str]:
     recipe = manifest["recipe"]
     return {
@@ -242,7 +244,7 @@ def _per_class(
         return []
     results = list(metrics.values())
     own = [of_masks(result)["iou"] for result in results]
-    oracle = [result["oracle"]["iou"] for result in results]
+    oracle = [result["oracle"]["iou"] if result["oracle"] else [None] * len(own[0]) for result in results]
     return [(name, [iou[i] for iou in own], [iou[i] for iou in oracle]) for i, name in enumerate(results[0]["classes"])]
 
 
@@ -254,13 +256,15 @@ def _threshold_curve(metrics: dict[str, dict[str, Any]], colours: dict[str, str]
     figure, axes = _axes(x="threshold on the class maps", y="mIoU in %", size=(5.2, 3.5))
     for name, result in metrics.items():
         style: dict[str, Any] = {"color": colours[name], "zorder": 3}
-        sweep, oracle, decision = result["sweep"], result["oracle"], _decision(result)
-        axes.plot(sweep["thresholds"], _floats(sweep["miou"]), linewidth=2, **style)
+        sweep, oracle, decision = result["sweep"], result["oracle"], decision_of(result)
         reached = _float(of_masks(result)["miou"])
         if decision == "fixed":
             axes.plot(result["fixed"]["threshold"], reached, "o", markersize=7, **style)
         else:
             axes.axhline(reached, linewidth=2, linestyle=DASHES[decision], **style)
+        if sweep is None:
+            continue
+        axes.plot(sweep["thresholds"], _floats(sweep["miou"]), linewidth=2, **style)
         best = _float(oracle["miou"])
         axes.plot(oracle["threshold"], best, "D", markersize=8, fillstyle="none", markeredgewidth=1.6, **style)
     axes.set_xlim(0, 1)
@@ -369,7 +373,7 @@ def _heat() -> UInt8[np.ndarray, "256 3"]:
 
 def _method(name: str, metrics: dict[str, Any] | None) -> dict[str, Any]:
     """What the threshold slider knows of a method beside its maps."""
-    if metrics is None:
+    if metrics is None or metrics["sweep"] is None:
         return {"name": name, "fixed": None, "oracle": None, "sweep": None}
     return {
         "name": name,
@@ -398,9 +402,15 @@ def _picture(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, l
 
 
 def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one picture."""
-    seed = seeds.load(stage.maps(split, name))
+    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one picture.
+
+    What refines or predicts masks has no maps: `classes` is null then.
+    """
     mask = stage.mask(split, name)
+    mask_uri = _mask_uri(read_mask(mask).numpy(), size) if mask.exists() else None
+    if mask.exists() and not stage.has_maps:
+        return {"classes": None, "maps": [], "background": None, "threshold": None, "mask": mask_uri}
+    seed = seeds.load(stage.maps(split, name))
     grid = (min(seed.scores.shape[-2], size[1]), min(seed.scores.shape[-1], size[0]))
 
     def uri(maps: Float[Tensor, "k h w"]) -> list[str]:
@@ -412,7 +422,7 @@ def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[
         "maps": uri(seed.scores),
         "background": None if seed.background is None else uri(seed.background[None])[0],
         "threshold": seed.threshold,
-        "mask": _mask_uri(read_mask(mask).numpy(), size) if mask.exists() else None,
+        "mask": mask_uri,
     }
 
 

@@ -2,12 +2,13 @@
 
 RUN/
   run.json                      manifest: resolved recipe, version, data fingerprint, environment
-  METHOD/                       a folder for each stage of the recipe, e.g. transcam/ and bao/
+  METHOD/                       a folder for each stage of the recipe, e.g. transcam/, bao/, bao+irn/
     state.safetensors           training state after the last finished epoch, for resuming
     network.safetensors         the trained network, self-describing: `baoseg.load` reads it
     losses.csv                  epoch, step, seconds and the mean of each loss term
     epochs.csv                  evaluation after each epoch, where the recipe asks for it
-    costs.json                  seconds and memory of training and of making maps
+    costs.json                  seconds and memory of training, of making maps and of refining masks
+    labels/SPLIT/NAME.png       labels of pixels to learn from, where the stage learns from such
     maps/SPLIT/NAME.npz         seeds
     masks/SPLIT/NAME.png        masks
     metrics.json                evaluation
@@ -91,7 +92,7 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, 
 
 
 class Stage:
-    """Paths of one stage (one trained method) of a run."""
+    """Paths of one stage of a run: a trained method, a fusion, a refinement."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,6 +106,13 @@ class Stage:
     @property
     def name(self) -> str:
         return self.root.name
+
+    @property
+    def has_maps(self) -> bool:
+        return (self.root / "maps").is_dir()
+
+    def label(self, split: str, name: str) -> Path:
+        return self.root / "labels" / split / f"{name}.png"
 
     def maps(self, split: str, name: str) -> Path:
         return self.root / "maps" / split / f"{name}.npz"

@@ -5,12 +5,14 @@ from typing import Any
 from cattrs import Converter
 from cattrs.strategies import configure_tagged_union
 
+from baoseg import methods, refine
 from baoseg.errors import RecipeError
-from baoseg.methods import NAMES, Settings
+from baoseg.methods import Settings
 
 # lists for tuples, as JSON files have them: what is read back then compares equal to what was written
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
-configure_tagged_union(Settings, _converter, tag_generator=NAMES.__getitem__, tag_name="method")
+configure_tagged_union(Settings, _converter, tag_generator=methods.NAMES.__getitem__, tag_name="method")
+configure_tagged_union(refine.Settings, _converter, tag_generator=refine.NAMES.__getitem__, tag_name="refiner")
 
 
 def to_json(value: Any, kind: Any = None) -> Any:

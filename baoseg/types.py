@@ -68,11 +68,12 @@ class Batch(NamedTuple):
     labels: Float[Tensor, "b K"]
     valid: Bool[Tensor, "b 1 h w"]
     pixel_labels: UInt8[Tensor, "b h w"] | None = None  # labels made beforehand (AMN); 255 where none is given
+    pixel_weights: Float[Tensor, "b h w"] | None = None  # in [0, 1]: how much each of them counts; None: all alike
 
     def to(self, device: torch.device) -> "Batch":
         move = partial(Tensor.to, device=device, non_blocking=True)
-        pixel_labels = None if self.pixel_labels is None else move(self.pixel_labels)
-        return Batch(move(self.images), move(self.labels), move(self.valid), pixel_labels)
+        given = {name: move(values) for name, values in self._asdict().items() if values is not None}
+        return Batch(**given)
 
 
 class Maps(NamedTuple):

@@ -132,11 +132,12 @@ def test_compare_hands_on_what_was_asked(
             "methods": ("cam", "bas"),
             "seeds": {"irn": "a=b", "psa": str(tmp_path)},
             "fuse": ("cam+bas", "cam+irn"),
+            "refine": (),
             "allow_pickle": True,
             "hardware": tiny.HARDWARE,
         },
     )
-    nothing = {"seeds": {}, "fuse": (), "allow_pickle": False}
+    nothing = {"seeds": {}, "fuse": (), "refine": (), "allow_pickle": False}
     assert little == ((recipes.demo(), tmp_path), {"methods": ("bao",), **nothing, "hardware": tiny.HARDWARE})
 
 

@@ -12,7 +12,7 @@ import tiny
 import torch
 from PIL import Image
 
-from baoseg import masks, nets, pipeline, seeds
+from baoseg import masks, nets, pipeline, recipes, refine, seeds
 from baoseg.data import Config as DataConfig
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
@@ -513,15 +513,23 @@ def test_amn_learns_from_confident_seeds_of_the_training_pictures(comparison: Ru
     scenes = open_dataset(SHORT.data, "train")
     method = pipeline.recipe_of(comparison).stages[-1].method
     assert isinstance(method, amn.Config)
-    stage = pipeline.recipe_of(comparison).stages[-1]
-    label = pipeline._pixel_labels(comparison, stage, scenes, hardware=tiny.HARDWARE)
+    name, thresholds = scenes.names[3], (method.background_below, method.foreground_above)
+    seed = seeds.load(comparison.stage("transcam").maps("train", name))
+    low, high = (refine.by_crf(scenes[3].image, masks.label_image(seed, threshold=cut)) for cut in thresholds)
+    labels = read_mask(comparison.stage("transcam+amn").label("train", name))
+    assert torch.equal(labels == 0, (low == 0) & (high == 0))
+    assert torch.equal(labels[high > 0], high[high > 0])
+    assert (labels[(low > 0) & (high == 0)] == 255).all()
+
+
+def test_amn_learns_without_a_crf_where_its_settings_say_so(comparison: Run, tmp_path: Path) -> None:
+    scenes, recipe = open_dataset(SHORT.data, "train"), pipeline.recipe_of(comparison)
+    stage = replace(recipe.stages[-1], method=amn.Config(crf=False))
+    shutil.copytree(comparison.stage("transcam").root, tmp_path / "transcam")
+    label = pipeline._pixel_labels(Run(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
     assert label is not None
     seed = seeds.load(comparison.stage("transcam").maps("train", scenes.names[3]))
-    best = seed.upsample().scores.max(dim=0).values
-    labels = label(3)
-    assert (labels == 0).equal(best < method.background_below)
-    assert (labels == 255).equal((best >= method.background_below) & (best < method.foreground_above))
-    assert set(labels.unique().tolist()) <= {0, 255, *seed.classes.tolist()}
+    assert torch.equal(label(3), masks.confident_labels(seed, background=0.15, foreground=0.45))
 
 
 def test_costs_are_noted(comparison: Run) -> None:
@@ -573,3 +581,101 @@ def test_the_network_in_training_is_evaluated_after_each_epoch(tmp_path: Path) -
     assert float(rows[-1][1]) == pytest.approx(metrics["fixed"]["miou"], abs=0.3)  # maps on disk are halves
     without = run(recipe, tmp_path / "without")
     assert results(without.root)["transcam/network.safetensors"] == results(folder.root)["transcam/network.safetensors"]
+
+
+# ------------------------------------------------------------------------------------- refinement
+
+CNN = nets.Config(backbone="timm:test_resnet")  # stages at 4, 8, 16, 16 pixels a cell
+
+
+@pytest.fixture(scope="module")
+def refined(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The tiny run with its last stage refined in all ways, and one of these refined again."""
+    root = tmp_path_factory.mktemp("refined") / "run"
+    shutil.copytree(tiny_run.root, root)
+    once = recipes.refined(replace(tiny.RECIPE, net=CNN), ["crf", "psa", "irn"])
+    twice = recipes.refined(once, ["crf"], of=["bao+irn", "transcam"])
+    short = {"epochs": 1, "batch_size": 4, "lr": 0.01, "head_lr": 0.1}
+    wanted = tuple(
+        replace(one, net=CNN, schedule=replace(one.schedule, **short)) if one.schedule else one
+        for one in twice.refinements
+    )
+    return run(replace(tiny.RECIPE, refinements=wanted), root)
+
+
+REFINED = ("bao+crf", "bao+psa", "bao+irn", "bao+irn+crf", "transcam+crf")
+
+
+def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: Run) -> None:
+    assert [one.name for one in pipeline.recipe_of(refined).refinements] == list(REFINED)
+    truth = open_dataset(tiny.RECIPE.data, "eval")
+    for name in REFINED:
+        stage = refined.stage(name)
+        metrics = read_json(stage.metrics)
+        pairs = ((truth.mask(i).numpy(), read_mask(stage.mask("val", VAL[i])).numpy()) for i in range(len(VAL)))
+        scores = slow_scores(pairs, 1 + len(truth.classes))
+        assert metrics["refined"]["miou"] == pytest.approx(scores["miou"])
+        assert metrics["fixed"] is metrics["sweep"] is metrics["oracle"] is None
+        assert read_json(stage.costs)["masks"]["pictures"] == len(VAL)
+        assert name in refined.report.read_text()
+        assert stage.network.exists() == stage.losses.exists() == (not name.endswith("crf"))
+
+
+def test_a_crf_refines_the_mask_of_its_stage(refined: Run) -> None:
+    scenes = open_dataset(tiny.RECIPE.data, "eval")
+    for of, name in (("bao", "bao+crf"), ("bao+irn", "bao+irn+crf"), ("transcam", "transcam+crf")):
+        mask = read_mask(refined.stage(of).mask("val", VAL[2]))
+        assert torch.equal(read_mask(refined.stage(name).mask("val", VAL[2])), refine.by_crf(scenes[2].image, mask))
+
+
+@pytest.mark.parametrize("name", ["bao+psa", "bao+irn"])
+def test_affinities_are_learned_from_where_mask_and_crf_agree(refined: Run, name: str) -> None:
+    """BAO's background is learned, so there is neither a threshold nor an alpha."""
+    scenes = open_dataset(tiny.RECIPE.data, "train")
+    seed = seeds.load(refined.stage("bao").maps("train", scenes.names[1]))
+    mask = masks.label_image(seed)
+    labels = read_mask(refined.stage(name).label("train", scenes.names[1]))
+    assert torch.equal(labels, mask.masked_fill(refine.by_crf(scenes[1].image, mask) != mask, 255))
+
+
+def test_refining_again_does_what_is_due_alone(refined: Run, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(refined.root, root)  # with the times of the files
+    folder = Run(root)
+    before = results(root)
+    pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+    times = {name: path.stat().st_mtime_ns for name, path in files(root).items()}
+    assert times == {name: path.stat().st_mtime_ns for name, path in files(refined.root).items()}
+    pipeline.make_masks(folder)  # the same masks: nothing is younger
+    (root / "bao" / "masks" / "val" / f"{VAL[0]}.png").touch()
+    (root / "bao+irn" / "masks" / "val" / f"{VAL[1]}.png").unlink()
+    pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+    assert results(root) == before
+    again = {name for name, path in files(root).items() if path.stat().st_mtime_ns != times[name]}
+    masks_again = {f"bao+crf/masks/val/{VAL[0]}.png", f"bao+irn/masks/val/{VAL[1]}.png"}
+    masks_again |= {f"bao+irn+crf/masks/val/{VAL[1]}.png", f"bao/masks/val/{VAL[0]}.png"}
+    assert again == masks_again | {f"{stage}/costs.json" for stage in ("bao+crf", "bao+irn", "bao+irn+crf")}
+
+
+def test_a_refinement_can_be_added_to_a_run_and_the_recipe_run_again(tiny_run: Run, tmp_path: Path) -> None:
+    folder = Run(shutil.copytree(tiny_run.root, tmp_path / "run"))
+    pipeline.add_refinements(folder, ["crf"])
+    pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+    assert folder.stage("bao+crf").mask("val", VAL[0]).exists()
+    run(tiny.RECIPE, folder.root)  # not another recipe
+    assert "refined" in read_json(folder.stage("bao+crf").metrics)
+    other = replace(recipes.refined(tiny.RECIPE, ["crf"]).refinements[0], by=refine.crf.PROBABILITIES)
+    with pytest.raises(RunError, match=r"holds another refinement bao\+crf \(by.bilateral_sxy was 50.0, now 80.0\)"):
+        run(replace(tiny.RECIPE, refinements=(other,)), folder.root)
+    with pytest.raises(RecipeError, match=r"cannot refine amn to amn\+crf; there are masks of bao, bao\+crf, transcam"):
+        pipeline.add_refinements(folder, ["crf"], of=["amn"])
+    with pytest.raises(RecipeError, match="unknown refinement 'rcf'; there are crf, psa, irn"):
+        pipeline.add_refinements(folder, ["rcf"])
+    with pytest.raises(RecipeError, match=r"irn works on maps, and bao\+crf has none"):
+        pipeline.add_refinements(folder, ["irn"], of=["bao+crf"])
+
+
+def test_refining_before_there_are_masks_names_what_is_missing(tmp_path: Path) -> None:
+    folder = pipeline.begin(recipes.refined(tiny.RECIPE, ["crf"]), tmp_path / "run")
+    with pytest.raises(RunError, match=r"val_00000.png: no such file; run `bao maps` and `bao masks`"):
+        pipeline.refine_masks(folder, hardware=tiny.HARDWARE)

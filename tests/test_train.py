@@ -138,16 +138,18 @@ def test_a_training_set_brings_labels_of_pixels_where_it_is_given_some() -> None
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
     normalisation = data.transforms.Normalisation()
     plain = TrainSet(pictures, tiny.RECIPE.augment, normalisation, seed=2)
-    labelled = TrainSet(pictures, tiny.RECIPE.augment, normalisation, seed=2, pixel_labels=halves)
+    labelled = TrainSet(pictures, tiny.RECIPE.augment, normalisation, seed=2, pixel_labels=halves, pixel_weights=halves)
     for index in (0, 4):
-        for one, other in zip(plain[1, index][:3], labelled[1, index][:3], strict=True):
+        crop = labelled[1, index].crop
+        for one, other in zip(plain[1, index].crop[:2], crop[:2], strict=True):
             assert torch.equal(one, other)  # the same crop with and without
-        assert plain[1, index][3] is None
-        pixel_labels = labelled[1, index][3]
-        assert set(pixel_labels.unique().tolist()) == {0, 1 + index % 3, IGNORE}
+        assert plain[1, index].crop.pixel_labels is None
+        assert set(crop.pixel_labels.unique().tolist()) == {0, 1 + index % 3, IGNORE}
+        assert torch.equal(crop.pixel_weights, crop.pixel_labels.where(crop.valid[0], 0))
     assert collate([plain[1, 0], plain[1, 4]]).pixel_labels is None
     batch = collate([labelled[1, 0], labelled[1, 4]])
-    assert torch.equal(batch.pixel_labels, torch.stack([labelled[1, index][3] for index in (0, 4)]))
+    assert torch.equal(batch.pixel_labels, torch.stack([labelled[1, index].crop.pixel_labels for index in (0, 4)]))
+    assert torch.equal((255 * batch.pixel_weights).round(), batch.pixel_labels.where(batch.valid[:, 0], 0).float())
     moved = batch.to(torch.device("meta"))
     assert {part.device.type for part in moved} == {"meta"}
     assert collate([plain[1, 0]]).to(torch.device("cpu")).pixel_labels is None

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -83,16 +83,19 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
     return Folder(config.path, config.eval_split or ("val" if has_split(config.path, "val") else train))
 
 
-Item = tuple[  # image, labels, valid, pixel labels
-    Float[Tensor, "3 c c"], Float[Tensor, "K"], Bool[Tensor, "1 c c"], UInt8[Tensor, "c c"] | None
-]
+class Item(NamedTuple):
+    """An augmented picture and its label vector."""
+
+    crop: transforms.Crop
+    labels: Float[Tensor, "K"]
 
 
 class TrainSet(TorchDataset):
     """Augmented pictures for training, asked for by (epoch, index) as `EpochSampler` yields them.
 
     The augmentation depends on seed, epoch and index alone: neither the number of workers nor resuming a run
-    changes it. `pixel_labels` gives a picture's labels made beforehand, by its index, for methods that learn from such.
+    changes it. `pixel_labels` gives a picture's labels made beforehand, by its index, for what learns from such, and
+    `pixel_weights` how much each of them counts (255: fully).
     """
 
     def __init__(
@@ -103,12 +106,14 @@ class TrainSet(TorchDataset):
         seed: int,
         *,
         pixel_labels: Callable[[int], UInt8[Tensor, "h w"]] | None = None,
+        pixel_weights: Callable[[int], UInt8[Tensor, "h w"]] | None = None,
     ) -> None:
         self.dataset = dataset
         self.config = config
         self.normalisation = normalisation
         self.seed = seed
         self.pixel_labels = pixel_labels
+        self.pixel_weights = pixel_weights
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -116,24 +121,26 @@ class TrainSet(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         sample = self.dataset[index]
-        image, valid, pixel_labels = transforms.augment(
+        crop = transforms.augment(
             sample.image,
             config=self.config,
             normalisation=self.normalisation,
             generator=_generator(self.seed, epoch, index),
             pixel_labels=None if self.pixel_labels is None else self.pixel_labels(index),
+            pixel_weights=None if self.pixel_weights is None else self.pixel_weights(index),
         )
-        return image, sample.labels, valid, pixel_labels
+        return Item(crop, sample.labels)
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    images, labels, valid, pixel_labels = zip(*items, strict=True)
-    given = [one for one in pixel_labels if one is not None]
+    crops, labels = zip(*items, strict=True)
+    images, valid, pixel_labels, pixel_weights = zip(*crops, strict=True)
     return Batch(
         images=torch.stack(images),
         labels=torch.stack(labels),
         valid=torch.stack(valid),
-        pixel_labels=torch.stack(given) if given else None,
+        pixel_labels=None if pixel_labels[0] is None else torch.stack(pixel_labels),
+        pixel_weights=None if pixel_weights[0] is None else torch.stack(pixel_weights).float() / 255,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torchvision.transforms.v2.functional as F
@@ -52,6 +53,15 @@ def normalise(image: UInt8[Tensor, "*batch 3 h w"], normalisation: Normalisation
     return (image / 255 - mean) / std
 
 
+class Crop(NamedTuple):
+    """What training sees of a picture; `valid` is False on padding."""
+
+    image: Float[Tensor, "3 c c"]
+    valid: Bool[Tensor, "1 c c"]
+    pixel_labels: UInt8[Tensor, "c c"] | None
+    pixel_weights: UInt8[Tensor, "c c"] | None
+
+
 def augment(
     image: UInt8[Tensor, "3 h w"],
     *,
@@ -59,11 +69,12 @@ def augment(
     normalisation: Normalisation,
     generator: torch.Generator,
     pixel_labels: UInt8[Tensor, "h w"] | None = None,
-) -> tuple[Float[Tensor, "3 c c"], Bool[Tensor, "1 c c"], UInt8[Tensor, "c c"] | None]:
+    pixel_weights: UInt8[Tensor, "h w"] | None = None,
+) -> Crop:
     """Resize, flip, change colours, normalise, crop.
 
-    Gives the crop, which of its pixels are picture, and the labels of its pixels where the picture's are given: they go
-    the same way (nearest neighbour), and padding is 255.
+    Labels and weights of the pixels, where they are given, go the same way (nearest neighbour); padding has the label
+    255 and the weight 0.
     """
     image = random_resize(image, config.resize_long, generator=generator)
     flipped = config.flip and _uniform(0.0, 1.0, generator) < 0.5
@@ -73,11 +84,19 @@ def augment(
     place = random_place(image.shape[-2:], config.crop, generator=generator)
     crop = cut(normalise(image, normalisation), place, config.crop)
     valid = cut(torch.ones_like(image[:1], dtype=torch.bool), place, config.crop)
-    labels = None
-    if pixel_labels is not None:
-        scaled = F.resize(pixel_labels[None], list(image.shape[-2:]), interpolation=InterpolationMode.NEAREST_EXACT)
-        labels = cut(F.horizontal_flip(scaled) if flipped else scaled, place, config.crop, padding=IGNORE)[0]
-    return crop, valid if config.mark_padding else torch.ones_like(valid), labels
+
+    def follow(values: UInt8[Tensor, "h w"] | None, *, padding: int) -> UInt8[Tensor, "c c"] | None:
+        if values is None:
+            return None
+        scaled = F.resize(values[None], list(image.shape[-2:]), interpolation=InterpolationMode.NEAREST_EXACT)
+        return cut(F.horizontal_flip(scaled) if flipped else scaled, place, config.crop, padding=padding)[0]
+
+    return Crop(
+        crop,
+        valid if config.mark_padding else torch.ones_like(valid),
+        follow(pixel_labels, padding=IGNORE),
+        follow(pixel_weights, padding=0),
+    )
 
 
 def random_resize(

@@ -23,13 +23,12 @@ from baoseg.types import BACKGROUND, IGNORE, Batch, Maps
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of AMN. The thresholds are those of its released code, which applies a dense CRF to the seeds at each
-    of the two first; ours are plain until there is a refinement.
-    """
+    """Settings of AMN. Thresholds and CRF are those of its released code."""
 
     smoothing: float = 0.4  # eps of PCL, sec. 4
     background_below: float = 0.15  # pixels whose largest seed is lower are labelled background
     foreground_above: float = 0.45  # pixels whose largest seed is at least this are labelled by its class; else ignored
+    crf: bool = True  # whether a dense CRF draws the mask at each of the two thresholds to the edges first
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_below <= self.foreground_above <= 1 or not 0 <= self.smoothing < 1:

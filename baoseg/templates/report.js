@@ -59,7 +59,8 @@
     }));
     const mask = await grey(method.mask);
     const background = await full(method.background);
-    return { classes: method.classes, maps, background, threshold: method.threshold, mask: mask?.values, best, winner };
+    const known = method.classes !== null;  // masks that were refined or predicted have no maps
+    return { known, classes: method.classes ?? [], maps, background, threshold: method.threshold, mask: mask?.values, best, winner };
   }
 
   async function read(index) {
@@ -117,10 +118,11 @@
       case "picture": return ["picture", plain];
       case "truth": return ["ground truth", truth ? labels(truth, shown) : plain];
       case "background": return method.background
-        ? ["background map", heat(method.background)] : ["learns no background map", plain];
+        ? ["background map", heat(method.background)]
+        : [method.known ? "learns no background map" : "a mask without maps", plain];
       case "class": {
         const k = method.classes.indexOf(state.class);
-        return k < 0 ? ["no map of this class", plain] : [`map of ${data.classes[state.class]}`, heat(method.maps[k])];
+        return k < 0 ? [method.known ? "no map of this class" : "a mask without maps", plain] : [`map of ${data.classes[state.class]}`, heat(method.maps[k])];
       }
       default: return method.mask ? [decided, labels(method.mask, shown)] : ["no mask was written", plain];
     }
@@ -159,6 +161,8 @@
     find("level").textContent = slider.toFixed(2);
     find("sweep").textContent = sweepAt(slider, shown);
     shown.methods.forEach((method, m) => {
+      tiles[m].below.figure.hidden = !method.known;
+      if (!method.known) return;
       const own = atItsOwn(method);
       const threshold = own ? method.threshold : slider;
       const mask = method.winner.map((index, i) => (method.best[i] >= threshold ? index : 0));
@@ -240,7 +244,7 @@
     const shown = await picture(index);
     if (index !== state.picture) return;  // overtaken by a later page
     const { name, labels: given, methods } = data.pictures[index];
-    const mapped = [...new Set(methods.flatMap((method) => method.classes))].sort((a, b) => a - b);
+    const mapped = [...new Set(methods.flatMap((method) => method.classes ?? []))].sort((a, b) => a - b);
     if (state.layer === "truth" && !shown.truth) state.layer = "overlay";
     if (state.layer === "class" && !mapped.includes(state.class)) state.class = mapped[0] ?? null;
     find("counter").textContent = `${index + 1} / ${data.pictures.length}`;

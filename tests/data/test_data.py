@@ -62,23 +62,23 @@ def test_default_splits_of_a_folder(tmp_path):
 def test_an_item_depends_on_seed_epoch_and_index_alone():
     first, again = train_set(), train_set()
     again[2, 5]
-    for one, other in zip(first[1, 3][:3], again[1, 3][:3], strict=True):
+    for one, other in zip(first[1, 3].crop[:2], again[1, 3].crop[:2], strict=True):
         assert torch.equal(one, other)
     for other in (first[2, 3], first[1, 4], train_set(seed=1)[1, 3]):
-        assert not torch.equal(first[1, 3][0], other[0])
-    assert torch.equal(first[1, 3][1], first.dataset.labels(3))
+        assert not torch.equal(first[1, 3].crop.image, other.crop.image)
+    assert torch.equal(first[1, 3].labels, first.dataset.labels(3))
 
 
 def test_collate_stacks():
     pictures = train_set()
     batch = data.collate([pictures[0, 1], pictures[0, 2]])
     for row, index in enumerate((1, 2)):
-        image, labels, valid, pixel_labels = pictures[0, index]
-        assert torch.equal(batch.images[row], image)
+        crop, labels = pictures[0, index]
+        assert torch.equal(batch.images[row], crop.image)
         assert torch.equal(batch.labels[row], labels)
-        assert torch.equal(batch.valid[row], valid)
-        assert pixel_labels is None
-    assert batch.pixel_labels is None
+        assert torch.equal(batch.valid[row], crop.valid)
+        assert crop.pixel_labels is None and crop.pixel_weights is None
+    assert batch.pixel_labels is None and batch.pixel_weights is None
 
 
 def epochs(workers):

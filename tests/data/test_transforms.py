@@ -150,7 +150,7 @@ def test_labels_of_pixels_stay_on_their_pixels(grid, long_side, side, flip, seed
     labels = blocks.repeat_interleave(16, dim=0).repeat_interleave(16, dim=1)
     image = PALETTE[labels].permute(2, 0, 1).contiguous()
     config = dataclasses.replace(STILL, resize_long=(long_side, long_side), crop=side, flip=flip)
-    crop, valid, moved = augment(
+    crop, valid, moved, _ = augment(
         image, config=config, normalisation=PLAIN, generator=generator, pixel_labels=labels.to(torch.uint8)
     )
     scale = long_side / max(image.shape[1:])
@@ -171,7 +171,7 @@ def test_a_border_of_labels_lies_where_the_picture_is_half_of_each(long_side, fl
     for border in range(20, 80, 3):
         labels = torch.zeros(100, 100, dtype=torch.uint8)
         labels[:, border:] = 1
-        crop, _, moved = augment(
+        crop, _, moved, _ = augment(
             (250 * labels).expand(3, -1, -1),
             config=config,
             normalisation=PLAIN,
@@ -194,7 +194,7 @@ def test_the_check_of_labels_looks_at_most_of_a_picture():
 @pytest.mark.parametrize("mark_padding", [True, False])
 def test_padding_has_no_label_even_where_it_counts_as_picture(mark_padding):
     config = dataclasses.replace(STILL, resize_long=(8, 8), crop=12, mark_padding=mark_padding)
-    _, valid, labels = augment(
+    _, valid, labels, _ = augment(
         picture(4, 8),
         config=config,
         normalisation=PLAIN,
@@ -204,6 +204,21 @@ def test_padding_has_no_label_even_where_it_counts_as_picture(mark_padding):
     assert (labels == 3).sum() == 32
     assert (labels == IGNORE).sum() == 144 - 32
     assert valid.sum() == (32 if mark_padding else 144)
+
+
+def test_weights_of_pixels_go_the_way_of_their_labels():
+    labels = torch.arange(48, dtype=torch.uint8).view(6, 8)
+    config = Config(resize_long=(10, 30), crop=24)
+    for seed in range(8):
+        crop = augment(
+            picture(6, 8),
+            config=config,
+            normalisation=PLAIN,
+            generator=torch.Generator().manual_seed(seed),
+            pixel_labels=labels,
+            pixel_weights=labels,
+        )
+        assert torch.equal(crop.pixel_weights, crop.pixel_labels.where(crop.pixel_labels != IGNORE, 0))
 
 
 def test_labels_change_nothing_about_the_picture():
