@@ -13,20 +13,24 @@ As in the authors' C++, and unlike the paper: each Gaussian is normalised on bot
 and a pixel's message to itself is not taken out.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float, Int, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from baoseg.errors import DataError, RecipeError
 from baoseg.types import IGNORE
 
 LEAST_PROBABILITY = 1e-5  # log 0 is no energy
+TOO_SMALL = "crf: the widths are too small for this picture; choose larger ones"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,29 +129,28 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
 def _mean_field(
     image: UInt8[Tensor, "h w 3"], log_unaries: Float[Tensor, "k h w"], config: Config
 ) -> Float[Tensor, "k h w"]:
-    """Algorithm 1 with Potts compatibility: a label gains what the kernels gather of it around a pixel."""
+    """Algorithm 1 with Potts compatibility: a label gains what the kernels gather of it around a pixel.
+
+    The last label is not filtered. The marginals of a pixel sum to 1 and the kernels are linear, so what they gather of
+    it is what they gather of a constant 1, less what they gather of the other labels.
+    """
+    if len(log_unaries) == 1:
+        return torch.ones_like(log_unaries)
     height, width = image.shape[:2]
     positions, colours = _positions(height, width, image.device), image.flatten(0, 1).T.float()
-    kernels = (
-        position_kernel(height, width, config.gaussian_sxy, config.gaussian_compat, image.device),
-        _kernel(
-            torch.cat([positions / config.bilateral_sxy, colours / config.bilateral_srgb]),
-            compat=config.bilateral_compat,
-        ),
-    )
-    unaries = log_unaries.flatten(1).T.contiguous()
-    marginals = _softmax(unaries)
+    features = torch.cat([positions / config.bilateral_sxy, colours / config.bilateral_srgb])
+    gaussian = position_kernel(height, width, config.gaussian_sxy, config.gaussian_compat, image.device)
+    bilateral = _kernel(features, compat=config.bilateral_compat)
+
+    unaries = log_unaries.flatten(1)
+    ones = unaries.new_ones(height * width, 1)
+    of_all = (gaussian.filter(ones) + bilateral.filter(ones))[:, 0]
+    marginals = unaries.softmax(dim=0)
     for _ in range(config.steps):
-        logits = unaries.clone()
-        for kernel in kernels:
-            logits += kernel.filter(marginals)
-        marginals = _softmax(logits)
-    return marginals.T.reshape(-1, height, width)
-
-
-def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Over few labels of many pixels: along the first axis it is vectorised, along the last it is not."""
-    return logits.T.contiguous().softmax(dim=0).T.contiguous()
+        most = _points_first(marginals[:-1])
+        messages = (gaussian.filter(most) + bilateral.filter(most)).unbind(dim=1)
+        marginals = (unaries + torch.stack([*messages, of_all - sum(messages)])).softmax(dim=0)
+    return marginals.unflatten(1, (height, width))
 
 
 def _positions(height: int, width: int, device: torch.device) -> Float[Tensor, "2 n"]:
@@ -180,7 +183,7 @@ class SparseMatrix(NamedTuple):
         return F.embedding_bag(self.columns, values, self.starts, mode="sum", per_sample_weights=self.weights)
 
     def times_columns(self, factors: Float[Tensor, "columns"]) -> "SparseMatrix":
-        return self._replace(weights=self.weights * factors[self.columns])
+        return self._replace(weights=self.weights * factors.index_select(0, self.columns))
 
     def times_rows(self, factors: Float[Tensor, "rows"]) -> "SparseMatrix":
         """Only where all rows have equally many entries."""
@@ -212,17 +215,16 @@ def build_lattice(features: Float[Tensor, "d n"]) -> Lattice:
     neighbours on an axis lie at one distance of all vertices.
     """
     dims, count = features.shape
-    cell, rank, weights = _simplices(features)
-    coordinates = cell[:-1] - cell[-1]
-    strides = _strides(coordinates)
-    ahead = torch.cat([strides, -strides.sum()[None]])  # all d + 1 steps together lead back
+    if not features.abs().amax() < 2**20:  # farther out, float32 tells neither simplices nor weights
+        raise RecipeError(TOO_SMALL)
+    cell, turn, weights = _simplices(features)
+    first, strides = _numbers(cell[:-1] - cell[-1])
+    ahead = torch.cat([strides, -strides.sum(dtype=strides.dtype)[None]])  # all d + 1 steps together lead back
+    # from one corner to the next, one step back on the axis whose turn it is
+    steps = ahead.new_empty(turn.shape).scatter_(0, turn, (-ahead)[:, None].expand(-1, count))
+    numbers = torch.stack(list(accumulate([first, *steps[:-1]])))
 
-    # from the corner of remainder r - 1 to that of r, one step back on the axis of rank d + 1 - r
-    steps = torch.empty_like(rank).scatter_(0, dims - rank, (-ahead)[:, None].expand(-1, count))
-    first = (coordinates * strides[:, None]).sum(dim=0)
-    numbers = torch.cat([first[None], steps[:-1]]).cumsum(dim=0)
-
-    ordered, order = numbers.flatten().sort()
+    ordered, order = numbers.flatten().sort(stable=True)
     vertices, owner, entries = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     corners = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, owner.int()).view_as(numbers)
     points = torch.arange(count, dtype=torch.int32, device=features.device).repeat(dims + 1)
@@ -233,54 +235,61 @@ def build_lattice(features: Float[Tensor, "d n"]) -> Lattice:
             F.pad(entries.cumsum(0), (1, 0)).int(),
         ),
         blurs=_blurs(vertices, ahead),
-        slice=SparseMatrix(corners.T.flatten(), weights.T.flatten(), _starts(count, dims + 1, features.device)),
+        slice=SparseMatrix(
+            _points_first(corners).flatten(),
+            _points_first(weights).flatten(),
+            _starts(count, dims + 1, features.device),
+        ),
     )
 
 
 def _simplices(
     features: Float[Tensor, "d n"],
-) -> tuple[Int64[Tensor, "d+1 n"], Int64[Tensor, "d+1 n"], Float[Tensor, "d+1 n"]]:
-    """The simplex around each point: its corner of remainder 0, divided by d + 1, the ranks of the point's coordinates
-    in it, and the barycentric weights of its corners of remainder 0..d (Adams et al., sec. 3.1 and 3.2).
+) -> tuple[Float[Tensor, "d+1 n"], Int64[Tensor, "d+1 n"], Float[Tensor, "d+1 n"]]:
+    """The simplex around each point: its corner of remainder 0, divided by d + 1, the turn of each coordinate on the
+    way along the corners, d less its rank, and the barycentric weights of the corners of remainder 0..d (Adams et al.,
+    sec. 3.1 and 3.2).
     """
-    dims = len(features)
-    # E of their sec. 3.1, as a recurrence, scaled so that the blurs below have unit variance in feature space
-    axis = torch.arange(1, dims + 1, device=features.device, dtype=torch.float64)
-    scaled = features * ((2 / 3 / (axis * (axis + 1))).sqrt() * (dims + 1)).float()[:, None]
-    tail = scaled.flip(0).cumsum(0).flip(0)  # of each coordinate and those after it
-    elevated = F.pad(tail, (0, 0, 0, 1)) - F.pad(scaled * axis.float()[:, None], (0, 0, 1, 0))
+    dims, count = features.shape
+    # E of their sec. 3.1 as a recurrence, divided by d + 1 and scaled so that the blurs have unit variance
+    elevated, tail = features.new_empty(dims + 1, count), features.new_zeros(count)
+    for i in range(dims, 0, -1):
+        scaled = features[i - 1] * math.sqrt(2 / 3 / (i * (i + 1)))
+        elevated[i] = tail - i * scaled
+        tail += scaled
+    elevated[0] = tail
 
-    cell = (elevated / (dims + 1)).round()
-    residual = elevated - cell * (dims + 1)
-    rank = cell.sum(dim=0).repeat(dims + 1, 1)  # how far off the plane
+    cell = elevated.round()
+    residual = elevated - cell
+    rank = (torch.arange(dims + 1, device=features.device)[:, None] + cell.sum(dim=0)).to(torch.int8)
     for i in range(dims):
         for j in range(i + 1, dims + 1):
-            lower = residual[i] < residual[j]
+            lower = (residual[i] < residual[j]).to(torch.int8)
             rank[i] += lower
-            rank[j] += ~lower
-    turns = (rank < 0).float() - (rank > dims).float()
-    cell += turns
-    rank = (rank + turns * (dims + 1)).long()
+            rank[j] -= lower
+    over = (rank < 0).to(torch.int8) - (rank > dims).to(torch.int8)  # the cell was off the plane
+    turn = (dims - rank - over * (dims + 1)).long()
 
-    position = elevated / (dims + 1) - cell
-    falling = torch.empty_like(position).scatter_(0, dims - rank, position)
-    weights = falling - F.pad(falling, (0, 0, 1, 0))[:-1]
-    weights[0] += 1 - falling[-1]
-    return cell.long(), rank, weights
+    falling = torch.empty_like(residual).scatter_(0, turn, residual - over)
+    weights = torch.cat([falling[:1] - falling[-1:] + 1, falling.diff(dim=0)])
+    return cell + over, turn, weights
 
 
-def _strides(coordinates: Int64[Tensor, "d n"]) -> Int64[Tensor, "d"]:
-    """Strides that give the corners around the points, and their neighbours, numbers of their own."""
-    low, high = coordinates.aminmax(dim=1)
-    strides = [1]
-    for extent in (high - low + 5).tolist():  # a corner is within 1 of the first, a neighbour within 2
-        strides.append(strides[-1] * extent)
-    if strides[-1] >= 2**62:
-        raise RecipeError("crf: the widths are too small for this picture; choose larger ones")
-    return torch.tensor(strides[:-1], device=coordinates.device)
+def _numbers(coordinates: Float[Tensor, "d n"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "d"]]:
+    """Each point's coordinates as one number, and strides that give the corners around the points, and their
+    neighbours, numbers of their own.
+    """
+    low, high = coordinates.amin(dim=1), coordinates.amax(dim=1)  # aminmax is many times slower
+    extents = (high - low + 5).long().tolist()  # a corner is within 1 of the first, a neighbour within 2
+    *strides, end = accumulate(extents, mul, initial=1)
+    if end >= 2**62:
+        raise RecipeError(TOO_SMALL)
+    kind = torch.int32 if end < 2**31 else torch.int64  # half the work in most pictures
+    packing = torch.tensor(strides, dtype=kind, device=coordinates.device)
+    return ((coordinates - low[:, None] + 2).to(kind) * packing[:, None]).sum(dim=0, dtype=kind), packing
 
 
-def _blurs(vertices: Int64[Tensor, "m"], ahead: Int64[Tensor, "axes"]) -> tuple[SparseMatrix, ...]:
+def _blurs(vertices: Int[Tensor, "m"], ahead: Int[Tensor, "axes"]) -> tuple[SparseMatrix, ...]:
     """(1/2, 1, 1/2) along each axis, of the vertices that some point touches and of the one that is nowhere."""
     nowhere = len(vertices)
     rows = torch.arange(nowhere + 1, device=vertices.device)
@@ -295,6 +304,14 @@ def _blurs(vertices: Int64[Tensor, "m"], ahead: Int64[Tensor, "axes"]) -> tuple[
         before[nowhere] = nowhere
         blurs.append(SparseMatrix(torch.stack([before, rows, after], dim=1).int().flatten(), weights, starts))
     return tuple(blurs)
+
+
+def _points_first(rows: Shaped[Tensor, "rows n"]) -> Shaped[Tensor, "n rows"]:
+    """The transpose, contiguous. Where rows are few this is several times faster than `rows.T.contiguous()`."""
+    points = rows.new_empty(rows.shape[::-1])
+    for column, row in zip(points.T, rows, strict=True):
+        column.copy_(row)
+    return points
 
 
 def _starts(rows: int, entries: int, device: torch.device) -> Int32[Tensor, "rows"]:

@@ -146,6 +146,15 @@ def test_the_filter_is_the_lattice_of_adams(dims, count, width, seed):
     torch.testing.assert_close(crf.build_lattice(points).filter(torch.eye(count)), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_points_may_be_far_apart():
+    """So far that the numbers of the vertices need 64 bits."""
+    centres = torch.tensor([[-1.0], [0.5], [1.0], [-0.5], [2.0]]) * torch.tensor([0.0, 99.0, 200.0])
+    points = centres.repeat(1, 8) + 0.5 * torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
+    lattice = crf.build_lattice(points)
+    expected = torch.from_numpy(slow_lattice(points.T.double().numpy())).float()
+    torch.testing.assert_close(lattice.filter(torch.eye(24)), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_filter_is_about_a_gaussian():
     points = torch.rand(2, 400, generator=torch.Generator().manual_seed(0)) * 4
     exact = (-(torch.cdist(points.T, points.T) ** 2) / 2).exp()
@@ -316,5 +325,11 @@ def test_bad_settings():
         crf.Config(bilateral_srgb=0.0)
     with pytest.raises(RecipeError, match="gt_prob"):
         crf.from_labels(picture(4, 5), torch.zeros(4, 5, dtype=torch.uint8), gt_prob=1.0)
-    with pytest.raises(RecipeError, match="too small for this picture"):
-        crf.from_labels(picture(4, 5), torch.zeros(4, 5, dtype=torch.uint8), config=crf.Config(bilateral_srgb=1e-4))
+
+
+@pytest.mark.parametrize("width", [1e-4, 1e-7, 1e-40])
+def test_too_small_widths(width):
+    labels = torch.arange(4).repeat(5, 1)
+    for config in (crf.Config(bilateral_srgb=width), crf.Config(gaussian_sxy=width * 1e-6)):
+        with pytest.raises(RecipeError, match="too small for this picture"):
+            crf.from_labels(picture(5, 4), labels, config=config)
