@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from baoseg.labeler import Labeler as Labeler
-    from baoseg.labeler import load as load
+    from baoseg.loading import load as load
+    from baoseg.segment import Segmenter as Segmenter
 
 __version__ = version("baoseg")
-__all__ = ["Labeler", "__version__", "load"]
+__all__ = ["Labeler", "Segmenter", "__version__", "load"]
+_HOMES = {"Labeler": "labeler", "Segmenter": "segment", "load": "loading"}
 
 
 def __getattr__(name: str) -> Any:  # the names of the API import torch: only when they are used
-    if name in ("Labeler", "load"):
-        from baoseg import labeler
+    if name in _HOMES:
+        from importlib import import_module
 
-        return getattr(labeler, name)
+        return getattr(import_module(f"baoseg.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'baoseg' has no attribute {name!r}")

@@ -289,6 +289,45 @@ def refine(
     pipeline.refine_masks(Run(run), hardware=device.resolve(), split=split)
 
 
+def segment(
+    run: RunFolder,
+    *,
+    masks: Annotated[str | None, _optional("SOURCE")] = None,
+    net: Annotated[str | None, _optional("NAME")] = None,
+    weights: Annotated[Path | None, _optional("FILE")] = None,
+    epochs: Count = None,
+    batch_size: Count = None,
+    lr: Annotated[float | None, _optional("RATE")] = None,
+    reweight: Flag = False,
+    rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    called: Annotated[str, tyro.conf.arg(metavar="NAME")] = "segment",
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Train a segmentation network on masks, and segment pictures with it, without labels.
+
+    Args:
+        run: Run folder; its training pictures are learned from.
+        masks: A stage, e.g. bao+crf, or a folder of masks NAME.png. Without it: the last refinement, or the last stage.
+        net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, deeplabv2:resnet101, deeplabv2:timm:NAME.
+        weights: Weights to start from: of such a network, or of its backbone.
+        epochs: Epochs of training.
+        batch_size: Pictures a step.
+        lr: Learning rate of the backbone; that of the head is ten times as high.
+        reweight: Pixels of which the maps are not sure count less.
+        rounds: In further rounds it learns from its own predictions, restricted to the labels of the pictures.
+        called: Name of its folder in the run; another one keeps what is there.
+        split: Split to segment. Without it: the recipe's evaluation split.
+        device: What to compute on.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
+    pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, **settings)
+    pipeline.segment_pictures(Run(run), hardware=device.resolve(), split=split)
+
+
 def evaluate(run: RunFolder) -> None:
     """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
@@ -330,9 +369,8 @@ def _folders(pairs: Sequence[str]) -> dict[str, str]:
     return folders
 
 
-VERBS = {
-    verb.__name__: verb for verb in (demo, run, compare, reproduce, fuse, train, maps, masks, refine, evaluate, report)
-}
+_VERBS = (demo, run, compare, reproduce, fuse, train, maps, masks, refine, segment, evaluate, report)
+VERBS = {verb.__name__: verb for verb in _VERBS}
 
 
 def main() -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 from torch import Tensor
 
 import baoseg
 from baoseg import maps, masks, nets, settings
-from baoseg.data.images import from_pil, read_image
-from baoseg.errors import CheckpointError, DataError
+from baoseg.data.images import Picture, as_picture
+from baoseg.errors import CheckpointError
 from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
 from baoseg.nets.network import Network
@@ -23,7 +22,6 @@ from baoseg.seeds import Seed
 from baoseg.types import ClassSet, Maps
 
 FORMAT = 1  # of the description in a network.safetensors; a reader refuses what it does not know
-Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -70,7 +68,7 @@ class Labeler:
         `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
         an empty list and an unreadable picture.
         """
-        pixels = _pixels(image)
+        pixels = as_picture(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
         seed = self.seed(pixels, vector).upsample()
         if threshold is None and not seed.decided:
@@ -156,16 +154,22 @@ def load(
     """
     path = Path(source)
     if path.is_dir():
-        stages = read_json(Run(path).manifest)["stages"]
-        trained = [stage.network for name in stages if (stage := Run(path).stage(name)).network.exists()]
-        if not trained:
+        if not (files := trained(Run(path))):
             raise CheckpointError(f"{path}: nothing trained yet; run `bao train` on it first")
-        path = trained[-1]
+        path = files[-1]
     state = weights.read_checkpoint(path)
     about = weights.read_metadata(path)
+    if about is not None and "task" in about:
+        raise CheckpointError(f"{path}: a network for {about['task']}, no labeler; open it with baoseg.load")
     made = _published(path, state, classes, heads) if about is None else _own(path, state, about, classes)
     made.method.to(device)
     return made
+
+
+def trained(run: Run) -> list[Path]:
+    """The labelers of a run folder. Raises RunError for a folder that is no run."""
+    stages = read_json(run.manifest)["stages"]
+    return [stage.network for name in stages if (stage := run.stage(name)).network.exists()]
 
 
 def warm_start(network: Network, path: Path) -> None:
@@ -201,17 +205,3 @@ def _published(path: Path, state: dict[str, Tensor], classes: Sequence[str] | No
         raise CheckpointError(f"{path}: a network of {count} classes, {len(classes)} names given")
     method = bao.Config(background=bao.Background.RELEASED) if network.activation_heads else transcam.Config()
     return Labeler(make(method, network), ClassSet(tuple(classes)), maps=maps.Config(), masks=masks.Config())
-
-
-def _pixels(image: Picture) -> UInt8[Tensor, "3 h w"]:
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return from_pil(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise DataError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 of [h w 3]")
-        return torch.from_numpy(image.copy()).permute(2, 0, 1)
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [3 h w]")
-    return image

@@ -60,6 +60,24 @@ def confident_labels(seed: Seed, *, background: float, foreground: float) -> UIn
     return labels.masked_fill(values < torch.tensor(background, dtype=values.dtype), BACKGROUND).to(torch.uint8)
 
 
+def margin(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
+    """How far the largest of background and class maps is above the second, in 1/255; for each pixel of the picture.
+
+    A threshold stands for the background where the seed has none. Without classes all is sure.
+    """
+    seed = seed.upsample()
+    if seed.classes.numel() == 0:
+        return torch.full(seed.size, 255, dtype=torch.uint8)
+    background = seed.background
+    if background is None:
+        cut = seed.threshold if seed.threshold is not None else threshold
+        if cut is None:
+            raise RecipeError("these maps have no background map; give a threshold (masks.threshold, usually 0.3)")
+        background = torch.full(seed.size, cut)
+    first, second = torch.cat([background[None], seed.scores]).topk(2, dim=0).values
+    return (255 * (first - second)).round().clamp(0, 255).to(torch.uint8)
+
+
 def best_class(seed: Seed) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Index of the class with the largest map and the value of that map, for each cell of the seed's grid.
 

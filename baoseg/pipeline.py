@@ -1,4 +1,4 @@
-"""The steps, top to bottom: train -> maps -> masks -> refine -> evaluate -> report.
+"""The steps, top to bottom: train -> maps -> masks -> refine -> segment -> evaluate -> report.
 
 Each is a function of a run folder, reads what the step before it left there, and can be run again at any time. What
 takes long, training and maps, is skipped where it is done already. `run` does all of them from one recipe.
@@ -7,8 +7,6 @@ takes long, training and maps, is skipped where it is done already. `run` does a
 import contextlib
 import dataclasses
 import math
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-import baoseg
 from baoseg import (
     costs,
     data,
     evaluate,
     formats,
     labeler,
+    manifest,
     masks,
     nets,
     progress,
@@ -31,7 +29,7 @@ from baoseg import (
     refine,
     report,
     seeds,
-    settings,
+    segment,
     train,
 )
 from baoseg.data import Dataset, TrainSet, transforms
@@ -39,13 +37,15 @@ from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.fusion import fuse as fusion_of
 from baoseg.learner import Learner
+from baoseg.manifest import begin, open_split, recipe_of
 from baoseg.methods import Method, amn, heads_of, make
 from baoseg.nets import weights
+from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.refine import affinity_labels, crf
 from baoseg.runs import Run, Stage, atomic, read_json, write_json, write_tensors
 from baoseg.train import Hardware
-from baoseg.types import Sample
+from baoseg.types import IGNORE, Sample
 
 
 def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
@@ -55,6 +55,7 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     make_maps(folder, hardware=hardware)
     make_masks(folder)
     refine_masks(folder, hardware=hardware)
+    segment_pictures(folder, hardware=hardware)
     evaluate_stages(folder)
     make_report(folder)
     return folder
@@ -90,7 +91,7 @@ def compare(
 def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle: bool = False) -> Run:
     """The normalised sum of seeds, or those of a single source: masks, metrics and a report on the data of `base`."""
     fusion = recipes.Fusion(called="fused", sources=tuple(sources), allow_pickle=allow_pickle)
-    recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,), refinements=())
+    recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,), refinements=(), segmentations=())
     return run(recipe, out, hardware=Hardware(accelerator="cpu"))
 
 
@@ -99,76 +100,25 @@ def _network(recipe: Recipe, heads: nets.Heads) -> nets.Network:
     return nets.build(recipe.net, 1, heads=heads, initialise=False)
 
 
-def begin(recipe: Recipe, out: Path) -> Run:
-    """Open the run folder `out` for `recipe`, or make it. Raises RunError if it holds something else.
-
-    A manifest alone, as a first try leaves it that a mistake ended, holds nothing yet and is written anew.
-    """
-    folder = Run(out)
-    described = {
-        role: {"split": dataset.split, "images": len(dataset), "fingerprint": dataset.fingerprint()}
-        for role in ("train", "eval")
-        for dataset in [data.open_dataset(recipe.data, role)]
-    }
-    wanted = {"recipe": settings.to_json(dataclasses.replace(recipe, refinements=())), "data": described}
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
-    begun = out.exists() and any(path != folder.manifest for path in out.iterdir())
-    if begun and not folder.manifest.exists():
-        raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
-    if begun:
-        manifest = read_json(folder.manifest)
-        for key, value in wanted.items():
-            if manifest.get(key) != value:
-                raise RunError(
-                    f"{out}: holds a run with {'another recipe' if key == 'recipe' else 'other data'} "
-                    f"({_difference(manifest.get(key), value)}); choose another folder with --out, or delete this one"
-                )
-        _note_refinements(folder, recipe.refinements)
-        return folder
-    environment = {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    about = {"version": baoseg.__version__, "environment": environment}
-    write_json(folder.manifest, {**wanted, "refinements": {}, "stages": recipe.names, **about})
-    _note_refinements(folder, recipe.refinements)
-    return folder
-
-
-def _note_refinements(folder: Run, refinements: Sequence[recipes.Refinement]) -> None:
-    """Refinements may be added to a run at any time. Raises RunError if another one has the same name."""
-    manifest = read_json(folder.manifest)
-    noted = manifest.setdefault("refinements", {})
-    known = len(noted)
-    for refinement in refinements:
-        described = settings.to_json(refinement)
-        if noted.setdefault(refinement.name, described) != described:
-            raise RunError(
-                f"{folder.root}: holds another refinement {refinement.name} "
-                f"({_difference(noted[refinement.name], described)}); choose another folder with --out, or delete it"
-            )
-    if len(noted) > known:
-        write_json(folder.manifest, manifest)
-
-
-def recipe_of(folder: Run) -> Recipe:
-    """The recipe that a run folder was made with, and the refinements that came to it since.
-
-    Raises RunError when it is no run folder.
-    """
-    manifest, source = read_json(folder.manifest), str(folder.manifest)
-    noted = manifest.get("refinements", {}).values()
-    refinements = tuple(settings.from_json(value, recipes.Refinement, source=source) for value in noted)
-    return dataclasses.replace(settings.from_json(manifest["recipe"], Recipe, source=source), refinements=refinements)
-
-
 def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()) -> None:
     """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`."""
+    manifest.add(folder, recipes.refined(recipe_of(folder), kinds, of=of))
+
+
+def add_segmentation(
+    folder: Run, *, called: str, net: str | None = None, weights: Path | None = None, **choices: Any
+) -> None:
+    """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
+
+    One that is there under this name stays as it is where nothing else is asked for.
+    """
     recipe = recipe_of(folder)
-    _note_refinements(folder, recipes.refined(recipe, kinds, of=of).refinements)
+    model = next((one.net for one in recipe.segmentations), segment.NetConfig())
+    if net is not None:
+        model = segment.NetConfig(name=net, pretrained=weights is None)
+    if weights is not None:
+        model = dataclasses.replace(model, weights=str(weights), pretrained=False)
+    manifest.add(folder, recipes.segmented(recipe, called=called, net=model, **choices))
 
 
 def train_stages(folder: Run, *, hardware: Hardware) -> None:
@@ -347,21 +297,47 @@ class _EpochCurve:
     def __call__(self, epoch: int) -> None:
         if not self.dataset.has_masks:
             return
-        metrics = evaluate.evaluate_seeds(self._pairs(epoch), len(self.dataset.classes), threshold=self.threshold)
-        oracle = metrics["oracle"]
-        row = (epoch, evaluate.of_masks(metrics)["miou"], oracle["miou"], oracle["threshold"])
-        text = self.paths.epochs.read_text(encoding="utf-8") if self.paths.epochs.exists() else ""
-        kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < epoch]
-        lines = ["epoch,miou,oracle_miou,oracle_threshold", *kept, ",".join(str(value) for value in row)]
-        with atomic(self.paths.epochs) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        pairs = ((_seed(self.labeler, sample), truth) for sample, truth in _judged(self.dataset, self.paths, epoch))
+        metrics = evaluate.evaluate_seeds(pairs, len(self.dataset.classes), threshold=self.threshold)
+        miou, oracle = evaluate.of_masks(metrics)["miou"], metrics["oracle"]
+        row = {"epoch": epoch, "miou": miou, "oracle_miou": oracle["miou"], "oracle_threshold": oracle["threshold"]}
+        _note_epoch(self.paths, row)
 
-    def _pairs(self, epoch: int) -> Iterator[tuple[seeds.Seed, Tensor]]:
-        title = f"{self.paths.name} epoch {epoch} evaluate"
-        for index in progress.track(range(len(self.dataset)), title=title, total=len(self.dataset)):
-            sample = self.dataset[index]
-            if sample.mask is not None:
-                yield _seed(self.labeler, sample), sample.mask
+
+class _SegmentationCurve:
+    """The same for a segmentation network, on pictures as they are: one scale, no mirror image."""
+
+    def __init__(self, paths: Stage, network: SegmentationNetwork, recipe: Recipe) -> None:
+        self.paths = paths
+        self.dataset = open_split(recipe, None)
+        plain = segment.Inference(scales=(1.0,), flip=False)
+        self.segmenter = segment.Segmenter(network, self.dataset.classes, inference=plain)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        judged = _judged(self.dataset, self.paths, epoch)
+        pairs = ((self.segmenter.mask(sample.image), truth) for sample, truth in judged)
+        metrics = evaluate.evaluate_masks(pairs, len(self.dataset.classes), decision="predicted")
+        _note_epoch(self.paths, {"epoch": epoch, "miou": evaluate.of_masks(metrics)["miou"]})
+
+
+def _judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
+    """The pictures that have ground truth, and that."""
+    title = f"{paths.name} epoch {epoch} evaluate"
+    for index in progress.track(range(len(dataset)), title=title, total=len(dataset)):
+        sample = dataset[index]
+        if sample.mask is not None:
+            yield sample, sample.mask
+
+
+def _note_epoch(paths: Stage, row: dict[str, Any]) -> None:
+    """Add a row to epochs.csv, in the place of one of an epoch that is trained again."""
+    text = paths.epochs.read_text(encoding="utf-8") if paths.epochs.exists() else ""
+    kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < row["epoch"]]
+    lines = [",".join(row), *kept, ",".join(str(value) for value in row.values())]
+    with atomic(paths.epochs) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
@@ -414,10 +390,14 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
     dataset = open_split(recipe, split)
     given = None if threshold is None else masks.Config(threshold=threshold).threshold
     for paths in evaluated_stages(folder, recipe):
-        for name in progress.track(dataset.names, title=f"{paths.name} masks", total=len(dataset)):
-            seed = seeds.load(paths.maps(dataset.split, name))
-            cut = recipe.masks.threshold if given is None and not seed.decided else given
-            _write_if_new(paths.mask(dataset.split, name), masks.label_image(seed, threshold=cut))
+        _make_masks(paths, dataset, fixed=recipe.masks.threshold, given=given)
+
+
+def _make_masks(paths: Stage, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:
+    for name in progress.track(dataset.names, title=f"{paths.name} masks", total=len(dataset)):
+        seed = seeds.load(paths.maps(dataset.split, name))
+        cut = fixed if given is None and not seed.decided else given
+        _write_if_new(paths.mask(dataset.split, name), masks.label_image(seed, threshold=cut))
 
 
 def _write_if_new(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
@@ -519,6 +499,148 @@ def _affinity_network(
         return refine.network(config, network.backbone)
 
 
+def _masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
+    """The masks of one stage, fusion or refinement, and what they are made from."""
+    refinement = next((refinement for refinement in recipe.refinements if refinement.name == name), None)
+    if refinement is None:
+        _maps_of(folder, recipe, name, dataset, hardware=hardware)
+        _make_masks(folder.stage(name), dataset, fixed=recipe.masks.threshold)
+        return
+    _masks_of(folder, recipe, refinement.of, dataset, hardware=hardware)
+    _train_affinity(folder, recipe, refinement, hardware=hardware)
+    _refine(folder, recipe, refinement, dataset, hardware=hardware)
+
+
+def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Segment each picture of a split without its labels, with each segmentation network of the recipe.
+
+    A network that is not there yet is trained first, on the masks of the training pictures. Masks that are younger than
+    their network stay.
+    """
+    recipe = recipe_of(folder)
+    for segmentation in recipe.segmentations:
+        _train_segmentation(folder, recipe, segmentation, hardware=hardware)
+        dataset, paths = open_split(recipe, split), folder.stage(segmentation.name)
+        due = [
+            i for i, name in enumerate(dataset.names) if not _up_to_date(paths.mask(dataset.split, name), paths.network)
+        ]
+        if not due:
+            continue
+        model = segment.load(paths.network, device=hardware.fabric().device)
+        with costs.measure(model.device) as cost:
+            done = len(dataset) - len(due)
+            for index in progress.track(due, title=f"{paths.name} masks", total=len(dataset), done=done):
+                sample = dataset[index]
+                write_mask(paths.mask(dataset.split, sample.name), model.mask(sample.image))
+        _note_cost(paths, "masks", cost, pictures=len(due))
+
+
+def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
+    paths = folder.stage(segmentation.name)
+    if paths.network.exists():
+        return
+    pictures = data.open_dataset(recipe.data, "train")
+    pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
+    _check_masks(pixel_labels, pictures)
+    pixel_weights = _margins(folder, recipe, segmentation, pictures) if segmentation.reweight else None
+    network = segmentation.net.build(len(pictures.classes), seed=recipe.seed)
+    samples = TrainSet(
+        pictures,
+        segmentation.augment or recipe.augment,
+        network.normalisation,
+        seed=recipe.seed,
+        pixel_labels=pixel_labels,
+        pixel_weights=pixel_weights,
+    )
+    _fit(
+        paths,
+        segment.SegmentationLearner(network),
+        samples,
+        schedule=segmentation.schedule,
+        seed=recipe.seed,
+        hardware=hardware,
+        after_epoch=_SegmentationCurve(paths, network, recipe),
+    )
+    segment.save(
+        paths.network,
+        network,
+        net=segmentation.net,
+        inference=segmentation.inference,
+        classes=pictures.classes,
+    )
+    paths.state.unlink(missing_ok=True)
+
+
+def _training_masks(
+    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "_KeptLabels":
+    source, split = segmentation.masks, pictures.split
+    if source in {*recipe.names, *(refinement.name for refinement in recipe.refinements)}:
+        _masks_of(folder, recipe, source, pictures, hardware=hardware)
+        return _KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
+    if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
+        return _own_predictions(folder, segmentation, pictures, hardware=hardware)
+    root = Path(source)
+    files = [root / f"{name}.png" for name in pictures.names]
+    if not root.is_dir() or not any(path.exists() for path in files):
+        raise DataError(
+            f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
+            f"masks are called as their pictures, e.g. {files[0].name}"
+        )
+    return _KeptLabels(files)
+
+
+def _own_predictions(
+    folder: Run, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "_KeptLabels":
+    """Masks for a further round: what the network of the round before sees of the classes that the labels name."""
+    paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
+    files = [paths.label(pictures.split, name) for name in pictures.names]
+    model = segment.load(before.network, device=hardware.fabric().device)
+    due = [i for i, path in enumerate(files) if not path.exists()]
+    done = len(files) - len(due)
+    for index in progress.track(due, title=f"{paths.name} labels", total=len(files), done=done):
+        sample = pictures[index]
+        write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
+    return _KeptLabels(files)
+
+
+def _check_masks(pixel_labels: "_KeptLabels", pictures: Dataset) -> None:
+    """Every mask has classes that are known; a line for classes that no mask has."""
+    seen: set[int] = set()
+    classes = len(pictures.classes)
+    for path in progress.track(pixel_labels.paths, title="masks", total=len(pictures)):
+        values = set(read_mask(path).unique().tolist()) - {IGNORE}
+        if values and max(values) > classes:
+            raise DataError(f"{path}: label {max(values)} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
+        seen |= values
+    absent = [name for index, name in enumerate(pictures.classes.names, start=1) if index not in seen]
+    if absent:
+        progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
+
+
+def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset) -> "_Margins":
+    of = {refinement.name: refinement.of for refinement in recipe.refinements}
+    source = segmentation.masks
+    while source in of:
+        source = of[source]
+    if source not in recipe.names:
+        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
+    stage = folder.stage(source)
+    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks.threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Margins:
+    """How sure the maps are of each pixel, by the index of the picture."""
+
+    paths: Sequence[Path]
+    threshold: float
+
+    def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
+        return masks.margin(seeds.load(self.paths[index]), threshold=self.threshold)
+
+
 def evaluate_stages(folder: Run) -> bool:
     """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth."""
     recipe = recipe_of(folder)
@@ -536,6 +658,11 @@ def evaluate_stages(folder: Run) -> bool:
         pairs = _Pairs(paths, dataset, lambda stage, name: read_mask(stage.mask(split, name)))
         with pairs.named():
             metrics = evaluate.evaluate_masks(pairs, classes, decision="refined")
+        _note_metrics(pairs, metrics)
+    for paths in segmentation_stages(folder, recipe):
+        pairs = _Pairs(paths, dataset, lambda stage, name: read_mask(stage.mask(split, name)))
+        with pairs.named():
+            metrics = evaluate.evaluate_masks(pairs, classes, decision="predicted")
         _note_metrics(pairs, metrics)
     progress.say(report.table(folder, _reported(folder, recipe)))
     return True
@@ -574,14 +701,13 @@ def refined_stages(folder: Run, recipe: Recipe) -> list[Stage]:
     return [folder.stage(refinement.name) for refinement in recipe.refinements]
 
 
+def segmentation_stages(folder: Run, recipe: Recipe) -> list[Stage]:
+    return [folder.stage(segmentation.name) for segmentation in recipe.segmentations]
+
+
 def _reported(folder: Run, recipe: Recipe) -> list[str]:
-    return [paths.name for paths in (*evaluated_stages(folder, recipe), *refined_stages(folder, recipe))]
-
-
-def open_split(recipe: Recipe, split: str | None) -> Dataset:
-    """The evaluation split, or the one named."""
-    config = recipe.data if split is None else dataclasses.replace(recipe.data, eval_split=split)
-    return data.open_dataset(config, "eval")
+    stages = (evaluated_stages, refined_stages, segmentation_stages)
+    return [paths.name for of_kind in stages for paths in of_kind(folder, recipe)]
 
 
 def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
@@ -623,29 +749,3 @@ class _Pairs:
             yield
         except DataError as error:
             raise DataError(f"{self.dataset.split}/{self.current}: {error}") from error
-
-
-def _commit() -> str | None:
-    """Git commit of the code, where it runs from a checkout of its own."""
-    checkout = Path(__file__).parents[1]
-    if not (checkout / ".git").exists():  # installed: a repository above would be somebody else's
-        return None
-    try:
-        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _difference(old: object, new: object, at: str = "") -> str:
-    """The first place where two JSON values differ, as `path: old, now new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else key)
-    if isinstance(old, list) and isinstance(new, list):
-        for number, (left, right) in enumerate(zip(old, new, strict=False)):
-            if left != right:
-                return _difference(left, right, f"{at}[{number}]")
-        return f"{at} had {len(old)} entries, now {len(new)}"
-    return f"{at} was {old}, now {new}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from baoseg import nets, refine, train
+from baoseg import nets, refine, segment, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.data.synthetic import Config as SyntheticConfig
@@ -77,6 +77,23 @@ class Refinement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A segmentation network, and the masks of the training pictures that it learns from."""
+
+    masks: str  # a stage, fusion, refinement or earlier segmentation of this recipe, or a folder of masks NAME.png
+    schedule: train.Config
+    net: segment.NetConfig = field(default_factory=segment.NetConfig)
+    inference: segment.Inference = field(default_factory=segment.Inference)
+    augment: transforms.Config | None = None  # None: the recipe's
+    reweight: bool = False  # pixels count by the margin of the maps that the masks go back to (`masks.margin`)
+    called: str = "segment"
+
+    @property
+    def name(self) -> str:
+        return self.called
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the result of a run, but for the hardware."""
 
@@ -86,6 +103,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     fusions: tuple[Fusion, ...] = ()
     refinements: tuple[Refinement, ...] = ()
+    segmentations: tuple[Segmentation, ...] = ()
     epoch_curves: bool = False  # evaluate the network in training after each epoch (BAO figure 4)
     augment: transforms.Config = field(default_factory=transforms.Config)
     maps: MapsConfig = field(default_factory=MapsConfig)
@@ -94,9 +112,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.names or len(set(self.names)) != len(self.names):
-            raise RecipeError(f"recipe {self.name}: its stages are {self.names}; name each once, and at least one")
-        if odd := [name for name in self.names if not re.fullmatch(r"\w[\w+.=-]*", name)]:
+        everything = [*self.names, *(segmentation.name for segmentation in self.segmentations)]
+        if not everything or len(set(everything)) != len(everything):
+            raise RecipeError(f"recipe {self.name}: its stages are {everything}; name each once, and at least one")
+        if odd := [name for name in everything if not re.fullmatch(r"\w[\w+.=-]*", name)]:
             raise RecipeError(f"recipe {self.name}: {odd[0]!r} cannot name a folder; use letters, digits and . + - = _")
         known: set[str | None] = {None}
         for stage in self.stages:
@@ -178,6 +197,22 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
             ),
         ),
         maps=MapsConfig(sizes=(256, 384, 512), keep_aspect=True),
+        refinements=(Refinement(of="bao", by=crf.LABELS),),
+        segmentations=(
+            Segmentation(
+                masks="bao+crf",
+                net=segment.NetConfig(
+                    name="smp:fpn/tu-mobilenetv2_100",
+                    weights=None if weights is None else str(weights),
+                    options=(("pad_type", "same"),),
+                    mean=(0.5, 0.5, 0.5),
+                    std=(0.5, 0.5, 0.5),
+                    freeze_batch_norm=True,
+                ),
+                schedule=train.Config(epochs=12, batch_size=8, lr=1e-4, head_lr=1e-3, decay=train.Decay.POLY),
+                inference=segment.Inference(scales=(1.0, 1.25, 1.5)),  # as enlarged as in training
+            ),
+        ),
     )
 
 
@@ -273,6 +308,54 @@ def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = ()) -> Re
     return replace(base, refinements=tuple({one.name: one for one in (*base.refinements, *wanted)}.values()))
 
 
+SEGMENTATION_SCHEDULE = train.Config(
+    epochs=20, batch_size=8, lr=1e-4, head_lr=1e-3, decay=train.Decay.POLY, warmup=0.05
+)
+
+
+def segmented(
+    base: Recipe,
+    *,
+    masks: str | None = None,
+    net: segment.NetConfig | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    reweight: bool = False,
+    rounds: int = 1,
+    called: str = "segment",
+) -> Recipe:
+    """`base` with a segmentation network that learns from `masks` (see Segmentation): by default the last refinement's,
+    or the last stage's. What is None is as in the first segmentation of `base`, or as `Segmentation` and
+    SEGMENTATION_SCHEDULE say.
+
+    In further rounds it learns from its own predictions, restricted to the image-level labels: `segment-2` from those
+    of `segment`.
+    """
+    if rounds < 1:
+        raise RecipeError(f"segmentation: {rounds} rounds; choose 1 or more")
+    last = [*base.names, *(refinement.name for refinement in base.refinements)][-1:]
+    if masks is None and not last:
+        raise RecipeError("segmentation: no masks to learn from; name a folder of them")
+    model = base.segmentations[0] if base.segmentations else Segmentation(masks="", schedule=SEGMENTATION_SCHEDULE)
+    schedule = _replace(model.schedule, epochs=epochs, batch_size=batch_size)
+    if lr is not None:
+        schedule = replace(schedule, lr=lr, head_lr=10 * lr)
+    first = replace(
+        model,
+        masks=masks or last[0],
+        net=net or model.net,
+        schedule=schedule,
+        reweight=reweight,
+        called=called,
+    )
+    more = [
+        replace(first, masks=called if n == 2 else f"{called}-{n - 1}", reweight=False, called=f"{called}-{n}")
+        for n in range(2, rounds + 1)
+    ]
+    return replace(base, segmentations=tuple({one.name: one for one in (*base.segmentations, first, *more)}.values()))
+
+
 COMPARABLE = ("cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao")
 
 
@@ -328,6 +411,7 @@ def comparison(
         stages=tuple(known[name] for name in wanted),
         fusions=(*outside, *sums),
         refinements=(),
+        segmentations=(),
     )
 
 
@@ -358,7 +442,7 @@ def follow_ablation(base: Recipe) -> Recipe:
         for name, follow in variants.items()
     )
     stages = (classify, fixed, *online)
-    return replace(base, name=f"{base.name}-follow", stages=stages, refinements=(), epoch_curves=True)
+    return replace(base, name=f"{base.name}-follow", stages=stages, refinements=(), segmentations=(), epoch_curves=True)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -402,7 +486,9 @@ def override(
     schedule = _replace(last, epochs=epochs, batch_size=batch_size, lr=lr)
     if lr is not None and last.head_lr is not None:
         schedule = replace(schedule, head_lr=lr * last.head_lr / last.lr)
-    net = _replace(recipe.net, backbone=backbone, weights=None if weights is None else str(weights))
+    given = None if weights is None else str(weights)
+    net = _replace(recipe.net, backbone=backbone, weights=given)
+    segmentations = tuple(replace(one, net=_replace(one.net, weights=given)) for one in recipe.segmentations)
     if weights is not None:
         net = replace(net, pretrained=False)
     changed: Recipe = _replace(
@@ -411,6 +497,7 @@ def override(
         net=net,
         stages=(*stages[:-1], replace(stages[-1], schedule=schedule)),
         refinements=refinements if refine is None else (),
+        segmentations=segmentations if only is None and refine is None else (),
         seed=seed,
     )
     return changed if refine is None else refined(changed, refine)

@@ -274,9 +274,7 @@ def _threshold_curve(metrics: dict[str, dict[str, Any]], colours: dict[str, str]
 
 def _epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     """Colour of each method that was evaluated after each epoch (BAO figure 4), and one figure of them all."""
-    curves = {
-        name: rows for name in colours if (rows := _read_rows(run.stage(name).epochs, ("epoch", "miou", "oracle_miou")))
-    }
+    curves = {name: rows for name in colours if (rows := _read_rows(run.stage(name).epochs, ("epoch", "miou")))}
     if not curves:
         return None
     figure, axes = _axes(x="epoch", y="mIoU in %", size=(5.2, 3.5))
@@ -284,7 +282,8 @@ def _epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
         epochs = [row["epoch"] for row in rows]
         style: dict[str, Any] = {"color": colours[name], "zorder": 3}
         axes.plot(epochs, [row["miou"] for row in rows], "o-", markersize=4, linewidth=2, **style)
-        axes.plot(epochs, [row["oracle_miou"] for row in rows], "D:", markersize=4, fillstyle="none", **style)
+        if "oracle_miou" in rows[0]:
+            axes.plot(epochs, [row["oracle_miou"] for row in rows], "D:", markersize=4, fillstyle="none", **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return {"methods": {name: colours[name] for name in curves}, "figure": _svg(figure, "mIoU after each epoch")}
 

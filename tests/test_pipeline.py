@@ -12,7 +12,8 @@ import tiny
 import torch
 from PIL import Image
 
-from baoseg import masks, nets, pipeline, recipes, refine, seeds
+import baoseg
+from baoseg import data, masks, nets, pipeline, recipes, refine, seeds, segment, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
@@ -665,7 +666,7 @@ def test_a_refinement_can_be_added_to_a_run_and_the_recipe_run_again(tiny_run: R
     run(tiny.RECIPE, folder.root)  # not another recipe
     assert "refined" in read_json(folder.stage("bao+crf").metrics)
     other = replace(recipes.refined(tiny.RECIPE, ["crf"]).refinements[0], by=refine.crf.PROBABILITIES)
-    with pytest.raises(RunError, match=r"holds another refinement bao\+crf \(by.bilateral_sxy was 50.0, now 80.0\)"):
+    with pytest.raises(RunError, match=r"holds another bao\+crf \(by.bilateral_sxy was 50.0, now 80.0\)"):
         run(replace(tiny.RECIPE, refinements=(other,)), folder.root)
     with pytest.raises(RecipeError, match=r"cannot refine amn to amn\+crf; there are masks of bao, bao\+crf, transcam"):
         pipeline.add_refinements(folder, ["crf"], of=["amn"])
@@ -679,3 +680,128 @@ def test_refining_before_there_are_masks_names_what_is_missing(tmp_path: Path) -
     folder = pipeline.begin(recipes.refined(tiny.RECIPE, ["crf"]), tmp_path / "run")
     with pytest.raises(RunError, match=r"val_00000.png: no such file; run `bao maps` and `bao masks`"):
         pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+
+
+# ----------------------------------------------------------------------------------- segmentation
+
+SEGMENTATION = recipes.Segmentation(
+    masks="bao+crf",
+    schedule=train.Config(epochs=2, batch_size=4, lr=1e-3),
+    net=segment.NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16),
+    inference=segment.Inference(scales=(1.0,)),
+)
+
+
+@pytest.fixture(scope="module")
+def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The refined run with segmentation networks: on its masks, on their own predictions, on a folder of masks."""
+    root = tmp_path_factory.mktemp("segmented") / "run"
+    shutil.copytree(refined.root, root)
+    scenes = open_dataset(tiny.RECIPE.data, "train")
+    for name, sample in ((name, scenes[index]) for index, name in enumerate(scenes.names)):
+        mask = torch.full(sample.image.shape[1:], 255, dtype=torch.uint8)
+        mask[20:40] = 1
+        write_mask(root.parent / "masks" / f"{name}.png", mask)
+    own = recipes.segmented(
+        replace(pipeline.recipe_of(refined), segmentations=(replace(SEGMENTATION, reweight=True),)),
+        masks="bao+crf",
+        rounds=2,
+        reweight=True,
+    )
+    others = replace(SEGMENTATION, masks=str(root.parent / "masks"), called="others")
+    return run(replace(own, segmentations=(*own.segmentations, others)), root)
+
+
+def test_segmentation_networks_leave_masks_metrics_and_rows_of_their_own(segmented: Run) -> None:
+    truth = open_dataset(tiny.RECIPE.data, "eval")
+    for name in ("segment", "segment-2", "others"):
+        stage = segmented.stage(name)
+        metrics = read_json(stage.metrics)
+        pairs = ((truth.mask(i).numpy(), read_mask(stage.mask("val", VAL[i])).numpy()) for i in range(len(VAL)))
+        assert metrics["predicted"]["miou"] == pytest.approx(slow_scores(pairs, 1 + len(truth.classes))["miou"])
+        assert stage.epochs.read_text().splitlines()[0] == "epoch,miou"
+        assert len(stage.epochs.read_text().splitlines()) == 3
+        assert name in segmented.report.read_text()
+        assert not stage.state.exists()
+
+
+def test_a_network_predicts_without_labels_and_further_rounds_learn_within_them(segmented: Run) -> None:
+    scenes = open_dataset(tiny.RECIPE.data, "train")
+    model = baoseg.load(segmented.stage("segment").root)
+    assert isinstance(model, baoseg.Segmenter)
+    picture = open_dataset(tiny.RECIPE.data, "eval")[1].image
+    assert torch.equal(model.mask(picture), read_mask(segmented.stage("segment").mask("val", VAL[1])))
+    for index in (0, 5):
+        names = scenes.classes.decode(scenes.labels(index))
+        labels = read_mask(segmented.stage("segment-2").label("train", scenes.names[index]))
+        assert torch.equal(labels, model.mask(scenes[index].image, names))
+        assert set(labels.unique().tolist()) <= {0, *(scenes.labels(index).nonzero()[:, 0] + 1).tolist()}
+    assert baoseg.load(segmented.root).classes == scenes.classes
+
+
+def test_a_run_that_was_killed_trains_the_same_network(segmented: Run, tmp_path: Path) -> None:
+    """From the state after its first epoch on."""
+    root = tmp_path / "run"
+    shutil.copytree(segmented.root, root)
+    whole = segmented.stage("others").network.read_bytes()
+    shutil.rmtree(root / "others")
+    half = replace(pipeline.recipe_of(segmented).segmentations[-1])
+    folder = Run(root)
+    calls = 0
+
+    class Killed(Exception):
+        pass
+
+    def kill(curve: Any, epoch: int) -> None:
+        nonlocal calls
+        calls += 1
+        if epoch == 2:
+            raise Killed
+
+    recipe = pipeline.recipe_of(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline._SegmentationCurve, "__call__", kill)
+        with pytest.raises(Killed):
+            pipeline._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
+    assert folder.stage("others").state.exists()
+    pipeline._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
+    assert calls == 2
+    assert folder.stage("others").network.read_bytes() == whole
+
+
+def test_masks_that_cannot_be_learned_from_are_named(
+    segmented: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = open_dataset(tiny.RECIPE.data, "train")
+    recipe = tiny.RECIPE
+
+    def masks_of(source: object) -> Any:
+        wanted = replace(SEGMENTATION, masks=str(source))
+        return pipeline._training_masks(segmented, recipe, wanted, pictures, hardware=tiny.HARDWARE)
+
+    (tmp_path / "empty").mkdir()
+    for source in ("nowhere", tmp_path / "empty"):
+        with pytest.raises(DataError, match="neither a stage of this run nor a folder with masks"):
+            masks_of(source)
+    shutil.copytree(segmented.root.parent / "masks", tmp_path / "masks")
+    pipeline._check_masks(masks_of(tmp_path / "masks"), pictures)
+    absent = ", ".join(pictures.classes.names[1:])
+    assert f"No mask shows {absent}: the network will not learn it." in capsys.readouterr().out
+    write_mask(tmp_path / "masks" / f"{pictures.names[3]}.png", torch.full((64, 64), 99, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"label 99 is outside 0\.\.\d+; use 255"):
+        pipeline._check_masks(masks_of(tmp_path / "masks"), pictures)
+    with pytest.raises(RecipeError, match="only masks of this run have maps"):
+        pipeline._margins(segmented, recipe, replace(SEGMENTATION, masks=str(tmp_path)), pictures)
+
+
+def test_a_mask_of_another_size_than_its_picture_is_named() -> None:
+    pictures = open_dataset(tiny.RECIPE.data, "train")
+    samples = data.TrainSet(
+        pictures,
+        tiny.RECIPE.augment,
+        data.transforms.Normalisation(),
+        seed=0,
+        pixel_labels=lambda index: torch.zeros(64, 63, dtype=torch.uint8),
+    )
+    with pytest.raises(DataError, match="train_00002: a picture of 64 x 64 pixels and a mask of 64 x 63"):
+        samples[0, 2]

@@ -48,6 +48,7 @@ def test_override_changes_what_is_named_and_nothing_else() -> None:
         recipe,
         data=replace(recipe.data, path="here"),
         net=replace(recipe.net, weights="w.pth"),
+        segmentations=tuple(replace(one, net=replace(one.net, weights="w.pth")) for one in recipe.segmentations),
         stages=(*recipe.stages[:-1], replace(last, schedule=replace(schedule, epochs=7, lr=1e-3, head_lr=rate))),
         seed=5,
     )

@@ -121,12 +121,19 @@ class TrainSet(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         sample = self.dataset[index]
+        pixel_labels = None if self.pixel_labels is None else self.pixel_labels(index)
+        if pixel_labels is not None and pixel_labels.shape != sample.image.shape[1:]:
+            (height, width), (rows, columns) = sample.image.shape[1:], pixel_labels.shape
+            raise DataError(
+                f"{sample.name}: a picture of {height} x {width} pixels and a mask of {rows} x {columns}; "
+                "use masks of the size of their pictures"
+            )
         crop = transforms.augment(
             sample.image,
             config=self.config,
             normalisation=self.normalisation,
             generator=_generator(self.seed, epoch, index),
-            pixel_labels=None if self.pixel_labels is None else self.pixel_labels(index),
+            pixel_labels=pixel_labels,
             pixel_weights=None if self.pixel_weights is None else self.pixel_weights(index),
         )
         return Item(crop, sample.labels)

@@ -28,6 +28,7 @@ _DAMAGE = (
     Image.DecompressionBombError,
 )
 
+Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
 _ORIENTATION = 0x0112  # the EXIF tag
 # EXIF orientation -> what turns the stored picture upright; those from 5 on swap the sides.
 _UPRIGHT = {
@@ -57,6 +58,21 @@ def from_pil(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
         return _upright(image)
     except _DAMAGE as error:
         raise DataError(f"picture {getattr(image, 'filename', '')}: {_what_is_wrong(error, 'image')}") from None
+
+
+def as_picture(image: Picture) -> UInt8[Tensor, "3 h w"]:
+    """A picture in any of its forms. Raises DataError as `read_image`, and for arrays and tensors of another kind."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return from_pil(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise DataError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 of [h w 3]")
+        return torch.from_numpy(image.copy()).permute(2, 0, 1)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [3 h w]")
+    return image
 
 
 def image_size(path: Path) -> tuple[int, int]:

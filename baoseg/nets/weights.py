@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
@@ -355,7 +355,7 @@ def read_checkpoint(path: Path) -> State:
     return dict(content)
 
 
-def save(path: Path, network: Network, metadata: Mapping[str, Any]) -> None:
+def save(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write safetensors in our names with `metadata` as JSON in the header, atomically. Raises RunError."""
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic(path) as temporary:

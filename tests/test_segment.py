@@ -1,0 +1,158 @@
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+
+import baoseg
+from baoseg import labeler, segment
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import CheckpointError, RecipeError
+from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.segment import Inference, NetConfig, Segmenter
+from baoseg.types import Batch, ClassSet
+
+CLASSES = ClassSet(("red", "green", "blue"))
+TINY = NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16)
+
+
+class Colours(SegmentationNetwork):
+    """A network by hand: the logit of a class is its colour, that of the background one half."""
+
+    num_classes = 3
+    stride = 1
+    normalisation = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    body = "nothing"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(20.0))
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append((images.shape[2], images.shape[3]))
+        return self.gain * torch.cat([torch.full_like(images[:, :1], 0.5), images], dim=1)
+
+
+def colours(labels: torch.Tensor) -> torch.Tensor:
+    palette = torch.tensor([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    return palette[labels].permute(2, 0, 1).contiguous()
+
+
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    window=st.integers(8, 40),
+    margin=st.integers(0, 7),
+    seed=st.integers(0, 2**31),
+)
+def test_windows_give_what_the_whole_picture_gives(size, window, margin, seed):
+    labels = torch.randint(4, size, generator=torch.Generator().manual_seed(seed))
+    network = Colours()
+    inference = Inference(scales=(1.0,), window=window, margin=margin)
+    segmenter = Segmenter(network, CLASSES, inference=inference)
+    mask, scores = segmenter(colours(labels))
+    assert torch.equal(mask.long(), labels)
+    assert torch.equal(segmenter.mask(colours(labels)), mask)
+    assert torch.allclose(scores.sum(dim=0), torch.ones(size))
+    assert max(itertools.chain(*network.seen)) <= window
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(length=st.integers(1, 5000), window=st.integers(2, 600), share=st.floats(0, 0.99))
+def test_windows_keep_each_pixel_once_and_overlap(length, window, share):
+    margin = math.floor(share * window)
+    spans = segment._spans(length, window, margin)
+    assert [span.first for span in spans] == [0, *(span.last for span in spans[:-1])]
+    assert spans[-1].last == spans[-1].stop == length and spans[0].start == 0
+    for span in spans:
+        assert span.stop - span.start == min(window, length)
+        assert span.start <= span.first < span.last <= span.stop
+    for left, right in itertools.pairwise(spans):
+        assert left.stop - right.start >= margin
+
+
+def test_scores_are_means_over_scales_and_mirror_images():
+    image = torch.randint(256, (3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network = Colours()
+    _, scores = Segmenter(network, CLASSES, inference=Inference(scales=(1.0, 2.0)))(image)
+    assert network.seen == [(8, 12), (16, 24)]
+    view = image[None] / 255
+    larger = nn.functional.interpolate(view, size=(16, 24), mode="bicubic", antialias=True)
+    expected = torch.zeros(4, 8, 12)
+    with torch.no_grad():
+        for one in (view, larger):
+            probabilities = network(one).softmax(dim=1)
+            expected += nn.functional.interpolate(probabilities, size=(8, 12), mode="bilinear")[0] / 2
+    assert torch.allclose(scores, expected, atol=1e-5)  # this network is the same for a mirror image
+
+
+def test_with_labels_no_other_class_is_found():
+    labels = torch.tensor([[0, 1, 2, 3]])
+    segmenter = Segmenter(Colours(), CLASSES, inference=Inference(scales=(1.0,)))
+    mask, scores = segmenter(colours(labels), ["green"])
+    assert mask.tolist() == [[0, 0, 2, 0]]
+    assert (scores[[1, 3]] == 0).all()
+
+
+def test_the_loss_is_the_weighted_mean_over_labelled_pixels():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 4, 5, generator=generator)
+    labels = torch.randint(4, (2, 4, 5), generator=generator)
+    labels[0, :2] = 255
+    weights = torch.rand(2, 4, 5, generator=generator)
+    learner = segment.SegmentationLearner(Colours())
+    total = weight = plain = 0.0
+    with torch.no_grad():
+        logits = learner.network(images).double()
+    for b, y, x in itertools.product(range(2), range(4), range(5)):
+        if labels[b, y, x] != 255:
+            error = float(logits[b, :, y, x].logsumexp(0) - logits[b, labels[b, y, x], y, x])
+            total += float(weights[b, y, x]) * error
+            weight += float(weights[b, y, x])
+            plain += error
+    valid = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    batch = Batch(images, torch.zeros(2, 3), valid, labels.to(torch.uint8))
+    assert learner.loss(batch)["segmentation"].item() == pytest.approx(plain / 30, rel=1e-5)
+    weighted = batch._replace(pixel_weights=weights)
+    assert learner.loss(weighted)["segmentation"].item() == pytest.approx(total / weight, rel=1e-5)
+    nothing = batch._replace(pixel_labels=torch.full_like(batch.pixel_labels, 255))
+    assert learner.loss(nothing)["segmentation"].item() == 0
+    with pytest.raises(RecipeError, match="learns from masks"):
+        learner.loss(batch._replace(pixel_labels=None))
+
+
+def test_a_file_gives_the_segmenter_back(tmp_path: Path) -> None:
+    network = TINY.build(3)
+    inference = Inference(scales=(1.0,), flip=False)
+    path = tmp_path / "network.safetensors"
+    segment.save(path, network, net=TINY, inference=inference, classes=CLASSES)
+    image = torch.randint(256, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = Segmenter(network, CLASSES, inference=inference)(image)
+    for source in (path, tmp_path):
+        loaded = baoseg.load(source)
+        assert isinstance(loaded, baoseg.Segmenter)
+        assert loaded.classes == CLASSES and loaded.inference == inference
+        assert torch.equal(loaded(image).scores, expected.scores)
+    with pytest.raises(CheckpointError, match="a network for segmentation, no labeler"):
+        labeler.load(path)
+
+
+def test_what_is_no_segmentation_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match=r"w\.pth"):
+        segment.load(tmp_path / "w.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="holds no segmentation network"):
+        segment.load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("wrong", [{"scales": ()}, {"scales": (0.0,)}, {"window": 8, "margin": 8}])
+def test_inference_that_cannot_be_is_refused(wrong):
+    with pytest.raises(RecipeError, match="scales above 0, and a margin"):
+        Inference(**wrong)
