@@ -151,6 +151,7 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
         stage.epochs,
         stage.costs,
         stage.metrics,
+        stage.label("SPLIT", "NAME"),
         stage.maps("SPLIT", "NAME"),
         stage.mask("SPLIT", "NAME"),
     }
