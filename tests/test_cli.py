@@ -15,6 +15,7 @@ import tiny
 import torch
 
 from baoseg import cli, pipeline, published, recipes, report, reproduce, seeds
+from baoseg.cli import options
 from baoseg.errors import BaosegError
 from baoseg.fusion import fuse
 from baoseg.runs import Run, read_json
@@ -83,7 +84,7 @@ def test_demo_is_the_run_of_its_recipe(
 
 def test_every_override_reaches_the_recipe() -> None:
     """A field that was added to one of the two alone would be an option that does nothing, or an error."""
-    overrides = cli.Overrides(
+    overrides = options.Overrides(
         data="here",
         train_split="a",
         eval_split="b",
@@ -101,7 +102,7 @@ def test_every_override_reaches_the_recipe() -> None:
     assert (recipe.net.backbone, recipe.net.weights, recipe.net.pretrained) == ("timm:resnet18", "w.pth", False)
     assert (stage.name, stage.schedule.epochs, stage.schedule.batch_size, stage.schedule.lr) == ("bao", 3, 5, 0.1)
     assert recipe.seed == 9
-    assert cli.Overrides().apply(recipes.named("photos")) == recipes.photos()
+    assert options.Overrides().apply(recipes.named("photos")) == recipes.photos()
 
 
 # ------------------------------------------------------------------------- compare, fuse, reproduce
@@ -219,7 +220,8 @@ def test_help_of_every_verb_appears_without_torch() -> None:
     script = """
 import sys
 from baoseg import cli
-for words in [[], *([verb] for verb in cli.VERBS)]:
+groups = [[group, *more] for group, (_, verbs) in cli.GROUPS.items() for more in [[], *([verb] for verb in verbs)]]
+for words in [[], *([verb] for verb in cli.VERBS), *groups]:
     sys.argv = ["bao", *words, "--help"]
     try:
         cli.main()
@@ -236,7 +238,7 @@ assert "torch" not in sys.modules
     pages = done.stdout.split("=" * 20)
     assert "None" not in done.stdout  # how Python writes that an option may be left out
     assert max(map(len, done.stdout.splitlines())) <= 110
-    for verb in cli.VERBS:
+    for verb in [*cli.VERBS, *cli.GROUPS]:
         assert f"• {verb} " in pages[0]
     assert re.search(r"usage: bao run .*RECIPE", pages[2])
     assert "--data FOLDER" in pages[2]

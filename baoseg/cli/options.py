@@ -1,0 +1,76 @@
+"""Options that verbs share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from baoseg.recipes import Recipe
+    from baoseg.train import Hardware
+
+
+def optional(metavar: str) -> object:
+    """Help shows the word for the value of an option that may be left out, and not that its default is None."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Out = Annotated[Path, tyro.conf.arg(metavar="RUN")]
+Split = Annotated[str | None, optional("SPLIT")]
+Count = Annotated[int | None, optional("N")]
+Words = tuple[str, ...]
+Seeds = Annotated[Words, optional("NAME=FOLDER ...")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What to compute on. It is no part of the recipe: a run may continue on another device."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes a GPU where there is one."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """The mixed ones are faster on GPUs that have them; results differ a little."""
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
+    """Processes that load pictures during training; any number gives the same result."""
+
+    def resolve(self) -> "Hardware":
+        from baoseg.train import Hardware
+
+        return Hardware(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
+
+    data: Annotated[str | None, optional("FOLDER")] = None
+    """Folder of pictures with a labels.csv (columns image,labels), or "synthetic" for generated scenes."""
+    train_split: Split = None
+    """Pictures to train on. Without it: train, or all pictures where there is no such split."""
+    eval_split: Split = None
+    """Pictures to label. Without it: val, or those of training where there is no such split."""
+    backbone: Annotated[str | None, optional("NAME")] = None
+    """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
+    weights: Annotated[Path | None, optional("FILE")] = None
+    """Weights to start from: .safetensors or .pth in the names of timm, of the published Conformers, or of a run."""
+    only: Annotated[str | None, optional("STAGE")] = None
+    """Train this stage of the recipe alone, e.g. bao; with --weights, from an already trained classifier."""
+    epochs: Count = None
+    """Epochs of the last stage."""
+    batch_size: Count = None
+    """Pictures a step in the last stage."""
+    lr: Annotated[float | None, optional("RATE")] = None
+    """Learning rate of the backbone in the last stage; that of the heads keeps its ratio to it."""
+    seed: Count = None
+    """Seed of all that is random in training."""
+    refine: Annotated[Words | None, optional("WAY ...")] = None
+    """Ways to refine the masks, of crf psa irn, in the place of the recipe's own."""
+
+    def apply(self, recipe: "Recipe") -> "Recipe":
+        from baoseg.recipes import override
+
+        return override(recipe, **vars(self))

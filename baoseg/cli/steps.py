@@ -1,0 +1,146 @@
+"""Verbs that do one step of a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from baoseg.cli.options import Count, Device, Flag, Out, Overrides, RecipeName, RunFolder, Split, Words, optional
+
+
+def train(
+    recipe: RecipeName,
+    out: Out,
+    overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Train the stages of a recipe, nothing more. The same command continues an interrupted training.
+
+    Args:
+        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
+        out: Folder to write, or to continue in.
+        overrides: What to change in the recipe.
+        device: What to compute on.
+    """
+    from baoseg import pipeline, recipes
+
+    folder = pipeline.begin(overrides.apply(recipes.named(recipe)), out)
+    pipeline.train_stages(folder, hardware=device.resolve())
+
+
+def maps(
+    run: RunFolder,
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Make the multi-scale activation maps of a trained run, for the pictures that have none yet.
+
+    Args:
+        run: Run folder.
+        split: Split of the data set. Without it: the recipe's evaluation split.
+        device: What to compute on.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
+
+
+def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None, optional("CUT")] = None) -> None:
+    """Turn maps into masks (palette PNGs), by the learned background or, for stages without one, by a threshold.
+
+    Args:
+        run: Run folder.
+        split: Split of the data set. Without it: the recipe's evaluation split.
+        threshold: Cut the maps of every stage here, in 0..1. Without it: the learned background, or the recipe's cut.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.make_masks(Run(run), split=split, threshold=threshold)
+
+
+def refine(
+    run: RunFolder,
+    ways: Annotated[Words, tyro.conf.arg(name="with", metavar="WAY ...")],
+    of: Annotated[Words, optional("STAGE ...")] = (),
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Draw the masks of a run to the edges of the pictures; what was refined so far is brought up to date too.
+
+    Args:
+        run: Run folder that has maps and masks.
+        ways: Of crf (dense CRF, nothing to train), psa and irn (a network learns from the run's maps first).
+        of: Stages whose masks are refined, also refined ones, e.g. bao+irn. Without it: the last stage.
+        split: Split of the data set. Without it: the recipe's evaluation split.
+        device: What to compute on.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.add_refinements(Run(run), ways, of=of)
+    pipeline.refine_masks(Run(run), hardware=device.resolve(), split=split)
+
+
+def segment(
+    run: RunFolder,
+    *,
+    masks: Annotated[str | None, optional("SOURCE")] = None,
+    net: Annotated[str | None, optional("NAME")] = None,
+    weights: Annotated[Path | None, optional("FILE")] = None,
+    epochs: Count = None,
+    batch_size: Count = None,
+    lr: Annotated[float | None, optional("RATE")] = None,
+    reweight: Flag = False,
+    rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    called: Annotated[str, tyro.conf.arg(metavar="NAME")] = "segment",
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Train a segmentation network on masks, and segment pictures with it, without labels.
+
+    Args:
+        run: Run folder; its training pictures are learned from.
+        masks: A stage, e.g. bao+crf, or a folder of masks NAME.png. Without it: the last refinement, or the last stage.
+        net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, deeplabv2:resnet101, deeplabv2:timm:NAME.
+        weights: Weights to start from: of such a network, or of its backbone.
+        epochs: Epochs of training.
+        batch_size: Pictures a step.
+        lr: Learning rate of the backbone; that of the head is ten times as high.
+        reweight: Pixels of which the maps are not sure count less.
+        rounds: In further rounds it learns from its own predictions, restricted to the labels of the pictures.
+        called: Name of its folder in the run; another one keeps what is there.
+        split: Split to segment. Without it: the recipe's evaluation split.
+        device: What to compute on.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
+    pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, **settings)
+    pipeline.segment_pictures(Run(run), hardware=device.resolve(), split=split)
+
+
+def evaluate(run: RunFolder) -> None:
+    """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
+
+    Args:
+        run: Run folder; its evaluation split is the one that is compared.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.evaluate_stages(Run(run))
+
+
+def report(run: RunFolder) -> None:
+    """Write the HTML page of a run: table, curves, and a gallery of the evaluation split.
+
+    Args:
+        run: Run folder.
+    """
+    from baoseg import pipeline
+    from baoseg.runs import Run
+
+    pipeline.make_report(Run(run))
