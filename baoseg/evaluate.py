@@ -9,7 +9,7 @@ Shapes: S = K + 1 classes with the background, t thresholds, h x w pixels.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -23,7 +23,8 @@ from baoseg.types import IGNORE
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
 DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
-WITHOUT_MAPS = ("refined", "predicted")  # where masks come from that are not made from maps of their own
+MaskDecision = Literal["refined", "predicted"]  # where masks come from that are not made from maps of their own
+WITHOUT_MAPS = get_args(MaskDecision)
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def evaluate_masks(
     pairs: Iterable[tuple[UInt8[Tensor, "h w"], UInt8[Tensor, "h w"]]],
     num_classes: int,
     *,
-    decision: Literal["refined", "predicted"],
+    decision: MaskDecision,
 ) -> dict[str, Any]:
     """Scores of masks against ground truth masks, as metrics.json holds them: there is no sweep and no oracle.
 

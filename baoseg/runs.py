@@ -117,8 +117,11 @@ class Stage:
     def maps(self, split: str, name: str) -> Path:
         return self.root / "maps" / split / f"{name}.npz"
 
+    def masks(self, split: str) -> Path:
+        return self.root / "masks" / split
+
     def mask(self, split: str, name: str) -> Path:
-        return self.root / "masks" / split / f"{name}.png"
+        return self.masks(split) / f"{name}.png"
 
 
 class Run:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import baoseg
-from baoseg import data, masks, nets, pipeline, recipes, refine, seeds, segment, train
+from baoseg import data, masks, nets, pipeline, recipes, refine, report, seeds, segment, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
@@ -25,6 +25,7 @@ from baoseg.fusion import fuse
 from baoseg.methods import amn, bao, cam, transcam
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, read_json
+from baoseg.steps import mapping, segmenting, training
 
 STAGES = ("transcam", "bao")
 VAL = tuple(f"val_{index:05d}" for index in range(5))
@@ -223,6 +224,20 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
     monkeypatch.setattr(owner, name, counted)
 
 
+def test_what_is_not_made_yet_is_left_out_of_the_evaluation_and_of_the_page(
+    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_run.root, tmp_path / "run")
+    folder = Run(tmp_path / "run")
+    pipeline.add_refinements(folder, ["crf"])
+    assert pipeline.evaluate_stages(folder)
+    pipeline.make_report(folder)
+    assert "bao+crf" not in capsys.readouterr().out
+    pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+    assert pipeline.evaluate_stages(folder)
+    assert "bao+crf" in capsys.readouterr().out
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,8 +246,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         (bao.BAO, "after_step", 8),  # third epoch of the second stage
         (seeds, "save", 3),  # maps of the first stage
         (seeds, "save", 5),  # maps of the second stage: three of the first were left
-        (pipeline, "write_mask", 7),  # masks of the second stage
-        (pipeline.report, "build", 1),
+        (mapping, "write_mask", 7),  # masks of the second stage
+        (report, "build", 1),
     )
     left = []
     for owner, name, call in stops:
@@ -527,7 +542,7 @@ def test_amn_learns_without_a_crf_where_its_settings_say_so(comparison: Run, tmp
     scenes, recipe = open_dataset(SHORT.data, "train"), pipeline.recipe_of(comparison)
     stage = replace(recipe.stages[-1], method=amn.Config(crf=False))
     shutil.copytree(comparison.stage("transcam").root, tmp_path / "transcam")
-    label = pipeline._pixel_labels(Run(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
+    label = training._pixel_labels(Run(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
     assert label is not None
     seed = seeds.load(comparison.stage("transcam").maps("train", scenes.names[3]))
     assert torch.equal(label(3), masks.confident_labels(seed, background=0.15, foreground=0.45))
@@ -760,11 +775,11 @@ def test_a_run_that_was_killed_trains_the_same_network(segmented: Run, tmp_path:
 
     recipe = pipeline.recipe_of(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline._SegmentationCurve, "__call__", kill)
+        patch.setattr(segmenting._SegmentationCurve, "__call__", kill)
         with pytest.raises(Killed):
-            pipeline._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
+            segmenting._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
     assert folder.stage("others").state.exists()
-    pipeline._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
+    segmenting._train_segmentation(folder, recipe, half, hardware=tiny.HARDWARE)
     assert calls == 2
     assert folder.stage("others").network.read_bytes() == whole
 
@@ -777,21 +792,21 @@ def test_masks_that_cannot_be_learned_from_are_named(
 
     def masks_of(source: object) -> Any:
         wanted = replace(SEGMENTATION, masks=str(source))
-        return pipeline._training_masks(segmented, recipe, wanted, pictures, hardware=tiny.HARDWARE)
+        return segmenting._training_masks(segmented, recipe, wanted, pictures, hardware=tiny.HARDWARE)
 
     (tmp_path / "empty").mkdir()
     for source in ("nowhere", tmp_path / "empty"):
         with pytest.raises(DataError, match="neither a stage of this run nor a folder with masks"):
             masks_of(source)
     shutil.copytree(segmented.root.parent / "masks", tmp_path / "masks")
-    pipeline._check_masks(masks_of(tmp_path / "masks"), pictures)
+    segmenting._check_masks(masks_of(tmp_path / "masks"), pictures)
     absent = ", ".join(pictures.classes.names[1:])
     assert f"No mask shows {absent}: the network will not learn it." in capsys.readouterr().out
     write_mask(tmp_path / "masks" / f"{pictures.names[3]}.png", torch.full((64, 64), 99, dtype=torch.uint8))
     with pytest.raises(DataError, match=r"label 99 is outside 0\.\.\d+; use 255"):
-        pipeline._check_masks(masks_of(tmp_path / "masks"), pictures)
+        segmenting._check_masks(masks_of(tmp_path / "masks"), pictures)
     with pytest.raises(RecipeError, match="only masks of this run have maps"):
-        pipeline._margins(segmented, recipe, replace(SEGMENTATION, masks=str(tmp_path)), pictures)
+        segmenting._margins(segmented, recipe, replace(SEGMENTATION, masks=str(tmp_path)), pictures)
 
 
 def test_a_mask_of_another_size_than_its_picture_is_named() -> None:

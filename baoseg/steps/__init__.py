@@ -1,0 +1,1 @@
+"""The steps of `pipeline`, each in a file."""

@@ -1,0 +1,90 @@
+"""Comparison with ground truth, and the page."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from baoseg import evaluate, progress, report, seeds
+from baoseg.data import Dataset
+from baoseg.data.images import read_mask
+from baoseg.errors import DataError
+from baoseg.manifest import open_split, recipe_of
+from baoseg.recipes import Recipe
+from baoseg.runs import Run, Stage, write_json
+from baoseg.steps.common import evaluated_stages, masked_stages
+
+
+def evaluate_stages(folder: Run) -> bool:
+    """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth."""
+    recipe = recipe_of(folder)
+    dataset = open_split(recipe, None)
+    if not dataset.has_masks:
+        progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
+        return False
+    classes, split = len(dataset.classes), dataset.split
+    for paths in evaluated_stages(folder, recipe):
+        pairs = _Pairs(paths, dataset, lambda stage, name: seeds.load(stage.maps(split, name)))
+        with pairs.named():
+            metrics = evaluate.evaluate_seeds(pairs, classes, threshold=recipe.masks.threshold)
+        _note_metrics(pairs, metrics)
+    for decision, stages in masked_stages(folder, recipe, split).items():
+        for paths in stages:
+            pairs = _Pairs(paths, dataset, lambda stage, name: read_mask(stage.mask(split, name)))
+            with pairs.named():
+                metrics = evaluate.evaluate_masks(pairs, classes, decision=decision)
+            _note_metrics(pairs, metrics)
+    progress.say(report.table(folder, _reported(folder, recipe, split)))
+    return True
+
+
+def _note_metrics(pairs: "_Pairs", metrics: dict[str, Any]) -> None:
+    dataset = pairs.dataset
+    about = {"split": dataset.split, "images": pairs.count, "classes": ["background", *dataset.classes.names]}
+    write_json(pairs.paths.metrics, {**about, **metrics})
+
+
+def make_report(folder: Run) -> Path:
+    """Write the HTML page and say where it is."""
+    recipe = recipe_of(folder)
+    dataset = open_split(recipe, None)
+    names = _reported(folder, recipe, dataset.split)
+    page = report.build(folder, stages=names, dataset=dataset, config=recipe.report, title=recipe.name)
+    progress.say(f"Report: {page.resolve()}")
+    return page
+
+
+def _reported(folder: Run, recipe: Recipe, split: str) -> list[str]:
+    """Refinements and segmentations that are not made yet are left out."""
+    masked = masked_stages(folder, recipe, split).values()
+    return [paths.name for stages in (evaluated_stages(folder, recipe), *masked) for paths in stages]
+
+
+class _Pairs:
+    """What a stage says and the ground truth, for each picture that has some; remembers where it is, for errors."""
+
+    def __init__(self, paths: Stage, dataset: Dataset, read: Callable[[Stage, str], Any]) -> None:
+        self.paths = paths
+        self.dataset = dataset
+        self.read = read
+        self.current = ""
+        self.count = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        names = self.dataset.names
+        for index, name in progress.track(enumerate(names), title=f"{self.paths.name} evaluate", total=len(names)):
+            mask = self.dataset.mask(index)
+            if mask is not None:
+                self.current = name
+                self.count += 1
+                yield self.read(self.paths, name), mask
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors inside name the picture at which they came up."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{self.dataset.split}/{self.current}: {error}") from error

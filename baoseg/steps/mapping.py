@@ -1,0 +1,143 @@
+"""Maps of the stages and fusions, and the masks that they say."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import costs, formats, labeler, masks, progress, recipes, seeds
+from baoseg.data import Dataset
+from baoseg.data.images import read_mask, write_mask
+from baoseg.errors import DataError
+from baoseg.fusion import fuse as fusion_of
+from baoseg.manifest import open_split, recipe_of
+from baoseg.recipes import Recipe
+from baoseg.runs import Run, Stage, read_json
+from baoseg.steps.common import evaluated_stages, note_cost, trained_stages
+from baoseg.train import Hardware
+from baoseg.types import Sample
+
+
+def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Write the seed of each picture of a split (the evaluation split by default), for each stage."""
+    recipe = recipe_of(folder)
+    dataset = open_split(recipe, split)
+    for paths in trained_stages(folder, recipe):
+        _make_maps(paths, dataset, hardware=hardware)
+    for fusion in recipe.fusions:
+        _fuse_maps(folder, fusion, dataset)
+
+
+def maps_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
+    """The seeds of one stage or fusion, and of what it is made of."""
+    fusion = next((fusion for fusion in recipe.fusions if fusion.name == name), None)
+    if fusion is None:
+        _make_maps(folder.stage(name), dataset, hardware=hardware)
+        return
+    for source in {*fusion.sources} & {stage.name for stage in recipe.stages}:
+        _make_maps(folder.stage(source), dataset, hardware=hardware)
+    _fuse_maps(folder, fusion, dataset)
+
+
+def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+    missing = _without_maps(paths, dataset)
+    if not missing:
+        return
+    model = labeler.load(paths.network, device=hardware.fabric().device)
+    if model.classes != dataset.classes:
+        raise DataError(
+            f"the classes of the pictures are {', '.join(dataset.classes.names)}, but {paths.network} was "
+            f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
+        )
+    done = len(dataset) - len(missing)
+    with costs.measure(model.device) as cost:
+        for index in progress.track(missing, title=f"{paths.name} maps", total=len(dataset), done=done):
+            sample = dataset[index]
+            seeds.save(paths.maps(dataset.split, sample.name), _seed(model, sample))
+    note_cost(paths, "maps", cost, pictures=len(missing))
+
+
+def _seed(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+    return model.seed(sample.image, sample.labels) if sample.labels.any() else _background_only(model, sample)
+
+
+def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+    """The seed of a picture that shows none of the classes, as its labels say: there is nothing to look for."""
+    height, width = (int(side) for side in sample.image.shape[-2:])
+    grid = (math.ceil(height / model.maps.stride), math.ceil(width / model.maps.stride))
+    return seeds.Seed(
+        classes=torch.empty(0, dtype=torch.int64),
+        scores=torch.empty(0, *grid),
+        background=torch.ones(grid) if model.method.learns_background else None,
+        size=(height, width),
+        threshold=1.0 if model.method.chooses_threshold else None,
+    )
+
+
+def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
+    """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
+    paths = folder.stage(fusion.name)
+    missing = _without_maps(paths, dataset)
+    sources = [_source(folder, fusion, source, dataset) for source in fusion.sources]
+    done = len(dataset) - len(missing)
+    for index in progress.track(missing, title=f"{fusion.name} maps", total=len(dataset), done=done):
+        sample = dataset[index]
+        seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
+
+
+def _source(folder: Run, fusion: recipes.Fusion, source: str, dataset: Dataset) -> Callable[[Sample], seeds.Seed]:
+    """What reads a picture's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
+    path = Path(source)
+    if source != fusion.name and source in recipe_of(folder).names:
+        stage = folder.stage(source)
+    elif (path / "run.json").exists():
+        stage = Run(path).stage(read_json(Run(path).manifest)["stages"][-1])
+    elif (path / "maps").is_dir():
+        stage = Stage(path)
+    elif path.is_dir():
+        flat = len({name.rpartition("/")[2] for name in dataset.names}) == len(dataset)
+        return lambda sample: formats.read(
+            path,
+            sample.name,
+            labels=sample.labels,
+            size=(int(sample.image.shape[1]), int(sample.image.shape[2])),
+            allow_pickle=fusion.allow_pickle,
+            flat=flat,
+        )
+    else:
+        raise DataError(
+            f"{source}: neither a stage of this run nor a folder; name a run, RUN/STAGE or a folder of maps"
+        )
+    return lambda sample: seeds.load(stage.maps(dataset.split, sample.name))
+
+
+def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
+    return [i for i, name in enumerate(dataset.names) if not paths.maps(dataset.split, name).exists()]
+
+
+def make_masks(folder: Run, *, split: str | None = None, threshold: float | None = None) -> None:
+    """Write the mask of each picture of a split as a palette PNG, for each stage.
+
+    A `threshold` is used by every stage; without one, stages that learned a background use that, others the recipe's.
+    """
+    recipe = recipe_of(folder)
+    dataset = open_split(recipe, split)
+    given = None if threshold is None else masks.Config(threshold=threshold).threshold
+    for paths in evaluated_stages(folder, recipe):
+        make_masks_of(paths, dataset, fixed=recipe.masks.threshold, given=given)
+
+
+def make_masks_of(paths: Stage, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:
+    for name in progress.track(dataset.names, title=f"{paths.name} masks", total=len(dataset)):
+        seed = seeds.load(paths.maps(dataset.split, name))
+        cut = fixed if given is None and not seed.decided else given
+        _write_if_new(paths.mask(dataset.split, name), masks.label_image(seed, threshold=cut))
+
+
+def _write_if_new(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
+    """Leave a mask that says the same alone: what was made from it is then known to be up to date."""
+    if not (path.exists() and torch.equal(read_mask(path), mask)):
+        write_mask(path, mask)

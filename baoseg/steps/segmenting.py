@@ -1,0 +1,187 @@
+"""Segmentation networks that learn from masks, and what they see."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import costs, data, evaluate, manifest, masks, progress, recipes, seeds, segment
+from baoseg.data import Dataset, TrainSet
+from baoseg.data.images import read_mask, write_mask
+from baoseg.errors import DataError, RecipeError
+from baoseg.manifest import open_split, recipe_of
+from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.recipes import Recipe
+from baoseg.runs import Run, Stage
+from baoseg.steps.common import KeptLabels, note_cost, up_to_date
+from baoseg.steps.refining import masks_of
+from baoseg.steps.training import fit, judged, note_epoch
+from baoseg.train import Hardware
+from baoseg.types import IGNORE
+
+
+def add_segmentation(
+    folder: Run, *, called: str, net: str | None = None, weights: Path | None = None, **choices: Any
+) -> None:
+    """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
+
+    One that is there under this name stays as it is where nothing else is asked for.
+    """
+    recipe = recipe_of(folder)
+    model = next((one.net for one in recipe.segmentations), segment.NetConfig())
+    if net is not None:
+        model = segment.NetConfig(name=net, pretrained=weights is None)
+    if weights is not None:
+        model = dataclasses.replace(model, weights=str(weights), pretrained=False)
+    manifest.add(folder, recipes.segmented(recipe, called=called, net=model, **choices))
+
+
+def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Segment each picture of a split without its labels, with each segmentation network of the recipe.
+
+    A network that is not there yet is trained first, on the masks of the training pictures. Masks that are younger than
+    their network stay.
+    """
+    recipe = recipe_of(folder)
+    for segmentation in recipe.segmentations:
+        _train_segmentation(folder, recipe, segmentation, hardware=hardware)
+        dataset, paths = open_split(recipe, split), folder.stage(segmentation.name)
+        due = [
+            i for i, name in enumerate(dataset.names) if not up_to_date(paths.mask(dataset.split, name), paths.network)
+        ]
+        if not due:
+            continue
+        model = segment.load(paths.network, device=hardware.fabric().device)
+        with costs.measure(model.device) as cost:
+            done = len(dataset) - len(due)
+            for index in progress.track(due, title=f"{paths.name} masks", total=len(dataset), done=done):
+                sample = dataset[index]
+                write_mask(paths.mask(dataset.split, sample.name), model.mask(sample.image))
+        note_cost(paths, "masks", cost, pictures=len(due))
+
+
+def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
+    paths = folder.stage(segmentation.name)
+    if paths.network.exists():
+        return
+    pictures = data.open_dataset(recipe.data, "train")
+    pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
+    _check_masks(pixel_labels, pictures)
+    pixel_weights = _margins(folder, recipe, segmentation, pictures) if segmentation.reweight else None
+    network = segmentation.net.build(len(pictures.classes), seed=recipe.seed)
+    samples = TrainSet(
+        pictures,
+        segmentation.augment or recipe.augment,
+        network.normalisation,
+        seed=recipe.seed,
+        pixel_labels=pixel_labels,
+        pixel_weights=pixel_weights,
+    )
+    fit(
+        paths,
+        segment.SegmentationLearner(network),
+        samples,
+        schedule=segmentation.schedule,
+        seed=recipe.seed,
+        hardware=hardware,
+        after_epoch=_SegmentationCurve(paths, network, recipe),
+    )
+    segment.save(
+        paths.network,
+        network,
+        net=segmentation.net,
+        inference=segmentation.inference,
+        classes=pictures.classes,
+    )
+    paths.state.unlink(missing_ok=True)
+
+
+def _training_masks(
+    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels":
+    source, split = segmentation.masks, pictures.split
+    if source in {*recipe.names, *(refinement.name for refinement in recipe.refinements)}:
+        masks_of(folder, recipe, source, pictures, hardware=hardware)
+        return KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
+    if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
+        return _own_predictions(folder, segmentation, pictures, hardware=hardware)
+    root = Path(source)
+    files = [root / f"{name}.png" for name in pictures.names]
+    if not root.is_dir() or not any(path.exists() for path in files):
+        raise DataError(
+            f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
+            f"masks are called as their pictures, e.g. {files[0].name}"
+        )
+    return KeptLabels(files)
+
+
+def _own_predictions(
+    folder: Run, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels":
+    """Masks for a further round: what the network of the round before sees of the classes that the labels name."""
+    paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
+    files = [paths.label(pictures.split, name) for name in pictures.names]
+    model = segment.load(before.network, device=hardware.fabric().device)
+    due = [i for i, path in enumerate(files) if not path.exists()]
+    done = len(files) - len(due)
+    for index in progress.track(due, title=f"{paths.name} labels", total=len(files), done=done):
+        sample = pictures[index]
+        write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
+    return KeptLabels(files)
+
+
+def _check_masks(pixel_labels: "KeptLabels", pictures: Dataset) -> None:
+    """Every mask has classes that are known; a line for classes that no mask has."""
+    seen: set[int] = set()
+    classes = len(pictures.classes)
+    for path in progress.track(pixel_labels.paths, title="masks", total=len(pictures)):
+        values = set(read_mask(path).unique().tolist()) - {IGNORE}
+        if values and max(values) > classes:
+            raise DataError(f"{path}: label {max(values)} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
+        seen |= values
+    absent = [name for index, name in enumerate(pictures.classes.names, start=1) if index not in seen]
+    if absent:
+        progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
+
+
+def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset) -> "_Margins":
+    of = {refinement.name: refinement.of for refinement in recipe.refinements}
+    source = segmentation.masks
+    while source in of:
+        source = of[source]
+    if source not in recipe.names:
+        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
+    stage = folder.stage(source)
+    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks.threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Margins:
+    """How sure the maps are of each pixel, by the index of the picture."""
+
+    paths: Sequence[Path]
+    threshold: float
+
+    def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
+        return masks.margin(seeds.load(self.paths[index]), threshold=self.threshold)
+
+
+class _SegmentationCurve:
+    """The same for a segmentation network, on pictures as they are: one scale, no mirror image."""
+
+    def __init__(self, paths: Stage, network: SegmentationNetwork, recipe: Recipe) -> None:
+        self.paths = paths
+        self.dataset = open_split(recipe, None)
+        plain = segment.Inference(scales=(1.0,), flip=False)
+        self.segmenter = segment.Segmenter(network, self.dataset.classes, inference=plain)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        pictures = judged(self.dataset, self.paths, epoch)
+        pairs = ((self.segmenter.mask(sample.image), truth) for sample, truth in pictures)
+        metrics = evaluate.evaluate_masks(pairs, len(self.dataset.classes), decision="predicted")
+        note_epoch(self.paths, {"epoch": epoch, "miou": evaluate.of_masks(metrics)["miou"]})

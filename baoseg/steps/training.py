@@ -1,0 +1,164 @@
+"""Training of the stages, and the pixel labels that some methods learn from."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import costs, data, evaluate, labeler, masks, nets, progress, recipes, seeds, train
+from baoseg.data import Dataset, TrainSet, transforms
+from baoseg.data.images import write_mask
+from baoseg.errors import RecipeError
+from baoseg.learner import Learner
+from baoseg.manifest import open_split, recipe_of
+from baoseg.methods import Method, amn, heads_of, make
+from baoseg.recipes import Recipe
+from baoseg.refine import affinity_labels
+from baoseg.runs import Run, Stage, atomic
+from baoseg.steps.common import KeptLabels, note_cost
+from baoseg.steps.mapping import _seed, maps_of
+from baoseg.train import Hardware
+from baoseg.types import Sample
+
+
+def train_stages(folder: Run, *, hardware: Hardware) -> None:
+    """Train each stage of the recipe that is not trained yet."""
+    recipe = recipe_of(folder)
+    pictures = data.open_dataset(recipe.data, "train")
+    for stage in recipe.stages:
+        paths = folder.stage(stage.name)
+        if not paths.network.exists():
+            network = nets.build(
+                recipe.net,
+                len(pictures.classes),
+                heads=heads_of(stage.method),
+                seed=recipe.seed,
+            )
+            if stage.start is not None:
+                labeler.warm_start(network, folder.stage(stage.start).network)
+            check_crop(recipe.augment, network.backbone, name=stage.name)
+            method = make(stage.method, network)
+            samples = TrainSet(
+                pictures,
+                recipe.augment,
+                network.normalisation,
+                seed=recipe.seed,
+                pixel_labels=_pixel_labels(folder, recipe, stage, pictures, hardware=hardware),
+            )
+            fit(
+                paths,
+                method,
+                samples,
+                schedule=stage.schedule,
+                seed=recipe.seed + (stage.start is not None),
+                hardware=hardware,
+                after_epoch=_EpochCurve(paths, method, recipe) if recipe.epoch_curves else None,
+            )
+            labeler.save(paths.network, method, recipe=recipe, stage=stage, classes=pictures.classes)
+            paths.state.unlink(missing_ok=True)
+
+
+def fit(
+    paths: Stage,
+    learner: Learner,
+    samples: TrainSet,
+    *,
+    schedule: train.Config,
+    seed: int,
+    hardware: Hardware,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    with costs.measure(hardware.fabric().device) as cost:
+        train.fit(learner, samples, config=schedule, stage=paths, seed=seed, hardware=hardware, after_epoch=after_epoch)
+    cost.seconds = train.seconds(paths)  # of all epochs, those before an interruption included
+    note_cost(paths, "train", cost, epochs=schedule.epochs)
+
+
+def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str) -> None:
+    if augment.crop % backbone.stride:
+        raise RecipeError(
+            f"{name}: crops of {augment.crop} pixels are no multiple of the backbone's stride {backbone.stride}, "
+            "so cells would mix picture and padding; choose another crop"
+        )
+
+
+def _pixel_labels(
+    folder: Run, recipe: Recipe, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels | None":
+    """Labels of the training pictures' pixels from the seeds of an earlier stage, for methods that learn from such."""
+    config = stage.method
+    if not isinstance(config, amn.Config):
+        return None
+    if stage.labelled_by is None:
+        raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
+
+    def label(sample: Sample, seed: seeds.Seed) -> UInt8[Tensor, "h w"]:
+        low, high = config.background_below, config.foreground_above
+        if config.crf:
+            return affinity_labels.from_thresholds(sample.image, seed, background=low, foreground=high)
+        return masks.confident_labels(seed, background=low, foreground=high)
+
+    return label_pictures(folder, recipe, stage.name, stage.labelled_by, pictures, label=label, hardware=hardware)
+
+
+def label_pictures(
+    folder: Run,
+    recipe: Recipe,
+    name: str,
+    source: str,
+    pictures: Dataset,
+    *,
+    label: Callable[[Sample, seeds.Seed], UInt8[Tensor, "h w"]],
+    hardware: Hardware,
+) -> "KeptLabels":
+    """Make the pixel labels of each picture that has none yet, from the seeds of the stage or fusion `source`."""
+    paths, maps = folder.stage(name), folder.stage(source)
+    maps_of(folder, recipe, source, pictures, hardware=hardware)
+    split = pictures.split
+    due = [i for i, picture in enumerate(pictures.names) if not paths.label(split, picture).exists()]
+    done = len(pictures) - len(due)
+    for index in progress.track(due, title=f"{name} labels", total=len(pictures), done=done):
+        sample = pictures[index]
+        write_mask(paths.label(split, sample.name), label(sample, seeds.load(maps.maps(split, sample.name))))
+    return KeptLabels([paths.label(split, picture) for picture in pictures.names])
+
+
+class _EpochCurve:
+    """Evaluates the network in training after each epoch, with the means of the evaluation (BAO figure 4).
+
+    It shows what training does and chooses nothing. Rows of epochs that are trained again after a crash are replaced.
+    """
+
+    def __init__(self, paths: Stage, method: Method, recipe: Recipe) -> None:
+        self.paths = paths
+        self.dataset = open_split(recipe, None)
+        self.threshold = recipe.masks.threshold
+        self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=recipe.masks)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        pairs = ((_seed(self.labeler, sample), truth) for sample, truth in judged(self.dataset, self.paths, epoch))
+        metrics = evaluate.evaluate_seeds(pairs, len(self.dataset.classes), threshold=self.threshold)
+        miou, oracle = evaluate.of_masks(metrics)["miou"], metrics["oracle"]
+        row = {"epoch": epoch, "miou": miou, "oracle_miou": oracle["miou"], "oracle_threshold": oracle["threshold"]}
+        note_epoch(self.paths, row)
+
+
+def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
+    """The pictures that have ground truth, and that."""
+    title = f"{paths.name} epoch {epoch} evaluate"
+    for index in progress.track(range(len(dataset)), title=title, total=len(dataset)):
+        sample = dataset[index]
+        if sample.mask is not None:
+            yield sample, sample.mask
+
+
+def note_epoch(paths: Stage, row: dict[str, Any]) -> None:
+    """Add a row to epochs.csv, in the place of one of an epoch that is trained again."""
+    text = paths.epochs.read_text(encoding="utf-8") if paths.epochs.exists() else ""
+    kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < row["epoch"]]
+    lines = [",".join(row), *kept, ",".join(str(value) for value in row.values())]
+    with atomic(paths.epochs) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
