@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from baoseg import ranks
 from baoseg.errors import DataError
 from baoseg.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
 from baoseg.masks import best_class, label_image
@@ -25,6 +26,7 @@ THRESHOLDS = tuple(i / 100 for i in range(101))
 DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
 MaskDecision = Literal["refined", "predicted"]  # where masks come from that are not made from maps of their own
 WITHOUT_MAPS = get_args(MaskDecision)
+MIXED = "some maps have a background map or a threshold and some do not; make all with one method"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class Confusion:
 
     def __add__(self, other: "Confusion") -> "Confusion":
         return Confusion(self.num_classes, self.counts + other.counts)
+
+    def over_processes(self) -> "Confusion":
+        """The sum over all processes that evaluate, each some of the pictures."""
+        return Confusion(self.num_classes, ranks.total(self.counts))
 
     def scores(self) -> Scores:
         counts = self.counts.double()
@@ -145,6 +151,12 @@ class ThresholdSweep:
         )
         self._counts += counts.view_as(self._counts)
 
+    def over_processes(self) -> "ThresholdSweep":
+        """The sum over all processes that evaluate, each some of the pictures."""
+        whole = ThresholdSweep(self.num_classes, self.thresholds)
+        whole._counts = ranks.total(self._counts)
+        return whole
+
     def confusion(self, i: int) -> Confusion:
         """The confusion matrix at `thresholds[i]`."""
         counts = self._counts[..., i + 1 :].sum(dim=-1)
@@ -204,16 +216,20 @@ def evaluate_seeds(
         if decision is None:
             decision = _decision(seed)
         if decision != _decision(seed):
-            raise DataError("some maps have a background map or a threshold and some do not; make all with one method")
+            raise DataError(MIXED)
         full = seed.upsample()
         sweep.update(full, truth)
         confusion.update(label_image(full, threshold=threshold if decision == "fixed" else None), truth)
+    decisions = {one for one in ranks.gathered(decision) if one is not None}
+    decision = decisions.pop() if decisions else None
+    if decisions:
+        raise DataError(MIXED)
     if decision is None:
         raise DataError("no picture has both maps and a ground truth mask; there is nothing to evaluate")
-    scores = confusion.scores().to_json()
+    scores = confusion.over_processes().scores().to_json()
     if decision == "fixed":
         scores = {"threshold": threshold, **scores}
-    return {**dict.fromkeys(DECISIONS), decision: scores, **sweep.to_json()}
+    return {**dict.fromkeys(DECISIONS), decision: scores, **sweep.over_processes().to_json()}
 
 
 def evaluate_masks(
@@ -230,9 +246,14 @@ def evaluate_masks(
     for mask, truth in pairs:
         confusion.update(mask, truth)
         empty = False
-    if empty:
+    if all(ranks.gathered(empty)):
         raise DataError("no picture has both a mask and a ground truth; there is nothing to evaluate")
-    return {**dict.fromkeys(DECISIONS), decision: confusion.scores().to_json(), "sweep": None, "oracle": None}
+    return {
+        **dict.fromkeys(DECISIONS),
+        decision: confusion.over_processes().scores().to_json(),
+        "sweep": None,
+        "oracle": None,
+    }
 
 
 def of_masks(metrics: dict[str, Any]) -> dict[str, Any]:

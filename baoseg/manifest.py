@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import baoseg
-from baoseg import data, recipes, settings
+from baoseg import data, ranks, recipes, settings
 from baoseg.data import Dataset
 from baoseg.errors import RunError
 from baoseg.recipes import Recipe
@@ -24,6 +24,11 @@ def begin(recipe: Recipe, out: Path) -> Run:
 
     A manifest alone, as a first try leaves it that a mistake ended, holds nothing yet and is written anew.
     """
+    with ranks.first_alone():
+        return _begun(recipe, out)
+
+
+def _begun(recipe: Recipe, out: Path) -> Run:
     folder = Run(out)
     described = {
         role: {"split": dataset.split, "images": len(dataset), "fingerprint": dataset.fingerprint()}

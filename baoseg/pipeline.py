@@ -41,6 +41,7 @@ __all__ = [
 
 def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues."""
+    hardware.fabric()  # the processes of other devices start here, and come this way as well
     folder = begin(recipe, out)
     train_stages(folder, hardware=hardware)
     make_maps(folder, hardware=hardware)

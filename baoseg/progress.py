@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from baoseg import ranks
+
 T = TypeVar("T")
 console = Console()
 if not console.is_terminal:
@@ -34,7 +36,7 @@ class RateColumn(ProgressColumn):
 def track(items: Iterable[T], *, title: str, total: int, done: int = 0) -> Iterator[T]:
     """Hand the items through and show a bar meanwhile; `done` of `total` were finished before."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not (console.is_terminal and ranks.first())) as bars:
         task = bars.add_task(title, total=total, completed=done)
         for item in items:
             yield item
@@ -43,4 +45,5 @@ def track(items: Iterable[T], *, title: str, total: int, done: int = 0) -> Itera
 
 def say(message: object) -> None:
     """Print a line or a table for the person at the terminal (or for the log)."""
-    console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+    if ranks.first():
+        console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ class Decay(StrEnum):
 class Optimizer(StrEnum):
     ADAMW = "adamw"  # TransCAM, BNR and BAO
     SGD = "sgd"  # with a momentum of 0.9: BAS
+
+
+RANKS_APART = 1 << 32  # seeds of processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +74,44 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What to compute on; no part of a recipe. One device: the loop is ready for more, the other steps are not yet."""
+    """What to compute on; no part of a recipe. The batches of a recipe are divided over all devices."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = 2  # processes that load pictures
+    workers: int = 2  # processes that load pictures, for each device
+    devices: int = 1  # of each machine
+    nodes: int = 1  # machines; each runs the same command under torchrun or SLURM
+    accumulate: int = 1  # parts of a batch that go through the network one after the other
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise RecipeError(f"--workers {self.workers}: give 0 (load in the main process) or more")
+        if min(self.devices, self.nodes, self.accumulate) < 1:
+            raise RecipeError(
+                f"--devices {self.devices} --nodes {self.nodes} --accumulate {self.accumulate}: give 1 or more of each"
+            )
 
     def fabric(self) -> Fabric:
-        """Raises RecipeError when the machine has no such device."""
+        """With more devices than one, the processes for the others are started at the first call, by the same command.
+
+        Raises RecipeError when the machine has no such device.
+        """
+        # parameters that a loss leaves out are allowed, as on one device
+        strategy = DDPStrategy(find_unused_parameters=True) if self.devices * self.nodes > 1 else "auto"
         try:
-            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                precision=self.precision,
+                strategy=strategy,
+            )
+            fabric.launch()
+            return fabric
         except (RuntimeError, ValueError, MisconfigurationException) as error:
             reason = str(error).partition("\n")[0]
-            raise RecipeError(f"--accelerator {self.accelerator} --precision {self.precision}: {reason}") from None
+            asked = f"--accelerator {self.accelerator} --devices {self.devices} --precision {self.precision}"
+            raise RecipeError(f"{asked}: {reason}") from None
 
 
 def fit(
@@ -106,13 +131,14 @@ def fit(
     CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss is no number.
     """
     fabric = hardware.fabric()
-    fabric.launch()
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(learner)
     learner.begin_training()
-    optimizer = make_optimizer(learner, config)
+    optimizer = make_optimizer(learner, config, fused=fabric.device.type == "cuda")
     finished, rows = _resume(stage.state, learner, optimizer) if stage.state.exists() else (0, [])
     model, optimizer = fabric.setup(learner, optimizer)
 
-    batch_size = min(config.batch_size, len(pictures))
+    batch_size = _divided(min(config.batch_size, len(pictures)), fabric.world_size)
     sampler = EpochSampler(
         len(pictures),
         seed=seed,
@@ -132,7 +158,7 @@ def fit(
     steps = config.epochs * len(loader)
     learner.train()
     for epoch in range(finished, config.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropped paths draw from the global state
+        torch.manual_seed(seed * 1_000_003 + epoch + RANKS_APART * fabric.global_rank)  # dropped paths draw from this
         sampler.set_epoch(epoch)
         start = time.perf_counter()
         sums: dict[str, Tensor] = {}
@@ -141,14 +167,19 @@ def fit(
         for batch in progress.track(batches(loader), title=title, total=len(loader)):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * config.rate(step / steps)
-            terms = model(batch.to(fabric.device))
-            fabric.backward(torch.stack(list(terms.values())).sum())
+            parts = batch.to(fabric.device).parts(hardware.accumulate)
+            for number, part in enumerate(parts, start=1):
+                share = len(part.images) / len(batch.images)
+                waits = fabric.world_size > 1 and number < len(parts)
+                with fabric.no_backward_sync(model, enabled=waits):
+                    terms = {name: share * value for name, value in model(part).items()}
+                    fabric.backward(torch.stack(list(terms.values())).sum())
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             learner.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
         means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
         if not all(math.isfinite(value) for value in means.values()):
             raise RunError(
@@ -172,13 +203,22 @@ def seconds(stage: Stage) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
-def make_optimizer(learner: Learner, config: Config) -> torch.optim.Optimizer:
+def _divided(batch_size: int, devices: int) -> int:
+    if batch_size % devices:
+        raise RecipeError(
+            f"batches of {batch_size} pictures cannot be divided by {devices} devices; change --batch-size"
+        )
+    return batch_size // devices
+
+
+def make_optimizer(learner: Learner, config: Config, *, fused: bool = False) -> torch.optim.Optimizer:
+    """`fused`: all of a step in one kernel, which only GPUs gain from."""
     groups = parameter_groups(learner, config)
     match config.optimizer:
         case Optimizer.ADAMW:
-            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
         case Optimizer.SGD:
-            return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
+            return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay, fused=fused)
 
 
 def parameter_groups(learner: Learner, config: Config) -> list[dict[str, Any]]:

@@ -75,6 +75,11 @@ class Batch(NamedTuple):
         given = {name: move(values) for name, values in self._asdict().items() if values is not None}
         return Batch(**given)
 
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch in `count` parts, or in fewer where it is too small, in its order."""
+        given = {name: values.chunk(count) for name, values in self._asdict().items() if values is not None}
+        return [Batch(**dict(zip(given, part, strict=True))) for part in zip(*given.values(), strict=True)]
+
 
 class Maps(NamedTuple):
     """Class scores and, where the method learns one, a background score, on one grid.

@@ -1,13 +1,13 @@
 """What the steps share."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs
+from baoseg import costs, progress, ranks
 from baoseg.data.images import read_mask
 from baoseg.errors import RunError
 from baoseg.evaluate import MaskDecision
@@ -38,8 +38,37 @@ def masked_stages(folder: Run, recipe: Recipe, split: str) -> dict[MaskDecision,
     }
 
 
+def not_there(paths: Sequence[Path]) -> list[int]:
+    """The numbers of the files that are missing: the same for all processes, as none goes on before all have looked."""
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    ranks.barrier()
+    return missing
+
+
+def outdated(made: Sequence[Path], sources: Sequence[Sequence[Path]]) -> list[int]:
+    """The numbers of the files that are missing, or older than one of their sources; as `not_there`.
+
+    Raises RunError for a source that is missing.
+    """
+    due = [i for i, (path, of) in enumerate(zip(made, sources, strict=True)) if not up_to_date(path, *of)]
+    ranks.barrier()
+    return due
+
+
+def each(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
+    """The pictures to work on, of which there are `of`, with a bar: where there are many processes, each has its own.
+
+    All processes are done when the last picture has been handed out and worked on.
+    """
+    own, shares = ranks.mine(due), len(ranks.mine(range(of)))
+    yield from progress.track(own, title=title, total=shares, done=shares - len(own))
+    ranks.barrier()
+
+
 def note_cost(paths: Stage, step: str, cost: costs.Cost, **about: int) -> None:
-    """Keep what a step took in costs.json, beside what the other steps took."""
+    """Keep what a step took in costs.json, beside what the other steps took. Of many processes, the first says it."""
+    if not ranks.first():
+        return
     noted = read_json(paths.costs) if paths.costs.exists() else {}
     write_json(paths.costs, {**noted, step: {"seconds": cost.seconds, "peak_mb": cost.peak_mb, **about}})
 

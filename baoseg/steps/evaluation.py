@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from baoseg import evaluate, progress, report, seeds
+from baoseg import evaluate, progress, ranks, report, seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask
 from baoseg.errors import DataError
 from baoseg.manifest import open_split, recipe_of
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, write_json
-from baoseg.steps.common import evaluated_stages, masked_stages
+from baoseg.steps.common import each, evaluated_stages, masked_stages
 
 
 def evaluate_stages(folder: Run) -> bool:
@@ -36,13 +36,16 @@ def evaluate_stages(folder: Run) -> bool:
             with pairs.named():
                 metrics = evaluate.evaluate_masks(pairs, classes, decision=decision)
             _note_metrics(pairs, metrics)
+    ranks.barrier()
     progress.say(report.table(folder, _reported(folder, recipe, split)))
     return True
 
 
 def _note_metrics(pairs: "_Pairs", metrics: dict[str, Any]) -> None:
-    dataset = pairs.dataset
-    about = {"split": dataset.split, "images": pairs.count, "classes": ["background", *dataset.classes.names]}
+    dataset, count = pairs.dataset, sum(ranks.gathered(pairs.count))
+    if not ranks.first():
+        return
+    about = {"split": dataset.split, "images": count, "classes": ["background", *dataset.classes.names]}
     write_json(pairs.paths.metrics, {**about, **metrics})
 
 
@@ -51,9 +54,11 @@ def make_report(folder: Run) -> Path:
     recipe = recipe_of(folder)
     dataset = open_split(recipe, None)
     names = _reported(folder, recipe, dataset.split)
-    page = report.build(folder, stages=names, dataset=dataset, config=recipe.report, title=recipe.name)
-    progress.say(f"Report: {page.resolve()}")
-    return page
+    if ranks.first():
+        report.build(folder, stages=names, dataset=dataset, config=recipe.report, title=recipe.name)
+    ranks.barrier()
+    progress.say(f"Report: {folder.report.resolve()}")
+    return folder.report
 
 
 def _reported(folder: Run, recipe: Recipe, split: str) -> list[str]:
@@ -73,11 +78,11 @@ class _Pairs:
         self.count = 0
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        names = self.dataset.names
-        for index, name in progress.track(enumerate(names), title=f"{self.paths.name} evaluate", total=len(names)):
+        count = len(self.dataset)
+        for index in each(range(count), of=count, title=f"{self.paths.name} evaluate"):
             mask = self.dataset.mask(index)
             if mask is not None:
-                self.current = name
+                self.current = name = self.dataset.names[index]
                 self.count += 1
                 yield self.read(self.paths, name), mask
 

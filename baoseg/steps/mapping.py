@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, formats, labeler, masks, progress, recipes, seeds
+from baoseg import costs, formats, labeler, masks, recipes, seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
@@ -16,7 +16,7 @@ from baoseg.fusion import fuse as fusion_of
 from baoseg.manifest import open_split, recipe_of
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, read_json
-from baoseg.steps.common import evaluated_stages, note_cost, trained_stages
+from baoseg.steps.common import each, evaluated_stages, not_there, note_cost, trained_stages
 from baoseg.train import Hardware
 from baoseg.types import Sample
 
@@ -52,9 +52,8 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
             f"the classes of the pictures are {', '.join(dataset.classes.names)}, but {paths.network} was "
             f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
         )
-    done = len(dataset) - len(missing)
     with costs.measure(model.device) as cost:
-        for index in progress.track(missing, title=f"{paths.name} maps", total=len(dataset), done=done):
+        for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
             sample = dataset[index]
             seeds.save(paths.maps(dataset.split, sample.name), _seed(model, sample))
     note_cost(paths, "maps", cost, pictures=len(missing))
@@ -82,8 +81,7 @@ def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
     paths = folder.stage(fusion.name)
     missing = _without_maps(paths, dataset)
     sources = [_source(folder, fusion, source, dataset) for source in fusion.sources]
-    done = len(dataset) - len(missing)
-    for index in progress.track(missing, title=f"{fusion.name} maps", total=len(dataset), done=done):
+    for index in each(missing, of=len(dataset), title=f"{fusion.name} maps"):
         sample = dataset[index]
         seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
 
@@ -115,7 +113,7 @@ def _source(folder: Run, fusion: recipes.Fusion, source: str, dataset: Dataset) 
 
 
 def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
-    return [i for i, name in enumerate(dataset.names) if not paths.maps(dataset.split, name).exists()]
+    return not_there([paths.maps(dataset.split, name) for name in dataset.names])
 
 
 def make_masks(folder: Run, *, split: str | None = None, threshold: float | None = None) -> None:
@@ -131,7 +129,8 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
 
 
 def make_masks_of(paths: Stage, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:
-    for name in progress.track(dataset.names, title=f"{paths.name} masks", total=len(dataset)):
+    for index in each(range(len(dataset)), of=len(dataset), title=f"{paths.name} masks"):
+        name = dataset.names[index]
         seed = seeds.load(paths.maps(dataset.split, name))
         cut = fixed if given is None and not seed.decided else given
         _write_if_new(paths.mask(dataset.split, name), masks.label_image(seed, threshold=cut))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, manifest, nets, progress, recipes, refine, seeds
+from baoseg import costs, data, manifest, nets, ranks, recipes, refine, seeds
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
@@ -15,7 +15,7 @@ from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.refine import crf
 from baoseg.runs import Run, Stage, write_tensors
-from baoseg.steps.common import note_cost, up_to_date
+from baoseg.steps.common import each, not_there, note_cost, outdated
 from baoseg.steps.mapping import make_masks_of, maps_of
 from baoseg.steps.training import check_crop, fit, label_pictures
 from baoseg.train import Hardware
@@ -57,16 +57,13 @@ def refine_split(
     source, paths = folder.stage(refinement.of), folder.stage(refinement.name)
     made_from, network = (source.mask, []) if refinement.learned is None else (source.maps, [paths.network])
     names, split = dataset.names, dataset.split
-    due = [
-        i for i, name in enumerate(names) if not up_to_date(paths.mask(split, name), made_from(split, name), *network)
-    ]
+    due = outdated([paths.mask(split, name) for name in names], [[made_from(split, name), *network] for name in names])
     if not due:
         return
     device = hardware.fabric().device
     refined = _refiner(recipe, refinement, source, paths, split=split, device=device)
     with costs.measure(device) as cost:
-        done = len(names) - len(due)
-        for index in progress.track(due, title=f"{paths.name} masks", total=len(names), done=done):
+        for index in each(due, of=len(names), title=f"{paths.name} masks"):
             sample = dataset[index]
             try:
                 write_mask(paths.mask(split, sample.name), refined(sample).cpu())
@@ -94,7 +91,7 @@ def _refiner(
 def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, *, hardware: Hardware) -> None:
     """The network that learns which pixels belong together, from the sure pixels of the seeds, where there is one."""
     paths, config = folder.stage(refinement.name), refinement.learned
-    if config is None or refinement.schedule is None or paths.network.exists():
+    if config is None or refinement.schedule is None or not not_there([paths.network]):
         return
     pictures = data.open_dataset(recipe.data, "train")
     learner = _affinity_network(recipe, refinement, config)
@@ -114,8 +111,10 @@ def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, 
         ),
     )
     fit(paths, learner, samples, schedule=refinement.schedule, seed=recipe.seed, hardware=hardware)
-    write_tensors(paths.network, learner.state_dict(), {})
-    paths.state.unlink(missing_ok=True)
+    if ranks.first():
+        write_tensors(paths.network, learner.state_dict(), {})
+        paths.state.unlink(missing_ok=True)
+    ranks.barrier()
 
 
 def _affinity_network(

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, manifest, masks, progress, recipes, seeds, segment
+from baoseg import costs, data, evaluate, manifest, masks, progress, ranks, recipes, seeds, segment
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError, RecipeError
@@ -16,7 +16,7 @@ from baoseg.manifest import open_split, recipe_of
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage
-from baoseg.steps.common import KeptLabels, note_cost, up_to_date
+from baoseg.steps.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.steps.refining import masks_of
 from baoseg.steps.training import fit, judged, note_epoch
 from baoseg.train import Hardware
@@ -49,15 +49,13 @@ def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = Non
     for segmentation in recipe.segmentations:
         _train_segmentation(folder, recipe, segmentation, hardware=hardware)
         dataset, paths = open_split(recipe, split), folder.stage(segmentation.name)
-        due = [
-            i for i, name in enumerate(dataset.names) if not up_to_date(paths.mask(dataset.split, name), paths.network)
-        ]
+        made = [paths.mask(dataset.split, name) for name in dataset.names]
+        due = outdated(made, [[paths.network]] * len(made))
         if not due:
             continue
         model = segment.load(paths.network, device=hardware.fabric().device)
         with costs.measure(model.device) as cost:
-            done = len(dataset) - len(due)
-            for index in progress.track(due, title=f"{paths.name} masks", total=len(dataset), done=done):
+            for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
                 sample = dataset[index]
                 write_mask(paths.mask(dataset.split, sample.name), model.mask(sample.image))
         note_cost(paths, "masks", cost, pictures=len(due))
@@ -65,7 +63,7 @@ def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = Non
 
 def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
     paths = folder.stage(segmentation.name)
-    if paths.network.exists():
+    if not not_there([paths.network]):
         return
     pictures = data.open_dataset(recipe.data, "train")
     pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
@@ -89,14 +87,11 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
         hardware=hardware,
         after_epoch=_SegmentationCurve(paths, network, recipe),
     )
-    segment.save(
-        paths.network,
-        network,
-        net=segmentation.net,
-        inference=segmentation.inference,
-        classes=pictures.classes,
-    )
-    paths.state.unlink(missing_ok=True)
+    if ranks.first():
+        net, inference = segmentation.net, segmentation.inference
+        segment.save(paths.network, network, net=net, inference=inference, classes=pictures.classes)
+        paths.state.unlink(missing_ok=True)
+    ranks.barrier()
 
 
 def _training_masks(
@@ -125,9 +120,7 @@ def _own_predictions(
     paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
     files = [paths.label(pictures.split, name) for name in pictures.names]
     model = segment.load(before.network, device=hardware.fabric().device)
-    due = [i for i, path in enumerate(files) if not path.exists()]
-    done = len(files) - len(due)
-    for index in progress.track(due, title=f"{paths.name} labels", total=len(files), done=done):
+    for index in each(not_there(files), of=len(files), title=f"{paths.name} labels"):
         sample = pictures[index]
         write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
     return KeptLabels(files)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, labeler, masks, nets, progress, recipes, seeds, train
+from baoseg import costs, data, evaluate, labeler, masks, nets, ranks, recipes, seeds, train
 from baoseg.data import Dataset, TrainSet, transforms
 from baoseg.data.images import write_mask
 from baoseg.errors import RecipeError
@@ -16,7 +16,7 @@ from baoseg.methods import Method, amn, heads_of, make
 from baoseg.recipes import Recipe
 from baoseg.refine import affinity_labels
 from baoseg.runs import Run, Stage, atomic
-from baoseg.steps.common import KeptLabels, note_cost
+from baoseg.steps.common import KeptLabels, each, not_there, note_cost
 from baoseg.steps.mapping import _seed, maps_of
 from baoseg.train import Hardware
 from baoseg.types import Sample
@@ -28,7 +28,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
     pictures = data.open_dataset(recipe.data, "train")
     for stage in recipe.stages:
         paths = folder.stage(stage.name)
-        if not paths.network.exists():
+        if not_there([paths.network]):
             network = nets.build(
                 recipe.net,
                 len(pictures.classes),
@@ -55,8 +55,19 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
                 hardware=hardware,
                 after_epoch=_EpochCurve(paths, method, recipe) if recipe.epoch_curves else None,
             )
-            labeler.save(paths.network, method, recipe=recipe, stage=stage, classes=pictures.classes)
-            paths.state.unlink(missing_ok=True)
+            if ranks.first():
+                model = make(stage.method, method.result())
+                kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=recipe.masks)
+                labeler.save(
+                    paths.network,
+                    method,
+                    recipe=recipe,
+                    stage=stage,
+                    classes=pictures.classes,
+                    label_cut=labeler.calibrate(kept, pictures),
+                )
+                paths.state.unlink(missing_ok=True)
+            ranks.barrier()
 
 
 def fit(
@@ -116,9 +127,8 @@ def label_pictures(
     paths, maps = folder.stage(name), folder.stage(source)
     maps_of(folder, recipe, source, pictures, hardware=hardware)
     split = pictures.split
-    due = [i for i, picture in enumerate(pictures.names) if not paths.label(split, picture).exists()]
-    done = len(pictures) - len(due)
-    for index in progress.track(due, title=f"{name} labels", total=len(pictures), done=done):
+    due = not_there([paths.label(split, picture) for picture in pictures.names])
+    for index in each(due, of=len(pictures), title=f"{name} labels"):
         sample = pictures[index]
         write_mask(paths.label(split, sample.name), label(sample, seeds.load(maps.maps(split, sample.name))))
     return KeptLabels([paths.label(split, picture) for picture in pictures.names])
@@ -149,7 +159,7 @@ class _EpochCurve:
 def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
     """The pictures that have ground truth, and that."""
     title = f"{paths.name} epoch {epoch} evaluate"
-    for index in progress.track(range(len(dataset)), title=title, total=len(dataset)):
+    for index in each(range(len(dataset)), of=len(dataset), title=title):
         sample = dataset[index]
         if sample.mask is not None:
             yield sample, sample.mask
@@ -157,6 +167,8 @@ def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample,
 
 def note_epoch(paths: Stage, row: dict[str, Any]) -> None:
     """Add a row to epochs.csv, in the place of one of an epoch that is trained again."""
+    if not ranks.first():
+        return
     text = paths.epochs.read_text(encoding="utf-8") if paths.epochs.exists() else ""
     kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < row["epoch"]]
     lines = [",".join(row), *kept, ",".join(str(value) for value in row.values())]

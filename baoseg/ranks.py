@@ -1,0 +1,71 @@
+"""Who of how many processes this one is, where a run is spread over devices or machines; alone, the first of one.
+
+Work that makes files is dealt out by the number of the picture, so that no process has to know what another has done.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def _spread() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if _spread() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if _spread() else 1
+
+
+def first() -> bool:
+    """Whether this process writes what there is once, and talks."""
+    return rank() == 0
+
+
+def mine(indices: Sequence[int]) -> list[int]:
+    """Those of the picture numbers that are this process's to work on: the same on every process and at any time."""
+    return [index for index in indices if index % world() == rank()]
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if _spread():
+        dist.barrier()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through the block, then all others do."""
+    if not first():
+        barrier()
+    yield
+    if first():
+        barrier()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes, exact for integers."""
+    if not _spread():
+        return values
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    values = values.to(device, copy=True)
+    dist.all_reduce(values)
+    return values.cpu()
+
+
+def gathered(value: T) -> list[T]:
+    """The value of each process."""
+    if not _spread():
+        return [value]
+    values: list[T] = [value] * world()
+    dist.all_gather_object(values, value)
+    return values
