@@ -18,8 +18,10 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from rich.table import Table
 from torch import Tensor
 
+from baoseg import recipes, settings
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.nets import weights
@@ -31,9 +33,11 @@ from baoseg.nets.resnet38 import ResNet38
 from baoseg.nets.weights import Report, State
 from baoseg.prepare import archives
 from baoseg.progress import say
+from baoseg.recipes import Recipe
 from baoseg.runs import atomic
 
 DOWNLOAD = archives.Config()
+FOLDER = Path("weights")  # of recipes, and of `bao weights fetch`
 
 
 class Kind(StrEnum):
@@ -56,7 +60,6 @@ class Checkpoint:
     format: str
     kind: Kind
     network: str  # which takes it: a backbone of nets.Config, or a network of nets.deeplab
-    recipes: tuple[str, ...]  # that it can start
     purpose: str
     page: str  # of those who publish it
     url: str | None
@@ -88,14 +91,31 @@ def checkpoint(name: str) -> Checkpoint:
     return known[name]
 
 
-def listing() -> str:
-    """A line for each: its name, how it is had, and what it is."""
-    known = checkpoints()
-    width = max(map(len, known))
-    lines = [f"{name:<{width}}  {'download' if e.url else 'by hand':<8}  {e.title}" for name, e in known.items()]
-    if any(entry.unverified for entry in known.values()):
-        lines.append("Not everything about these could be verified; what is shown of one says what.")
-    return "\n".join(lines)
+def converted(name: str, folder: Path = FOLDER) -> Path:
+    """Where recipes look for it as safetensors."""
+    return folder / f"{name}.safetensors"
+
+
+def needed(recipe: Recipe) -> list[str]:
+    """Those that a recipe reads."""
+    words = json.dumps(settings.to_json(recipe))
+    return [name for name in checkpoints() if f'"{converted(name).as_posix()}"' in words]
+
+
+def _readers() -> dict[str, list[str]]:
+    """For each, the recipes that read it."""
+    reads = {name: needed(make()) for name, make in recipes.known().items()}
+    return {name: [recipe for recipe, names in reads.items() if name in names] for name in checkpoints()}
+
+
+def table() -> Table:
+    """A row for each: its name, how it is had, its licence, the recipes that read it, and what it is."""
+    known, readers = checkpoints(), _readers()
+    doubt = "Not everything about these could be verified; what is shown of one says what."
+    rows = Table("name", "had by", "licence", "recipes", "what it is", caption=doubt, caption_justify="left")
+    for name, entry in known.items():
+        rows.add_row(name, "download" if entry.url else "hand", entry.licence, "\n".join(readers[name]), entry.title)
+    return rows
 
 
 def show(name: str) -> str:
@@ -106,7 +126,7 @@ def show(name: str) -> str:
         ("file", f"{entry.file} ({entry.format}, kind {entry.kind})"),
         ("for", entry.purpose),
         ("network", entry.network),
-        ("recipes", ", ".join(entry.recipes) or "none"),
+        ("recipes", ", ".join(_readers()[name]) or "none"),
         ("page", entry.page),
         ("download", entry.url or f"by hand: {entry.by_hand}"),
         *(("elsewhere", place) for place in entry.elsewhere),

@@ -17,13 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import baoseg
-from baoseg import checkpoints, nets
+from baoseg import checkpoints, nets, recipes
 from baoseg.checkpoints import Kind
 from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.nets import conformer, deeplab, mxnet
 from baoseg.nets.resnet38 import ResNet38
 from baoseg.prepare.archives import Config
-from baoseg.recipes import RECIPES
 
 ALL = checkpoints.checkpoints()
 QUICK = Config(attempts=1, pause=0.0, timeout=5.0)
@@ -40,8 +39,6 @@ def test_every_entry_is_whole(entry):
     assert entry.sha256 is None or (len(entry.sha256) in (8, 64) and entry.sha256[:8] in entry.file)
     assert entry.md5 is None or len(bytes.fromhex(entry.md5)) == 16
     assert entry.format == {"params": "MXNet", "pth": "PyTorch"}[entry.file.rpartition(".")[2]]
-    assert set(entry.recipes) <= set(RECIPES)
-    assert all(RECIPES[recipe]().net.backbone == entry.network for recipe in entry.recipes)
     backbones = {*conformer.VARIANTS, nets.RESNET38, f"deeplabv2:{deeplab.CAFFE}"}
     assert entry.network in backbones or timm.is_model(entry.network.removeprefix("timm:"))
 
@@ -49,18 +46,34 @@ def test_every_entry_is_whole(entry):
 @pytest.mark.parametrize("entry", ALL.values(), ids=ALL)
 def test_all_that_is_known_is_shown(entry):
     text = checkpoints.show(entry.name)
-    told = [entry.title, entry.file, entry.format, entry.kind, entry.network, *entry.recipes, entry.purpose, entry.page]
+    told = [entry.title, entry.file, entry.format, entry.kind, entry.network, entry.purpose, entry.page]
     told += [entry.licence, entry.url or entry.by_hand, entry.sha256 or entry.md5 or "none is public"]
     told += [*entry.elsewhere, *entry.notes]
     assert all(words in text for words in told)
     assert all(f"unverified  {doubt}" in text for doubt in entry.unverified)
 
 
-def test_the_listing_has_a_line_for_each():
-    *lines, remark = checkpoints.listing().split("\n")
-    assert [line.split()[0] for line in lines] == list(ALL)
-    assert [" download " in line for line in lines] == [entry.url is not None for entry in ALL.values()]
-    assert "verified" in remark
+@pytest.mark.parametrize("make", recipes.known().values(), ids=recipes.known())
+def test_what_a_recipe_reads_can_be_had(make):
+    recipe = make()
+    files = set(re.findall(r"weights='([^']*)'", repr(recipe)))
+    assert files == {checkpoints.converted(name).as_posix() for name in checkpoints.needed(recipe)}
+    networks = [ALL[name].network for name in checkpoints.needed(recipe)]
+    if recipe.net.weights:
+        assert recipe.net.backbone in networks
+
+
+def test_the_table_has_a_row_for_each():
+    table = checkpoints.table()
+    names, ways, licences, readers, titles = (list(column.cells) for column in table.columns)
+    assert names == list(ALL)
+    assert [way == "download" for way in ways] == [entry.url is not None for entry in ALL.values()]
+    assert licences == [entry.licence for entry in ALL.values()]
+    assert dict(zip(names, map(str.split, readers), strict=True)) == {
+        name: [recipe for recipe, make in recipes.known().items() if name in checkpoints.needed(make())] for name in ALL
+    }
+    assert titles == [entry.title for entry in ALL.values()]
+    assert "verified" in str(table.caption)
 
 
 @pytest.mark.parametrize("call", [checkpoints.show, lambda name: checkpoints.fetch(name, Path())])

@@ -121,6 +121,23 @@ def has_split(root: str | Path, split: str) -> bool:
     return _split_file(Path(root).expanduser(), split).is_file()
 
 
+def split_folder(root: Path) -> Path:
+    """Where the split files lie; where they would, if there are none."""
+    return _first(root, _SPLITS)
+
+
+def mask_folder(root: Path) -> Path:
+    """Where the ground truth lies; where it would, if there is none."""
+    return _first(root, _MASKS)
+
+
+def below_pictures(path: str) -> str:
+    """A path without the folder of the pictures, where it begins with one."""
+    for folder in _PICTURES:
+        path = path.removeprefix(folder)
+    return path
+
+
 def parse_labels(fields: Sequence[str], classes: Iterable[str] = ()) -> list[list[str]]:
     """Class names in each field of the `labels` column.
 
@@ -214,23 +231,20 @@ def _read_classes(
 
 
 def _names(paths: list[str], table: Path) -> list[str]:
-    names = [posixpath.splitext(_below_pictures(path))[0] for path in paths]
+    names = [posixpath.splitext(below_pictures(path))[0] for path in paths]
     repeated = set(_repeated(names))
     clashes = [path for path, name in zip(paths, names, strict=True) if name in repeated]
     _refuse(clashes, table, "has the same name as another picture but for suffix or folder", "rename it")
     return names
 
 
-def _below_pictures(path: str) -> str:
-    for folder in _PICTURES:
-        path = path.removeprefix(folder)
-    return path
+def _first(root: Path, names: Sequence[str]) -> Path:
+    """The first of the folders that is there, or else the last."""
+    return next((root / name for name in names if (root / name).is_dir()), root / names[-1])
 
 
 def _split_file(root: Path, split: str) -> Path:
-    folders = [root / folder for folder in _SPLITS]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
-    return folder / f"{split}.txt"
+    return split_folder(root) / f"{split}.txt"
 
 
 def _split_rows(root: Path, split: str, names: list[str]) -> list[int]:
@@ -248,7 +262,7 @@ def _split_rows(root: Path, split: str, names: list[str]) -> list[int]:
     if not lines:
         raise DataError(f"{path}: the split is empty; write the name of a picture on each line")
     row = {name: index for index, name in enumerate(names)}
-    short = [_below_pictures(line) for line in lines]
+    short = [below_pictures(line) for line in lines]
     found = [name if name in row else posixpath.splitext(name)[0] for name in short]
     unlabelled = [name for name in found if name not in row]
     _refuse(unlabelled, path, "has no line in labels.csv", "add one, or take it out of the split")
@@ -257,8 +271,7 @@ def _split_rows(root: Path, split: str, names: list[str]) -> list[int]:
 
 
 def _find_masks(root: Path, names: Sequence[str]) -> tuple[Path | None, ...]:
-    folders = [root / folder for folder in _MASKS]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
+    folder = mask_folder(root)
     present = _existing(folder, [f"{name}.png" for name in names])
     return tuple(folder / f"{name}.png" if f"{name}.png" in present else None for name in names)
 

@@ -1,4 +1,4 @@
-"""The papers' data sets, from their official archives to folders that `baoseg.data.Folder` opens.
+"""The papers' data sets, from their official archives to folders that the data sets of `baoseg.data` open.
 
 Each function continues where an earlier call stopped, checks the counts that the papers state, and returns the folder.
 """
@@ -6,5 +6,6 @@ Each function continues where an earlier call stopped, checks the counts that th
 from baoseg.prepare.check import folder
 from baoseg.prepare.coco import coco14
 from baoseg.prepare.voc import voc12
+from baoseg.prepare.wsol import cub200, ilsvrc, openimages
 
-__all__ = ["coco14", "folder", "voc12"]
+__all__ = ["coco14", "cub200", "folder", "ilsvrc", "openimages", "voc12"]

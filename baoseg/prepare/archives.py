@@ -5,6 +5,7 @@ import errno
 import functools
 import hashlib
 import http.client
+import io
 import lzma
 import math
 import stat
@@ -14,7 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class Archive:
     """An official archive. Without `url` it cannot be downloaded, and `by_hand` says how a person gets it."""
 
     name: str
-    md5: str
+    md5: str | None  # None: nobody has published one, and the archive is taken as it is
     url: str | None = None
     by_hand: str = ""
 
@@ -95,8 +96,8 @@ def unpacked_from(archive: Archive, target: Path) -> Iterator[None]:
     except DataError as error:
         what = str(error).rpartition(";")[0]
         raise DataError(
-            f"{what}; delete it and {marker(archive, target)}, and run the same command again: it is unpacked anew "
-            f"from {archive.name}"
+            f"{what}; delete {marker(archive, target)} and, if it is there, the file; run the same command again: it "
+            f"is unpacked anew from {archive.name}"
         ) from None
 
 
@@ -115,19 +116,25 @@ def require(names: Iterable[str], folder: Path, archive: Archive, target: Path) 
         raise incomplete(folder, f"{missing[0]} is not there{others}", archive, target)
 
 
+def require_at_hand(needed: Sequence[Archive], archives: Path, target: Path) -> None:
+    """Raise a DataError with the steps to take for all archives that a person has to fetch and that are not there."""
+    if missing := [archive for archive in needed if archive.url is None and not at_hand(archive, archives, target)]:
+        steps = "; ".join(f"{archive.name}: {archive.by_hand}" for archive in missing)
+        raise DataError(f"{archives}: put there what cannot be downloaded by programs, and run this again; {steps}")
+
+
 def at_hand(archive: Archive, archives: Path, target: Path) -> bool:
     return marker(archive, target).is_file() or (archives / archive.name).is_file()
 
 
 def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
-    """The archive in the folder `archives`, downloaded if it is not there. Its MD5 is checked either way.
+    """The archive in the folder `archives`, downloaded if it is not there. Its MD5, if public, is checked either way.
 
     A download that was broken off is kept as NAME.part and continued. Raises DataError if the archive cannot be had or
     is not the official one, RunError if it cannot be written.
     """
     path = archives / archive.name
     if path.is_file():
-        say(f"checking {path}")
         if found := _wrong_md5(path, archive):
             raise DataError(f"{path}: half-downloaded or damaged: {found}; delete it and run the same command again")
         return path
@@ -182,9 +189,10 @@ def download(url: str, path: Path, *, config: Config) -> None:
 def unpack(archive: Path, target: Path, *, place: Place, ratio: int) -> None:
     """Unpack those members of a tar (plain, gz, bz2, xz) or zip file that `place` has a place for.
 
-    A file that is there with its size is left alone, so a second call continues the first. Raises DataError for a
-    damaged archive, for any member with a path out of the target, for a link or device among those wanted, and before
-    more than `ratio` times the size of the archive is unpacked.
+    A plain tar inside a tar is taken for a folder of its name. A file that is there with its size is left alone, so a
+    second call continues the first. Raises DataError for a damaged archive, for any member with a path out of the
+    target, for a link or device among those wanted, and before more than `ratio` times the size of the archive is
+    unpacked.
     """
     limit = ratio * _size(archive)
     try:
@@ -227,15 +235,27 @@ def _members(archive: Path) -> Iterator[_Member]:
                 yield _Member(info.filename, info.file_size, info.is_dir(), is_file, functools.partial(pack.read, info))
     else:
         with tarfile.open(archive) as tar:
-            for entry in tar:
-                content = functools.partial(_content, tar, entry)
-                yield _Member(entry.name, entry.size, entry.isdir(), entry.isreg(), content)
+            yield from _in_tar(tar)
+
+
+def _in_tar(tar: tarfile.TarFile, folder: str = "") -> Iterator[_Member]:
+    for entry in tar:
+        if entry.isreg() and entry.name.endswith(".tar"):
+            with tarfile.open(fileobj=_opened(tar, entry), mode="r:") as inner:
+                yield from _in_tar(inner, f"{folder}{entry.name.removesuffix('.tar')}/")
+        else:
+            read = functools.partial(_content, tar, entry)
+            yield _Member(f"{folder}{entry.name}", entry.size, entry.isdir(), entry.isreg(), read)
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    return _opened(tar, entry).read()
+
+
+def _opened(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> io.BufferedReader:
     file = tar.extractfile(entry)
-    assert file is not None  # a regular file
-    return file.read()
+    assert isinstance(file, io.BufferedReader)  # not None: a regular file
+    return file
 
 
 def _stays_inside(name: str) -> bool:
@@ -263,7 +283,11 @@ def _continue(url: str, path: Path, *, timeout: float) -> None:
 
 
 def _wrong_md5(path: Path, archive: Archive) -> str:
-    """What is wrong with the file; empty if nothing is."""
+    """What is wrong with the file; empty if nothing is, or if nobody knows."""
+    if archive.md5 is None:
+        say(f"no checksum of {archive.name} is public: it is unverified")
+        return ""
+    say(f"checking {path}")
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return "" if md5 == archive.md5 else f"its {_size(path)} bytes have the MD5 {md5}, not {archive.md5}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from baoseg.data.folder import _MASKS, _SPLITS, _below_pictures, parse_labels
+from baoseg.data.folder import below_pictures, mask_folder, parse_labels, split_folder
 from baoseg.data.images import read_image, read_mask
 from baoseg.errors import DataError
 from baoseg.progress import track
@@ -23,7 +23,7 @@ class _Line(NamedTuple):
 
     @property
     def name(self) -> str:
-        return posixpath.splitext(_below_pictures(self.path))[0]
+        return posixpath.splitext(below_pictures(self.path))[0]
 
 
 def folder(root: Path) -> list[str]:
@@ -88,8 +88,7 @@ def _classes(root: Path, classes: Sequence[str], lines: Sequence[_Line]) -> Iter
 
 
 def _splits(root: Path, lines: Sequence[_Line]) -> Iterator[str]:
-    folders = [root / name for name in _SPLITS]
-    files = sorted(next((path for path in folders if path.is_dir()), folders[-1]).glob("*.txt"))
+    files = sorted(split_folder(root).glob("*.txt"))
     labelled = {line.name: bool(line.labels) for line in lines}
     trained = set() if any(file.stem.startswith("train") for file in files) else set(labelled)
     for file in files:
@@ -98,7 +97,7 @@ def _splits(root: Path, lines: Sequence[_Line]) -> Iterator[str]:
         except (OSError, UnicodeDecodeError) as error:
             yield f"{file}: cannot be read ({error}); save it as UTF-8 text, one name a line"
             continue
-        short = [_below_pictures(name) for name in written]
+        short = [below_pictures(name) for name in written]
         names = [name if name in labelled else posixpath.splitext(name)[0] for name in short]
         if not names:
             yield f"{file}: the split is empty; write the name of a picture on each line"
@@ -121,8 +120,7 @@ def _picture(root: Path, line: _Line, *, classes: int) -> Iterator[str]:
         size = read_image(root / line.path).shape[-2:]
     except DataError as error:
         yield str(error)
-    folders = [root / name for name in _MASKS]
-    path = next((path for path in folders if path.is_dir()), folders[-1]) / f"{line.name}.png"
+    path = mask_folder(root) / f"{line.name}.png"
     if not path.exists():
         return
     try:

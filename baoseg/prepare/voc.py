@@ -17,16 +17,13 @@ import torch
 from rich.table import Table
 
 from baoseg.data.images import read_image, read_mask, write_mask
+from baoseg.data.voc import CLASSES
 from baoseg.errors import DataError
 from baoseg.prepare import archives as packs
 from baoseg.prepare.archives import Archive
 from baoseg.prepare.common import MASKS, PICTURES, SPLITS, each, need, read_split, write_labels, write_lines
 from baoseg.progress import say
 
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 _DEVKIT = "VOCdevkit/VOC2012/"
 _SBD = "benchmark_RELEASE/dataset/"
 

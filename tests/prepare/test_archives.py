@@ -222,3 +222,67 @@ def test_a_terabyte_is_refused_by_its_header(tmp_path):
     entry.size = 2**40
     (tmp_path / "a.tar").write_bytes(entry.tobuf() + bytes(10240))
     refused(lambda: archives.unpack(tmp_path / "a.tar", tmp_path, place=everything, ratio=100), "100 times")
+
+
+def test_a_tar_in_a_tar_is_a_folder(tmp_path):
+    """As ImageNet's training pictures come: a tar of a tar for each class."""
+    out = tmp_path / "in" / "out"
+
+    def unpack(**inner):
+        for name, files in inner.items():
+            pack(tmp_path / f"{name}.tar", files)
+        packed = {f"{name}.tar": (tmp_path / f"{name}.tar").read_bytes() for name in inner}
+        pack(tmp_path / "all.tar", {"first": b"0", **packed, "last": b"9"})
+        archives.unpack(tmp_path / "all.tar", out, place=everything, ratio=1000)
+
+    refused(lambda: unpack(n01={"../../x": b"x"}), "n01/../../x leads out")
+    unpack(n01={"a/b": b"1"}, n02={"n02_1": b"2"})
+    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert found == {"first": b"0", "n01/a/b": b"1", "n02/n02_1": b"2", "last": b"9"}
+
+
+def test_half_of_a_tar_in_a_tar_is_refused(tmp_path):
+    pack(tmp_path / "in.tar", {"x": b"x" * 5000})
+    pack(tmp_path / "all.tar", {"in.tar": (tmp_path / "in.tar").read_bytes()[:3000]})
+    refused(lambda: archives.unpack(tmp_path / "all.tar", tmp_path, place=everything, ratio=1000), "half-downloaded")
+
+
+def test_without_a_public_checksum_an_archive_is_said_to_be_unverified(server, tmp_path, capsys):
+    server.content = CONTENT
+    archive = Archive(name="data.tar", md5=None, url=server.url)
+    for _ in ("downloaded", "at hand"):
+        assert archives.obtain(archive, tmp_path, config=QUICK).read_bytes() == CONTENT
+        assert "no checksum of data.tar is public: it is unverified" in capsys.readouterr().out
+
+
+def test_all_that_a_person_has_to_fetch_is_asked_for_at_once(tmp_path):
+    by_hand = [Archive(name=f"{name}.tar", md5=None, by_hand=f"open page {name}") for name in "abc"]
+    needed = [*by_hand, Archive(name="d.tar", md5=None, url="http://127.0.0.1:9/d.tar")]
+    (tmp_path / "a.tar").touch()
+    with archives.atomic(archives.marker(by_hand[1], tmp_path / "out")) as temporary:
+        temporary.touch()  # b was unpacked
+    refused(lambda: archives.require_at_hand(needed, tmp_path, tmp_path / "out"), str(tmp_path), "c.tar: open page c")
+    (tmp_path / "c.tar").touch()
+    archives.require_at_hand(needed, tmp_path, tmp_path / "out")
+
+
+def test_unpacking_continues_once_there_is_space(tmp_path, monkeypatch):
+    archive = pack(tmp_path / "packs" / "a.tar", {"x": b"x" * 300, "y": b"y" * 300})
+    write = Path.write_bytes
+
+    def full(path, content):
+        if content.startswith(b"y"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    def call():
+        archives.unpack_once(archive, tmp_path / "packs", tmp_path / "out", place=everything, config=QUICK)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        refused(call, "no space left", "continues", error=RunError)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    before = (tmp_path / "out" / "x").stat().st_mtime_ns
+    call()
+    assert (tmp_path / "out" / "y").read_bytes() == b"y" * 300
+    assert (tmp_path / "out" / "x").stat().st_mtime_ns == before

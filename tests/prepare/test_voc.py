@@ -1,4 +1,8 @@
+import errno
+import functools
 import io
+import os
+import shlex
 import sys
 
 import numpy as np
@@ -7,10 +11,14 @@ import torch
 from prepare.miniature import QUICK, jpeg, pack, png
 from scipy.io import savemat
 
-from baoseg.data import Folder
-from baoseg.errors import DataError
+from baoseg import prepare as prepare_package
+from baoseg import recipes
+from baoseg.cli import prepare as verbs
+from baoseg.data import Folder, open_dataset
+from baoseg.errors import DataError, RunError
 from baoseg.prepare import voc, voc12
 from baoseg.prepare.voc import Config, Labels
+from baoseg.runs import atomic
 
 WIDTH, HEIGHT = 12, 8
 DEVKIT, SBD = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"
@@ -241,10 +249,41 @@ def test_all_that_can_be_done_is_done_before_the_error(tmp_path):
     assert (tmp_path / "VOC2012" / "SegmentationClass" / "s2.png").exists()
 
 
+def test_masks_continue_once_there_is_space(tmp_path, monkeypatch):
+    settings = config(tmp_path / "packs")
+    write = voc.write_mask
+
+    def full(path, mask):
+        with atomic(path) as temporary:
+            if path.stem == "s2":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+        write(path, mask)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(voc, "write_mask", full)
+        with pytest.raises(RunError, match=r"s2\.png: cannot be written: no space left .* it continues"):
+            prepare(tmp_path, settings)
+    masks = tmp_path / "VOC2012" / "SegmentationClass"
+    before = (masks / "s1.png").stat().st_mtime_ns
+    assert not (masks / "s2.png").exists()
+    prepare(tmp_path, settings)
+    assert (masks / "s2.png").exists() and (masks / "s1.png").stat().st_mtime_ns == before
+
+
 def test_without_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     refused(lambda: voc12(tmp_path), "scipy", "pip install 'baoseg[prepare]'")
     assert list(tmp_path.iterdir()) == []  # before anything is downloaded
+
+
+def test_the_recipe_opens_what_the_verb_has_made(tmp_path, monkeypatch, capsys):
+    small = functools.partial(voc12, config=config(tmp_path / "packs"))
+    monkeypatch.setattr(prepare_package, "voc12", small)
+    verbs.voc12(tmp_path, archives=tmp_path / "packs", workers=0)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:4] == ["bao", "run", "bao-voc", "--data"]
+    settings = recipes.override(recipes.named("bao-voc"), data=command[4]).data
+    assert len(open_dataset(settings, "train")) == 4 and len(open_dataset(settings, "eval")) == 2
 
 
 def test_the_published_masks_hold_classes_and_borders(shared):

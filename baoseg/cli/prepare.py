@@ -1,0 +1,121 @@
+"""The group `bao prepare`: the papers' data sets, from their archives to folders that other verbs take."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from baoseg.cli.options import Flag, optional
+from baoseg.errors import DataError
+
+Root = Annotated[Path, tyro.conf.arg(metavar="DIR")]
+Archives = Annotated[Path | None, optional("DIR")]
+Workers = Annotated[int, tyro.conf.arg(metavar="N")]
+Checked = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+
+
+def voc12(
+    root: Root,
+    archives: Archives = None,
+    labels: Literal["objects", "easy", "masks"] = "objects",
+    workers: Workers = 2,
+) -> None:
+    """PASCAL VOC 2012 with SBD: 1,464 pictures in train, 10,582 in train_aug, 1,449 in val, 1,456 in test.
+
+    Args:
+        root: Folder to write VOC2012 in.
+        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
+        labels: Classes of all objects, as in the papers; of those not marked difficult; or of the masks.
+        workers: Processes that make masks.
+    """
+    from baoseg import prepare
+    from baoseg.prepare.voc import Labels
+
+    folder = prepare.voc12(root, archives=archives, labels=Labels(labels), workers=workers)
+    _next(*_run("bao-voc", folder))
+
+
+def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
+    """MS COCO 2014 as 80 classes: 82,081 pictures in train and 40,137 in val, those without annotations left out.
+
+    Args:
+        root: Folder to write COCO2014 in.
+        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
+        workers: Processes that make masks.
+    """
+    from baoseg import prepare
+
+    folder = prepare.coco14(root, archives=archives, workers=workers)
+    _next(*_run("bao-coco", folder))
+
+
+def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -> None:
+    """CUB-200-2011 for localization: 5,994 pictures of birds in train and 5,794 in test, with boxes.
+
+    Args:
+        root: Folder to write CUB_200_2011 in.
+        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
+        segmentations: The birds' outlines too, for metrics of pixels.
+    """
+    from baoseg import prepare
+
+    _next(_localize("bas-cub-resnet50", prepare.cub200(root, archives=archives, segmentations=segmentations)))
+
+
+def ilsvrc(root: Root, archives: Archives = None) -> None:
+    """ImageNet's ILSVRC 2012 for localization: 1,281,167 pictures in train; 50,000 in val, with boxes.
+
+    Args:
+        root: Folder to write ILSVRC in.
+        archives: Where you have put the archives, which need a login. Without it: archives/ below --root.
+    """
+    from baoseg import prepare
+
+    _next(_localize("bas-ilsvrc-resnet50", prepare.ilsvrc(root, archives=archives)))
+
+
+def openimages(root: Root, archives: Archives = None) -> None:
+    """OpenImages30k for localization: 29,819 pictures in train; 2,500 in val and 5,000 in test, with masks.
+
+    Args:
+        root: Folder to write OpenImages in.
+        archives: Where you have put the archives, which need a browser. Without it: archives/ below --root.
+    """
+    from baoseg import prepare
+
+    _next(_localize("bas-openimages-resnet50", prepare.openimages(root, archives=archives)))
+
+
+def folder(folder: Checked) -> None:
+    """Check a folder of your own pictures, and print all that is wrong with it at once. Nothing is changed.
+
+    Args:
+        folder: Folder of pictures with a labels.csv (columns image,labels).
+    """
+    from baoseg import prepare
+
+    problems = prepare.folder(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise DataError(f"{folder}: problems found: {len(problems)}; correct them and run the same command again")
+    _next(*_run("photos", folder))
+
+
+def _run(recipe: str, data: Path) -> list[str]:
+    """The commands that run a recipe, after those that fetch the weights that it reads."""
+    from baoseg import checkpoints, recipes
+
+    fetch = [f"bao weights fetch {name}" for name in checkpoints.needed(recipes.named(recipe))]
+    return [*fetch, f"bao run {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"]
+
+
+def _localize(recipe: str, data: Path) -> str:
+    return f"bao localize {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"
+
+
+def _next(*commands: str) -> None:
+    from baoseg.progress import say
+
+    say("\n".join(["Type next:", *(f"  {command}" for command in commands)]))

@@ -1,0 +1,383 @@
+"""Pictures with one label each and boxes around the object: the data of weakly supervised localization.
+
+Labels are for training; boxes and masks are for evaluation only. Four layouts are read:
+
+    folder       labels.csv (image,label), boxes.csv (image,x0,y0,x1,y1; a line for each box), and optional:
+                 classes.txt, splits/SPLIT.txt, masks/NAME.png (0 beside the object), ignored/NAME.png (0 where a pixel
+                 counts)
+    cub          CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt, bounding_boxes.txt,
+                 classes.txt, images/, and, if it is there, segmentations/
+    ilsvrc       Data/CLS-LOC/train/SYNSET/*.JPEG, Data/CLS-LOC/val/*.JPEG, Annotations/CLS-LOC/val/*.xml
+    openimages   of OpenImages-WSOL (Choe et al., CVPR 2020): metadata/SPLIT/class_labels.txt (path,number) and
+                 metadata/SPLIT/localization.txt (path,mask,ignored; a line for each mask), paths below the folder
+
+A box is (x0, y0, x1, y1) in pixels of the upright picture, both ends inside.
+"""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+
+from baoseg.data.images import read_image, read_mask
+from baoseg.errors import DataError
+from baoseg.types import BACKGROUND, IGNORE, ClassSet, Sample
+
+Box = tuple[int, int, int, int]
+
+
+class Layout(StrEnum):
+    """How a data set lies on disk; the head of this file describes each."""
+
+    FOLDER = "folder"
+    CUB = "cub"
+    ILSVRC = "ilsvrc"
+    OPENIMAGES = "openimages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which pictures to train on and which to evaluate on."""
+
+    path: str
+    layout: Layout = Layout.FOLDER
+    train_split: str = "train"
+    eval_split: str = "test"  # ilsvrc: val
+    classes: tuple[str, ...] = ()  # the classes to keep, in the order of their indices; none: all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What a data set says of one picture."""
+
+    name: str
+    path: Path
+    label: str
+    boxes: tuple[Box, ...] = ()
+    masks: tuple[Path, ...] = ()  # the object is what any of them shows
+    level: int = 1  # grey value from which on a mask shows something
+    ignored: Path | None = None  # what it shows beside the object counts neither way
+
+
+class Boxed:
+    """The pictures of one split, as every `Dataset`, and their boxes.
+
+    A mask has the index of the picture's class on the object, 0 elsewhere and 255 where nothing counts. With `side`,
+    pictures and masks are given as squares of that side.
+    """
+
+    def __init__(self, classes: ClassSet, split: str, entries: Sequence[Entry], *, side: int | None = None) -> None:
+        self.classes = classes
+        self.split = split
+        self.entries = entries
+        self.side = side
+        self.names: Sequence[str] = tuple(entry.name for entry in entries)
+        self.has_masks = any(entry.masks for entry in entries)
+
+    def squares(self, side: int) -> "Boxed":
+        """The same pictures as squares."""
+        return Boxed(self.classes, self.split, self.entries, side=side)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decodes the picture, and its mask where there is one."""
+        image = read_image(self.entries[index].path)
+        mask = self.mask(index)
+        if mask is not None and mask.shape != image.shape[1:]:
+            raise DataError(
+                f"{self.entries[index].masks[0]}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its picture, "
+                f"upright, {image.shape[2]}x{image.shape[1]}; make them the same size"
+            )
+        if self.side is not None:
+            image = squash(image, self.side)
+            mask = None if mask is None else squash_mask(mask, self.side)
+        return Sample(self.entries[index].name, image, self.labels(index), mask)
+
+    def target(self, index: int) -> int:
+        """Index 1..K of the picture's class."""
+        return BACKGROUND + 1 + self.classes.names.index(self.entries[index].label)
+
+    def labels(self, index: int) -> Float[Tensor, "K"]:
+        """Label vector of a picture, without decoding it."""
+        return self.classes.encode([self.entries[index].label])
+
+    def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
+        """Ground truth of a picture, without decoding the picture; None if it has none."""
+        entry = self.entries[index]
+        if not entry.masks:
+            return None
+        shown = [read_mask(path) for path in (*entry.masks, *([] if entry.ignored is None else [entry.ignored]))]
+        if len({values.shape for values in shown}) > 1:
+            raise DataError(f"{entry.masks[0]}: the masks of this picture differ in size; restore them")
+        found = torch.stack(shown[: len(entry.masks)]).amax(dim=0) >= entry.level
+        mask = torch.zeros_like(shown[0])
+        if entry.ignored is not None:
+            mask[shown[-1] > 0] = IGNORE
+        mask[found] = self.target(index)
+        return mask
+
+    def boxes(self, index: int) -> Int64[Tensor, "m 4"]:
+        """The true boxes of a picture; without any, the one around all of its mask's object.
+
+        Raises DataError for a picture that has neither, and for a mask without object.
+        """
+        entry = self.entries[index]
+        if entry.boxes:
+            return torch.tensor(entry.boxes)
+        mask = self.mask(index)
+        if mask is None:
+            raise DataError(f"{entry.path}: has no box; add one, or take the picture out of the split {self.split}")
+        rows, columns = (mask == self.target(index)).nonzero(as_tuple=True)
+        if len(rows) == 0:
+            raise DataError(f"{entry.masks[0]}: shows no object; correct it, or take the picture out of the split")
+        return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])[None]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of class list, split, names, labels, boxes and the sizes in bytes of the pictures."""
+        try:
+            of_pictures = [[e.name, e.label, e.boxes, e.path.stat().st_size] for e in self.entries]
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}; restore the file") from None
+        content = [self.classes.names, self.split, of_pictures]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+
+def squash(image: UInt8[Tensor, "3 h w"], side: int) -> UInt8[Tensor, "3 s s"]:
+    """The whole picture as a square, bilinear, antialiased."""
+    return TF.resize(image, [side, side], antialias=True)
+
+
+def squash_mask(mask: UInt8[Tensor, "h w"], side: int) -> UInt8[Tensor, "s s"]:
+    return TF.resize(mask[None], [side, side], interpolation=InterpolationMode.NEAREST_EXACT)[0]
+
+
+def open_boxed(config: Config, split: Literal["train", "eval"]) -> Boxed:
+    """Open the pictures for training or for evaluation. Raises DataError if they are inconsistent.
+
+    Class indices are those of the data set's own list, or of `config.classes`; pictures of other classes are left out.
+    """
+    root, name = Path(config.path).expanduser(), config.train_split if split == "train" else config.eval_split
+    names, entries = READERS[config.layout](root, name)
+    if unknown := sorted(set(config.classes) - set(names)):
+        raise DataError(f"{root}: has no class {unknown[0]!r}; its classes are {_some(names)}")
+    classes = config.classes or tuple(names)
+    kept = [entry for entry in entries if entry.label in set(classes)]
+    if not kept:
+        raise DataError(f"{root}: no picture in the split {name!r} of the classes {_some(classes)}; name another split")
+    if missing := [entry.path for entry in kept if not entry.path.is_file()]:
+        raise DataError(f"{missing[0]}: no such image{_more(missing)}; restore it, or take it out of the lists")
+    return Boxed(ClassSet(classes), name, kept)
+
+
+def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
+    """A plain folder. Without split files there is one split, of all pictures, by any name."""
+    table = root / "labels.csv"
+    labels = dict(_rows(table, ("image", "label")))
+    boxes: dict[str, list[Box]] = {}
+    if (path := root / "boxes.csv").exists():
+        for image, *corners in _rows(path, ("image", "x0", "y0", "x1", "y1")):
+            if image not in labels:
+                raise DataError(f"{path}: {image} has no line in labels.csv; add one, or take its box out")
+            boxes.setdefault(image, []).append(_box(corners, f"{path}, {image}"))
+    chosen = list(labels)
+    if (root / "splits").is_dir():
+        chosen = _lines(root / "splits" / f"{split}.txt")
+        if unlabelled := [image for image in chosen if image not in labels]:
+            raise DataError(f"{table}: {unlabelled[0]} of the split {split} has no line{_more(unlabelled)}; add one")
+    listed = root / "classes.txt"
+    names = _lines(listed) if listed.exists() else sorted(set(labels.values()))
+    if unknown := [label for label in labels.values() if label not in names]:
+        raise DataError(
+            f"{table}: {unknown[0]!r} is no class of classes.txt{_more(unknown)}; correct it or add it there"
+        )
+    entries = []
+    for image in chosen:
+        name = str(Path(image).with_suffix(""))
+        mask, ignored = root / "masks" / f"{name}.png", root / "ignored" / f"{name}.png"
+        entries.append(
+            Entry(
+                name=name,
+                path=root / image,
+                label=labels[image],
+                boxes=tuple(boxes.get(image, ())),
+                masks=(mask,) if mask.exists() else (),
+                ignored=ignored if ignored.exists() else None,
+            )
+        )
+    return names, entries
+
+
+def read_cub(root: Path, split: str) -> tuple[list[str], list[Entry]]:
+    """CUB-200-2011, splits train and test. A box reaches from x to x + width, rounded down, as the field has it.
+
+    A segmentation is the share of annotators who saw the bird: what at least half of them saw is the object.
+    """
+    flag = {"train": "1", "test": "0"}.get(split)
+    if flag is None:
+        raise DataError(f"{root}: CUB-200-2011 has no split {split!r}; use train or test")
+    files = ("images", "image_class_labels", "train_test_split", "bounding_boxes")
+    images, labels, splits, boxes = (_table(root / f"{name}.txt") for name in files)
+    classes = {number: name for number, (name,) in _table(root / "classes.txt").items()}
+    entries = []
+    for number, (image,) in images.items():
+        try:
+            chosen, label, place = splits[number] == [flag], classes[labels[number][0]], boxes[number]
+        except KeyError as error:
+            raise DataError(f"{root}: picture {number} ({image}) lacks {error} in a list; restore the lists") from None
+        if not chosen:
+            continue
+        x, y, width, height = _numbers(place, 4, f"{root / 'bounding_boxes.txt'}, picture {number}")
+        mask = root / "segmentations" / Path(image).with_suffix(".png")
+        entries.append(
+            Entry(
+                name=str(Path(image).with_suffix("")),
+                path=root / "images" / image,
+                label=label,
+                boxes=(_box((x, y, x + width, y + height), f"{root / 'bounding_boxes.txt'}, picture {number}"),),
+                masks=(mask,) if mask.exists() else (),
+                level=128,
+            )
+        )
+    return list(classes.values()), entries
+
+
+def read_ilsvrc(root: Path, split: str) -> tuple[list[str], list[Entry]]:
+    """ImageNet's CLS-LOC. Boxes are those of `val`; the label of a picture there is what its annotation names."""
+    pictures, annotations = root / "Data" / "CLS-LOC" / split, root / "Annotations" / "CLS-LOC" / split
+    if not pictures.is_dir():
+        raise DataError(f"{pictures}: no such folder; {root} should be the folder ILSVRC, and its splits train and val")
+    training = root / "Data" / "CLS-LOC" / "train"
+    synsets = sorted(path.name for path in training.iterdir() if path.is_dir()) if training.is_dir() else []
+    if split == "train":
+        return synsets, [
+            Entry(name=f"{synset}/{path.stem}", path=path, label=synset)
+            for synset in synsets
+            for path in sorted((pictures / synset).glob("*.JPEG"))
+        ]
+    entries = []
+    for path in sorted(pictures.glob("*.JPEG")):
+        label, boxes = _annotation(annotations / f"{path.stem}.xml")
+        entries.append(Entry(name=path.stem, path=path, label=label, boxes=boxes))
+    return synsets or sorted({entry.label for entry in entries}), entries
+
+
+def read_openimages(root: Path, split: str) -> tuple[list[str], list[Entry]]:
+    """OpenImages-WSOL, splits train, val and test; the last two have masks."""
+    lists = root / "metadata" / split
+    labels = dict(_split_off(lists / "class_labels.txt", 2))
+    masks: dict[str, list[Path]] = {}
+    ignored: dict[str, Path] = {}
+    if (path := lists / "localization.txt").exists():
+        for image, mask, ignore in _split_off(path, 3):
+            masks.setdefault(image, []).append(root / mask)
+            if ignore:
+                ignored[image] = root / ignore
+    entries = [
+        Entry(
+            name=str(Path(image).with_suffix("")),
+            path=root / image,
+            label=label,
+            masks=tuple(masks.get(image, ())),
+            ignored=ignored.get(image),
+        )
+        for image, label in labels.items()
+    ]
+    return sorted(set(labels.values()), key=lambda number: (len(number), number)), entries
+
+
+READERS: Mapping[Layout, Callable[[Path, str], tuple[list[str], list[Entry]]]] = {
+    Layout.FOLDER: read_folder,
+    Layout.CUB: read_cub,
+    Layout.ILSVRC: read_ilsvrc,
+    Layout.OPENIMAGES: read_openimages,
+}
+
+
+def _annotation(path: Path) -> tuple[str, tuple[Box, ...]]:
+    """Synset and boxes of an annotation in the format of PASCAL VOC."""
+    try:
+        objects = ElementTree.parse(path).findall("object")
+        labels = {str(item.findtext("name")) for item in objects}
+        corners = [
+            [item.findtext(f"bndbox/{side}") or "" for side in ("xmin", "ymin", "xmax", "ymax")] for item in objects
+        ]
+    except (OSError, ElementTree.ParseError) as error:
+        raise DataError(f"{path}: no annotation can be read ({error}); restore it") from None
+    if len(labels) != 1:
+        raise DataError(f"{path}: names {len(labels)} classes; for localization a picture has one")
+    return labels.pop(), tuple(_box(some, str(path)) for some in corners)
+
+
+def _rows(path: Path, header: tuple[str, ...]) -> list[list[str]]:
+    """The lines of a CSV file with these columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[field.strip() for field in row] for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); save it as CSV with the columns {','.join(header)}"
+        ) from None
+    if not rows or tuple(rows[0]) != header:
+        raise DataError(f"{path}: the first line is not {','.join(header)!r}; write it there")
+    if odd := [row for row in rows[1:] if len(row) != len(header) or "" in row]:
+        raise DataError(f"{path}: {','.join(odd[0])!r} does not have the columns {','.join(header)}; correct the line")
+    return rows[1:]
+
+
+def _split_off(path: Path, fields: int) -> Iterator[list[str]]:
+    for line in _lines(path):
+        parts = line.split(",")
+        if len(parts) != fields:
+            raise DataError(f"{path}: {line!r} does not have {fields} fields with commas between; restore the file")
+        yield parts
+
+
+def _table(path: Path) -> dict[str, list[str]]:
+    """Lines of a number and what follows it."""
+    return {number: rest for number, *rest in (line.split() for line in _lines(path))}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); is this the right folder and layout?") from None
+
+
+def _box(corners: Iterable[str | float], where: str) -> Box:
+    x0, y0, x1, y1 = (math.floor(value) for value in _numbers(corners, 4, where))
+    if x1 < x0 or y1 < y0:
+        raise DataError(f"{where}: the box {x0}, {y0}, {x1}, {y1} ends before it starts; write x0, y0, x1, y1")
+    return x0, y0, x1, y1
+
+
+def _numbers(values: Iterable[str | float], count: int, where: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise DataError(f"{where}: a box is not {count} numbers; correct it")
+    return numbers
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _more(cases: Sequence[object]) -> str:
+    return f" (and {len(cases) - 1} more)" if len(cases) > 1 else ""
