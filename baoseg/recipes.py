@@ -229,19 +229,52 @@ def photos() -> Recipe:
     )
 
 
+CONFORMER_WEIGHTS = "weights/conformer-small.safetensors"  # of ImageNet; see docs/papers.md
+RESNET38_WEIGHTS = "weights/resnet38-imagenet.safetensors"
+
+
+def large_fov(masks: str, *, epochs: int = 19, resize_long: tuple[int, int] = (250, 750)) -> Segmentation:
+    """DeepLab-LargeFOV on ResNet-38, with the settings of TransCAM's released code: 20,000 steps are 19 epochs of VOC.
+
+    Pictures are scaled by 0.5 to 1.5 there; `resize_long` says so for pictures that are 500 pixels long. Deviations:
+    brightness and saturation change by factors instead of sums of up to 10 in 255; biases have the rate and the weight
+    decay of their layer, there twice the rate and none; the CRF takes 10 steps, there 1.
+    """
+    return Segmentation(
+        masks=masks,
+        net=segment.NetConfig(name="deeplab-largefov:resnet38", weights=RESNET38_WEIGHTS),
+        schedule=train.Config(
+            epochs=epochs,
+            batch_size=10,
+            lr=1e-3,
+            head_lr=1e-2,
+            optimizer=train.Optimizer.SGD,
+            weight_decay=5e-4,
+            decay=train.Decay.POLY,
+        ),
+        augment=transforms.Config(
+            resize_long=resize_long, crop=448, brightness=0.04, contrast=0.0, saturation=0.04, hue=0.056
+        ),
+        inference=segment.Inference(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), crf=True),
+    )
+
+
 def bao_voc() -> Recipe:
     """BAO on VOC 2012: Conformer-S, TransCAM for 22 epochs (noise reduction sec. 4.2), then BAO for 10.
 
     The paper starts BAO from trained TransCAM weights; give them (`--weights`, `--only bao`) or let the run train them.
+    Masks are refined by a dense CRF alone (table 1). The segmentation network is that of TransCAM and its followers.
     """
     return Recipe(
         name="bao-voc",
         data=DataConfig(path="VOC2012", train_split="train_aug", eval_split="train"),
-        net=nets.Config(backbone="conformer_small"),
+        net=nets.Config(backbone="conformer_small", weights=CONFORMER_WEIGHTS),
         stages=(
             Stage(method=transcam.Config(), schedule=train.Config(epochs=22, batch_size=8)),
             Stage(method=bao.Config(), start="transcam", schedule=train.Config(epochs=10, batch_size=8)),
         ),
+        refinements=(Refinement(of="bao", by=crf.LABELS),),
+        segmentations=(large_fov("bao+crf"),),
     )
 
 
@@ -258,6 +291,8 @@ def bao_voc_reference() -> Recipe:
         net=replace(recipe.net, activation_start=nets.ActivationStart.RELEASED),
         augment=transforms.Config(mark_padding=False),
         stages=(classifier, replace(own, method=reference)),
+        refinements=recipe.refinements,
+        segmentations=recipe.segmentations,
         maps=MapsConfig(scaling=Scaling.RELEASED, stride=1),
     )
 
@@ -267,26 +302,26 @@ def _crf(of: str, base: Recipe) -> Refinement:
 
 
 def _psa(of: str, base: Recipe) -> Refinement:
-    """Epochs, rates (new layers learn ten times as fast) and decay are those of the released code."""
-    schedule = train.Config(
-        epochs=8,
-        batch_size=base.stages[-1].schedule.batch_size,
-        lr=0.1,
-        head_lr=1.0,
-        optimizer=train.Optimizer.SGD,
-        weight_decay=5e-4,
-        decay=train.Decay.POLY,
-    )
+    """Epochs and decay are those of the released code; optimizer and rates are those of the last stage of `base`.
+
+    The released rates belong to ResNet-38. Of SGD at 0.1 and 1.0 with our momentum a pretrained MobileNetV2 learns next
+    to nothing: affinities stay hardly better than one half everywhere, and the walk averages over all within reach.
+    """
+    schedule = replace(base.stages[-1].schedule, epochs=8, decay=train.Decay.POLY)
     return Refinement(of=of, by=psa.Config(), schedule=schedule)
 
 
 def _irn(of: str, base: Recipe) -> Refinement:
-    """Epochs, rates (the displacement field learns ten times as fast) and decay are those of the released code."""
+    """Epochs, rates (the displacement field learns ten times as fast) and decay are those of the released code.
+
+    Its SGD has next to no momentum (it is given the weight decay in that place); ours has 0.9, which multiplies what
+    all gradients move by ten, so the rates are a tenth.
+    """
     schedule = train.Config(
         epochs=3,
         batch_size=base.stages[-1].schedule.batch_size,
-        lr=0.1,
-        head_lr=1.0,
+        lr=0.01,
+        head_lr=0.1,
         optimizer=train.Optimizer.SGD,
         weight_decay=1e-4,
         decay=train.Decay.POLY,
@@ -450,11 +485,68 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+def known() -> dict[str, Callable[[], Recipe]]:
+    """All recipes by name: those of this file, and those of `papers`."""
+    from baoseg import papers  # noqa: PLC0415  (it builds on this module)
+
+    return RECIPES | papers.RECIPES
+
+
 def named(name: str) -> Recipe:
     """Raises RecipeError for an unknown name."""
-    if name not in RECIPES:
-        raise RecipeError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    there = known()
+    if name not in there:
+        raise RecipeError(f"unknown recipe {name!r}; there are {', '.join(there)}")
+    return there[name]()
+
+
+def smoke(base: Recipe) -> Recipe:
+    """`base` in about a minute on a CPU, to see that all of it runs: the same steps and networks, on 4 small pictures
+    of each split, with crops of 64 pixels, for one epoch, without weights. What comes out means nothing.
+
+    BAO shares during half of the epoch, so that its average has a turn too.
+    """
+    bare: Any = {"weights": None, "pretrained": False}
+
+    def brief(schedule: train.Config) -> train.Config:
+        return replace(schedule, epochs=1, batch_size=2)
+
+    def small(augment: transforms.Config | None) -> transforms.Config | None:
+        return None if augment is None else replace(augment, resize_long=(48, 96), crop=64)
+
+    def halved(method: Settings) -> Settings:
+        return replace(method, share_epochs=0.5) if isinstance(method, bao.Config) else method
+
+    return replace(
+        base,
+        name=f"{base.name}-smoke",
+        data=replace(base.data, limit=4, long_side=64),
+        net=replace(base.net, **bare),
+        stages=tuple(
+            replace(stage, method=halved(stage.method), schedule=brief(stage.schedule)) for stage in base.stages
+        ),
+        refinements=tuple(
+            replace(
+                one,
+                schedule=None if one.schedule is None else brief(one.schedule),
+                augment=small(one.augment),
+                net=None if one.net is None else replace(one.net, **bare),
+            )
+            for one in base.refinements
+        ),
+        segmentations=tuple(
+            replace(
+                one,
+                schedule=brief(one.schedule),
+                augment=small(one.augment),
+                net=replace(one.net, **bare),
+                inference=replace(one.inference, scales=one.inference.scales[:2]),
+            )
+            for one in base.segmentations
+        ),
+        augment=replace(base.augment, resize_long=(48, 96), crop=64),
+        maps=replace(base.maps, sizes=tuple(max(32, side // 8) for side in base.maps.sizes)),
+    )
 
 
 def override(
@@ -474,6 +566,8 @@ def override(
 ) -> Recipe:
     """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are the last stage's.
 
+    Another backbone does without the weights of the one before it. `weights` are those of the backbone, also under the
+    segmentation networks that have the same one.
     `refine` are ways (REFINERS) to refine the masks of the last stage, in the place of the recipe's own.
     """
     stages, refinements = recipe.stages, recipe.refinements
@@ -487,8 +581,13 @@ def override(
     if lr is not None and last.head_lr is not None:
         schedule = replace(schedule, head_lr=lr * last.head_lr / last.lr)
     given = None if weights is None else str(weights)
-    net = _replace(recipe.net, backbone=backbone, weights=given)
-    segmentations = tuple(replace(one, net=_replace(one.net, weights=given)) for one in recipe.segmentations)
+    net = recipe.net if backbone in (None, recipe.net.backbone) else replace(recipe.net, weights=None)
+    net = _replace(net, backbone=backbone, weights=given)
+    same = net.backbone.removeprefix(nets.TIMM)
+    segmentations = tuple(
+        replace(one, net=_replace(one.net, weights=given)) if one.net.name.endswith(same) else one
+        for one in recipe.segmentations
+    )
     if weights is not None:
         net = replace(net, pretrained=False)
     changed: Recipe = _replace(

@@ -1,27 +1,31 @@
 """Data sets: where labelled pictures come from, and how training draws its batches from them."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torchvision.transforms.v2.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms.v2 import InterpolationMode
 
 from baoseg.data import transforms
 from baoseg.data.folder import ALL, Folder, has_split
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import BaosegError, DataError
+from baoseg.errors import BaosegError, DataError, RecipeError
 from baoseg.types import Batch, ClassSet, Sample
 
 __all__ = [
     "Config",
     "Dataset",
     "EpochSampler",
+    "Excerpt",
     "Folder",
     "Synthetic",
     "TrainSet",
@@ -67,6 +71,12 @@ class Config:
     train_split: str | None = None  # None: `train` if the folder has it, else all pictures
     eval_split: str | None = None  # None: `val` if the folder has it, else the pictures of training
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    limit: int | None = None  # to try something out: at most so many pictures of each split, spread evenly over it,
+    long_side: int | None = None  # and longer ones shrunk to so many pixels
+
+    def __post_init__(self) -> None:
+        if any(number is not None and number < 1 for number in (self.limit, self.long_side)):
+            raise RecipeError(f"data: limit {self.limit} and long_side {self.long_side}; choose 1 or more, or none")
 
 
 def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
@@ -74,6 +84,13 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
 
     Training on a folder sees pictures and image-level labels only, never a mask.
     """
+    whole = _open(config, split)
+    if config.limit is None and config.long_side is None:
+        return whole
+    return Excerpt(whole, limit=config.limit, long_side=config.long_side)
+
+
+def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
     if config.path == "synthetic":
         chosen = config.train_split or "train" if split == "train" else config.eval_split or "val"
         return Synthetic(config.synthetic, chosen)
@@ -81,6 +98,47 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
     if split == "train":
         return Folder(config.path, train, training=True)
     return Folder(config.path, config.eval_split or ("val" if has_split(config.path, "val") else train))
+
+
+class Excerpt:
+    """A few pictures of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
+
+    def __init__(self, whole: Dataset, *, limit: int | None, long_side: int | None) -> None:
+        self.whole, self.limit, self.long_side = whole, limit, long_side
+        count = len(whole) if limit is None else min(limit, len(whole))
+        self.indices = [position * len(whole) // count for position in range(count)]
+        self.classes = whole.classes
+        self.split = whole.split
+        self.names: Sequence[str] = [whole.names[index] for index in self.indices]
+        self.has_masks = whole.has_masks and any(whole.mask(index) is not None for index in self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.whole[self.indices[index]]
+        image = self._shrunk(sample.image, InterpolationMode.BICUBIC)
+        return replace(sample, image=image, mask=self._shrunk_mask(sample.mask))
+
+    def labels(self, index: int) -> Float[Tensor, "K"]:
+        return self.whole.labels(self.indices[index])
+
+    def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
+        return self._shrunk_mask(self.whole.mask(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        content = f"{self.whole.fingerprint()} {self.limit} {self.long_side}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _shrunk_mask(self, mask: UInt8[Tensor, "h w"] | None) -> UInt8[Tensor, "h2 w2"] | None:
+        return None if mask is None else self._shrunk(mask[None], InterpolationMode.NEAREST_EXACT)[0]
+
+    def _shrunk(self, picture: UInt8[Tensor, "c h w"], interpolation: InterpolationMode) -> UInt8[Tensor, "c h2 w2"]:
+        sides = picture.shape[-2:]
+        scale = 1.0 if self.long_side is None else self.long_side / max(sides)
+        if scale >= 1:
+            return picture
+        return F.resize(picture, [max(1, round(side * scale)) for side in sides], interpolation=interpolation)
 
 
 class Item(NamedTuple):

@@ -1,0 +1,33 @@
+import sys
+
+import pytest
+
+from baoseg import cli, papers, recipes
+from baoseg.cli import recipes as verbs
+
+
+def test_list_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs.list_()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(recipes.known())
+    assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
+
+
+def test_show_prints_the_settings_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs.show("bao-voc")
+    assert capsys.readouterr().out == papers.describe(recipes.named("bao-voc")) + "\n"
+
+
+def test_the_group_answers_and_refuses_unknown_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = {"list": verbs.list_, "show": verbs.show}
+    monkeypatch.setitem(cli.GROUPS, "recipes", ("Named settings of whole runs.", group))
+    monkeypatch.setattr(sys, "argv", ["bao", "recipes", "show", "bas-voc"])
+    cli.main()
+    assert "stages.bas.schedule.lr" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["bao", "recipes", "show", "voc"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("bao: unknown recipe 'voc'; there are demo, photos, ")
