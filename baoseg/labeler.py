@@ -1,17 +1,21 @@
 """A trained network that labels pictures: the Python API, and the file that keeps it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 import baoseg
-from baoseg import maps, masks, nets, settings
+from baoseg import maps, masks, nets, progress, settings
+from baoseg.data import Dataset
 from baoseg.data.images import Picture, as_picture
+from baoseg.data.voc import CLASSES as VOC_CLASSES
 from baoseg.errors import CheckpointError
 from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
@@ -22,11 +26,6 @@ from baoseg.seeds import Seed
 from baoseg.types import ClassSet, Maps
 
 FORMAT = 1  # of the description in a network.safetensors; a reader refuses what it does not know
-
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,10 @@ class Result:
 
 
 class Labeler:
-    """Labels the pixels of pictures whose classes are known: `labeler(image, labels=["dog"]).mask`."""
+    """Labels the pixels of pictures whose classes are known: `labeler(image, labels=["dog"]).mask`.
+
+    `label_cut` is the class logit from which on a class counts as present where no labels are given; see `calibrate`.
+    """
 
     def __init__(
         self,
@@ -53,18 +55,20 @@ class Labeler:
         *,
         maps: maps.Config,
         masks: masks.Config,
+        label_cut: float = 0.0,
     ) -> None:
         self.method = method.eval()
         self.classes = classes
         self.maps = maps
         self.masks = masks
+        self.label_cut = label_cut
 
     def __call__(
         self, image: Picture, labels: Sequence[str] | None = None, *, threshold: float | None = None
     ) -> Result:
         """Label a picture: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
 
-        Without `labels` the classifier's own are used: those above a probability of one half, or else the likeliest.
+        Without `labels` the classifier's own are used, see `predict_labels`.
         `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
         an empty list and an unreadable picture.
         """
@@ -93,11 +97,15 @@ class Labeler:
             stride=backbone.stride,
         )
 
-    @torch.inference_mode()
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
-        """Label vector of the classes above a probability of one half at the middle scale, or else the likeliest."""
-        logits = self.method.classify(self.views(image)).mean(dim=0).cpu()
-        return (logits >= logits.max().clamp(max=0)).float()
+        """Label vector of the classes whose logit is at least `label_cut`, or else of the likeliest."""
+        logits = self.class_logits(image)
+        return (logits >= logits.max().clamp(max=self.label_cut)).float()
+
+    @torch.inference_mode()
+    def class_logits(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
+        """Of the classifier at the middle scale of inference, without labels; the mean over the mirror images."""
+        return self.method.classify(self.views(image)).mean(dim=0).cpu()
 
     def views(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "v 3 h2 w2"]:
         """The picture, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
@@ -124,7 +132,41 @@ class Labeler:
         return next(self.method.parameters()).device
 
 
-def save(path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: ClassSet) -> None:
+def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> float:
+    """The `label_cut` with which the labels that the labeler predicts for `dataset` come closest to its own.
+
+    At most so many pictures are looked at, evenly spaced; of their labels those of the whole picture alone. On the
+    pictures that the network was trained on, which are all that there is without a split for it, the classifier is
+    surer than on new ones, so the cut is an optimistic one.
+    """
+    chosen = range(0, len(dataset), math.ceil(len(dataset) / pictures))
+    bar = progress.track(chosen, title="label cut", total=len(chosen))
+    logits = torch.stack([labeler.class_logits(dataset[index].image) for index in bar])
+    return best_cut(logits, torch.stack([dataset.labels(index) for index in chosen]))
+
+
+def best_cut(logits: Float[Tensor, "n K"], labels: Float[Tensor, "n K"]) -> float:
+    """The cut of highest F1 over all pairs of picture and class (micro-F1), 2 TP / (predicted + present).
+
+    The likeliest class of each picture is predicted with any cut, as in `Labeler.predict_labels`. The cut lies halfway
+    between the lowest logit that it keeps and the highest that it drops, where it drops any; of equally good cuts it is
+    the highest.
+    """
+    logits = logits.double()
+    likeliest = logits == logits.amax(dim=1, keepdim=True)
+    values, order = logits[~likeliest].sort(descending=True)
+    truths = labels[~likeliest][order]
+    hits = labels[likeliest].sum() + F.pad(truths.cumsum(0), (1, 0))  # with the first 0, 1, 2, .. of the values kept
+    predicted = likeliest.sum() + torch.arange(len(values) + 1)
+    f1 = 2 * hits.double() / (predicted + labels.sum())
+    ends = torch.cat([logits.max()[None], values, logits.min()[None] - 1])
+    best = int(f1.where(ends.diff() < 0, -1).argmax())  # equal logits are kept together
+    return float(ends[best : best + 2].mean())
+
+
+def save(
+    path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: ClassSet, label_cut: float = 0.0
+) -> None:
     """Write a self-describing safetensors file that `load` reads: weights, network, method, classes, inference."""
     about = {
         "format": FORMAT,
@@ -134,6 +176,7 @@ def save(path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: C
         "net": settings.to_json(recipe.net),
         "maps": settings.to_json(recipe.maps),
         "masks": settings.to_json(recipe.masks),
+        "label_cut": label_cut,
     }
     weights.save(path, method.result(), about)
 
@@ -193,6 +236,7 @@ def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[st
         names,
         maps=settings.from_json(about["maps"], maps.Config, source=source),
         masks=settings.from_json(about["masks"], masks.Config, source=source),
+        label_cut=about.get("label_cut", 0.0),  # files of earlier versions have none
     )
 
 

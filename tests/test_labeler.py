@@ -1,5 +1,6 @@
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,18 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from nets import published
 from PIL import Image
 
 import baoseg
+from baoseg import labeler as labelers
 from baoseg import masks, seeds
 from baoseg.data.synthetic import Synthetic
 from baoseg.errors import CheckpointError, DataError, RunError
-from baoseg.labeler import VOC_CLASSES, Labeler
+from baoseg.labeler import VOC_CLASSES, Labeler, best_cut, calibrate
 from baoseg.runs import Run
 
 SCENES = Synthetic(tiny.RECIPE.data.synthetic, "val")
@@ -118,6 +123,7 @@ def test_a_threshold_takes_the_place_of_the_learned_background(labeler: Labeler)
 def test_without_labels_the_classifiers_own_are_used(
     labeler: Labeler, monkeypatch: pytest.MonkeyPatch, logits: list[float], expected: tuple[str, ...]
 ) -> None:
+    monkeypatch.setattr(labeler, "label_cut", 0.0)
     offset = torch.tensor([[0.5], [-0.5]])  # picture and mirror image: their mean decides
     monkeypatch.setattr(labeler.method, "classify", lambda views: torch.tensor(logits) + offset)
     result = labeler(SCENES[0].image)
@@ -130,6 +136,87 @@ def test_the_classifiers_own_labels_come_from_picture_and_mirror_image(labeler: 
     vector = labeler.predict_labels(image)
     assert torch.equal(vector, labeler.predict_labels(image.flip(-1)))
     assert vector.sum() >= 1
+
+
+def test_the_cut_takes_the_place_of_one_half(labeler: Labeler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labeler.method, "classify", lambda views: torch.tensor([[2.0, -1.0, 0.1, -3.0, -1.5]]))
+    image = SCENES[0].image
+    for cut, expected in {
+        -1.2: [1, 1, 1, 0, 0],
+        0.1: [1, 0, 1, 0, 0],
+        0.2: [1, 0, 0, 0, 0],
+        9.0: [1, 0, 0, 0, 0],
+    }.items():
+        labeler.label_cut = cut
+        assert labeler.predict_labels(image).tolist() == expected
+
+
+# ------------------------------------------------------------------------------------ the label cut
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "cut"),
+    [
+        # The likeliest, 3 and 2, are kept: F1 = 2 * 2 / (2 + 3) = 4/5. With -1 as well 6/6, with -4 too 6/7.
+        ([[3.0, -1.0], [2.0, -4.0]], [[1, 1], [1, 0]], -2.5),
+        # Nothing is better than the likeliest: 4/4, then 4/5 and 4/6. The cut lies between 1 and the highest of all.
+        ([[3.0, 1.0], [0.0, -1.0]], [[1, 0], [1, 0]], 2.0),
+        # Equal logits, one right and one wrong, are kept together: 4/5 without them, 6/7 with them.
+        ([[5.0, 1.0], [4.0, 1.0]], [[1, 1], [1, 0]], 0.5),
+        # The likeliest is wrong: F1 = 0 without the second, then 2/3, 2/4 and 2/5.
+        ([[5.0, 1.0, 0.0, -1.0]], [[0, 1, 0, 0]], 0.5),
+        # All classes in all pictures: the cut drops nothing.
+        ([[3.0, -1.0], [2.0, -4.0]], [[1, 1], [1, 1]], -4.5),
+        # No class in any picture: all cuts have F1 = 0, the highest is taken.
+        ([[3.0, -1.0], [2.0, -4.0]], [[0, 0], [0, 0]], 1.0),
+        # One class: it is always predicted, whatever the cut.
+        ([[3.0], [1.0]], [[1], [0]], 1.5),
+    ],
+)
+def test_the_best_cut_by_hand(logits: list[list[float]], labels: list[list[int]], cut: float) -> None:
+    assert best_cut(torch.tensor(logits), torch.tensor(labels).float()) == cut
+
+
+def micro_f1(logits: torch.Tensor, labels: torch.Tensor, cut: float) -> Fraction:
+    """With the labels that a labeler with this cut predicts, counted one by one."""
+    hits = predicted = 0
+    for values, truths in zip(logits.tolist(), labels.tolist(), strict=True):
+        for value, truth in zip(values, truths, strict=True):
+            if value >= cut or value == max(values):
+                predicted += 1
+                hits += int(truth)
+    return Fraction(2 * hits, predicted + int(labels.sum()))
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(data=st.data(), pictures=st.integers(1, 6), classes=st.integers(1, 5))
+def test_no_cut_is_better_and_no_higher_one_as_good(data: st.DataObject, pictures: int, classes: int) -> None:
+    def draw(values: st.SearchStrategy[int]) -> torch.Tensor:
+        rows = st.lists(values, min_size=classes, max_size=classes)
+        return torch.tensor(data.draw(st.lists(rows, min_size=pictures, max_size=pictures))).float()
+
+    logits, labels = draw(st.integers(-4, 4)), draw(st.integers(0, 1))
+    cut = best_cut(logits, labels)
+    best = micro_f1(logits, labels, cut)
+    for other in [step / 2 for step in range(-11, 12)]:
+        f1 = micro_f1(logits, labels, other)
+        assert f1 <= best
+        if f1 == best and other > cut:  # the same labels
+            assert not ((logits >= cut) & (logits < other) & (logits < logits.amax(dim=1, keepdim=True))).any()
+
+
+def test_calibration_looks_at_evenly_spaced_pictures_as_prediction_does(labeler: Labeler) -> None:
+    logits = torch.stack([labeler.class_logits(SCENES[index].image) for index in range(5)])
+    labels = torch.stack([SCENES[index].labels for index in range(5)])
+    assert calibrate(labeler, SCENES) == best_cut(logits, labels)
+    assert calibrate(labeler, SCENES, pictures=3) == best_cut(logits[::2], labels[::2])
+
+
+def test_a_file_keeps_the_cut(tiny_run: Run, tmp_path: Path) -> None:
+    stage, path = tiny.RECIPE.stages[0], tmp_path / "network.safetensors"
+    trained = baoseg.load(tiny_run.stage(stage.name).network)
+    labelers.save(path, trained.method, recipe=tiny.RECIPE, stage=stage, classes=trained.classes, label_cut=-1.25)
+    assert baoseg.load(path).label_cut == -1.25
 
 
 def test_labels_that_name_nothing_are_errors_of_one_line(labeler: Labeler) -> None:
