@@ -1,0 +1,55 @@
+"""The verb that labels a collection of any size."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from baoseg.cli.options import Count, Flag
+from baoseg.errors import RecipeError
+
+
+def label(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
+    *,
+    model: Annotated[Path, tyro.conf.arg(metavar="RUN|FILE")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DST")],
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1",
+    engine: Literal["local", "ray"] = "local",
+    parts: Count = None,
+    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 4,
+    no_labels: Flag = False,
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Masks for a collection of any size. The same command continues it; exit code 1 if something failed.
+
+    Args:
+        source: Folder of pictures and WebDataset shards (.tar), one shard, or - for a shard on stdin.
+        model: Run folder, folder of a stage, or network.safetensors: a labeler or a segmentation network.
+        out: Folder to write: a PNG for each picture in the same tree, a shard of masks for each shard, failures.csv.
+        shard: Label one of N parts only, the first is 0/N; so that N processes or machines share the work.
+        engine: ray divides the work over a Ray cluster that sees SRC, RUN and DST under the same paths.
+        parts: With --engine ray, how many parts. Without it: as many as the cluster can have at work at a time.
+        threads: Threads that read and decode pictures ahead of the network.
+        no_labels: Do not read the labels beside pictures (NAME.json, .txt, .cls); the network predicts them.
+        accelerator: auto takes a GPU where there is one; on Ray, cuda gives each part one and auto none.
+    """
+    from baoseg import label as labelling
+    from baoseg.train import Hardware
+
+    if parts is not None and engine == "local":
+        raise RecipeError(f"--parts {parts}: is for --engine ray; start each part by itself with --shard I/N")
+    job = labelling.Job(
+        source=source,
+        out=out,
+        make=partial(labelling.trained, model.resolve(), Hardware(accelerator=accelerator)),
+        part=labelling.Part.parse(shard),
+        threads=threads,
+        labels=not no_labels,
+    )
+    on_ray = labelling.Cluster(parts=parts, gpus=1.0 if accelerator == "cuda" else 0.0)
+    tally = labelling.run(job, cluster=on_ray if engine == "ray" else None)
+    if tally.failed:
+        sys.exit(1)
