@@ -156,3 +156,14 @@ def test_what_is_no_segmentation_network_is_refused(tmp_path: Path) -> None:
 def test_inference_that_cannot_be_is_refused(wrong):
     with pytest.raises(RecipeError, match="scales above 0, and a margin"):
         Inference(**wrong)
+
+
+def test_weights_of_another_architecture_are_refused_in_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    other = NetConfig(name="deeplabv2:timm:test_resnet", stride=16)
+    segment.save(path, other.build(3), net=other, inference=Inference(), classes=CLASSES)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors") as caught:
+        NetConfig(name=TINY.name, stride=16, weights=str(path)).build(3)
+    line = str(caught.value)
+    assert "head.conv_fov.weight" in line and "head.c0" in line  # what is missing, what is too much
+    assert "\n" not in line and len(line) < 500

@@ -1,0 +1,189 @@
+"""What other tools take: networks as ONNX files, and masks in the layout of the VOC evaluation server."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import tarfile
+import warnings
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+import baoseg
+from baoseg import progress
+from baoseg.data import Dataset
+from baoseg.data.images import read_mask, write_mask
+from baoseg.data.transforms import Normalisation
+from baoseg.errors import DataError, RecipeError
+from baoseg.labeler import Labeler
+from baoseg.methods import Method
+from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.runs import Stage, atomic
+from baoseg.segment import Segmenter, enlarge
+
+COMP6 = Path("results/VOC2012/Segmentation/comp6_test_cls")  # comp6: trained on data other than VOC's masks
+VOC_OUTPUTS = 21  # the server's indices end at 20
+NEEDED = ("onnx", "onnxscript")
+
+
+class Kind(StrEnum):
+    """What the description of an ONNX file calls the network."""
+
+    SEGMENTER = "segmenter"
+    LABELER = "labeler"
+
+
+class SegmenterGraph(nn.Module):
+    """Pictures in 0..1 to logits of the background and the K classes, at the size of the pictures: one scale."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.pixels = _Normalise(network.normalisation)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b S h w"]]:
+        return (enlarge(self.network(self.pixels(images)), images.shape[-2:]),)
+
+
+class LabelerGraph(nn.Module):
+    """Pictures in 0..1 and label vectors to what a method gives for one scale, on the feature grid.
+
+    Maps are those of `Method.maps`, before clipping and scaling; those of absent classes are 0. The second of the three
+    outputs, the background's map, is there for methods that learn one. The last are the class logits, of
+    a second pass through the network; the exporter joins what it recognises as the same, not always all of it.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        self.pixels = _Normalise(method.network.normalisation)
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], labels: Float[Tensor, "b K"]
+    ) -> tuple[Float[Tensor, "b _ ..."], ...]:
+        pictures = self.pixels(images)
+        scores, background = self.method.maps(pictures, labels)
+        present = scores * labels[:, :, None, None]
+        logits = self.method.classify(pictures)
+        return (present, logits) if background is None else (present, background, logits)
+
+
+class _Normalise(nn.Module):
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        super().__init__()
+        # No plain "mean": the exporter calls results of operations so, and does not keep the two apart.
+        self.register_buffer("pixel_mean", torch.tensor(normalisation.mean)[:, None, None])
+        self.register_buffer("pixel_std", torch.tensor(normalisation.std)[:, None, None])
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        normalised: Tensor = (images - self.pixel_mean) / self.pixel_std
+        return normalised
+
+
+def onnx(model: Labeler | Segmenter, path: Path) -> None:
+    """Write `model` as one ONNX file for any number of pictures of any size. Normalisation is in the graph.
+
+    Segmenter:  images [b 3 h w] in 0..1                  ->  scores [b K+1 h w], logits with the background first
+    Labeler:    the same, and labels [b K] of 0 and 1     ->  maps [b K h' w'], background [b 1 h' w'] of methods that
+                                                              learn one, logits [b K]
+
+    All are 32-bit floats. The file's metadata hold `kind`, `classes` (a JSON list) and `version`. Scales, mirror
+    images and windows, the decision and thresholds of single pictures (BAS) stay with the caller.
+
+    Raises RecipeError where an extra is missing or the network has a part that ONNX does not know.
+    """
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise RecipeError(f"export needs {' and '.join(missing)}; run pip install 'baoseg[onnx]'")
+    classes = len(model.classes)
+    # The example goes the general way, which is right for all sizes: its sides are multiples of no stride, so that
+    # padding is in the graph, and its grid is large enough for `attention.spread` to do without the matrix.
+    images, labels = torch.rand(2, 3, 301, 403, device=model.device), torch.ones(2, classes, device=model.device)
+    free = torch.export.Dim.DYNAMIC
+    sizes = {"images": {0: free, 2: free, 3: free}, "labels": {0: free}}
+    graph: nn.Module
+    if isinstance(model, Segmenter):
+        graph, kind = SegmenterGraph(model.network), Kind.SEGMENTER
+        given, outputs = {"images": images}, ["scores"]
+    else:
+        graph, kind = LabelerGraph(model.method), Kind.LABELER
+        given, outputs = {"images": images, "labels": labels}, ["maps", "logits"]
+        if model.method.learns_background:
+            outputs.insert(1, "background")
+    about = {"kind": kind.value, "classes": json.dumps(model.classes.names), "version": baoseg.__version__}
+    program = _exported(graph.eval(), given, {name: sizes[name] for name in given}, outputs)
+    program.model.metadata_props.update(about)
+    with atomic(path) as temporary:
+        program.save(temporary, external_data=False)
+
+
+def _exported(graph: nn.Module, given: dict[str, Tensor], sizes: dict[str, Any], outputs: list[str]) -> Any:
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.onnx.export(
+                graph,
+                kwargs=given,
+                input_names=list(given),
+                output_names=outputs,
+                dynamic_shapes=sizes,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise RecipeError(f"this network cannot be written as ONNX ({cause}); use another backbone") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter says about its own insides is for its developers."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"torch\.|onnxscript\.|onnx_ir\.|copyreg")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def voc(stage: Stage, dataset: Dataset, out: Path, *, tar: bool = False) -> Path:
+    """Copy the masks of a split into the layout that VOC's evaluation server asks for; with `tar` also as results.tgz.
+
+    Every mask is checked before the first is written. Gives the folder of the masks, or the archive. Raises DataError
+    for a mask that is missing, of another size than its picture, or has an index beyond 20 (255 among them).
+    """
+    if len(dataset.classes) + 1 > VOC_OUTPUTS:
+        raise DataError(f"{len(dataset.classes)} classes; the server of VOC knows {VOC_OUTPUTS - 1}, name no more")
+    split = dataset.split
+    for index, name in progress.track(enumerate(dataset.names), title=f"{stage.name} masks", total=len(dataset)):
+        _check_for_server(stage.mask(split, name), dataset[index].image)
+    for name in dataset.names:
+        write_mask(out / COMP6 / f"{name}.png", read_mask(stage.mask(split, name)))
+    if not tar:
+        return out / COMP6
+    archive = out / "results.tgz"
+    with atomic(archive) as temporary, tarfile.open(temporary, "w:gz") as file:
+        for name in dataset.names:
+            file.add(out / COMP6 / f"{name}.png", arcname=str(COMP6 / f"{name}.png"))
+    return archive
+
+
+def _check_for_server(path: Path, image: UInt8[Tensor, "3 h w"]) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such mask; make the masks of this split first (--split of `bao segment`)")
+    mask = read_mask(path)
+    (rows, columns), (height, width) = image.shape[-2:], mask.shape
+    if (rows, columns) != (height, width):
+        raise DataError(f"{path}: {width} x {height} pixels, its picture {columns} x {rows}; make the mask again")
+    if mask.max() >= VOC_OUTPUTS:
+        raise DataError(f"{path}: index {mask.max()} is outside 0..{VOC_OUTPUTS - 1}, and the server takes no other")

@@ -1,0 +1,168 @@
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import onnxruntime
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from baoseg import export, maps, masks, nets
+from baoseg.data import Dataset, open_dataset
+from baoseg.data.images import write_mask
+from baoseg.errors import DataError, RecipeError
+from baoseg.labeler import Labeler
+from baoseg.methods import bao, heads_of, make
+from baoseg.runs import Stage
+from baoseg.segment import Inference, NetConfig, Segmenter
+from baoseg.types import ClassSet
+
+CLASSES = ClassSet(("red", "green", "blue"))
+SHAPES = ((1, 64, 64), (3, 97, 330))  # batch, height, width; at stride 8 a grid below and one above `attention.SHORT`
+
+
+@pytest.fixture(scope="module")
+def unchecked() -> Iterator[None]:
+    """Exporters trace with sizes that are symbols, which annotations of int do not know."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    network = NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16).build(3)
+    return Segmenter(network, CLASSES, inference=Inference())
+
+
+@pytest.fixture(scope="module")
+def labeler() -> Labeler:
+    network = nets.build(tiny.NET, 3, heads=heads_of(bao.Config()))
+    assert network.activation_head is not None
+    nn.init.normal_(network.activation_head.weight, std=0.05)  # it starts at zero, where all is equal
+    return Labeler(make(bao.Config(), network), CLASSES, maps=maps.Config(), masks=masks.Config())
+
+
+@pytest.fixture(scope="module")
+def segmenter_file(segmenter: Segmenter, unchecked: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "segmenter.onnx"
+    export.onnx(segmenter, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def labeler_file(labeler: Labeler, unchecked: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "labeler.onnx"
+    export.onnx(labeler, path)
+    return path
+
+
+def pictures(shape: tuple[int, int, int]) -> Tensor:
+    batch, height, width = shape
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def normalised(images: Tensor, network: nn.Module) -> Tensor:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in vars(network.normalisation).values())
+    return (images - mean) / std
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def close(actual: np.ndarray, expected: Tensor) -> bool:
+    return actual.shape == tuple(expected.shape) and np.allclose(actual, expected.numpy(), rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_segmenter_gives_the_same_scores_under_onnxruntime(segmenter: Segmenter, segmenter_file: Path) -> None:
+    runtime = session(segmenter_file)
+    for shape in SHAPES:
+        images = pictures(shape)
+        (scores,) = runtime.run(["scores"], {"images": images.numpy()})
+        logits = segmenter.network(normalised(images, segmenter.network))
+        assert logits.std() > 0.1  # else all would be close
+        assert close(scores, nn.functional.interpolate(logits, size=shape[1:], mode="bilinear"))
+    about = runtime.get_modelmeta().custom_metadata_map
+    assert about["kind"] == "segmenter" and json.loads(about["classes"]) == list(CLASSES.names)
+
+
+@torch.no_grad()
+def test_a_labeler_gives_the_same_maps_under_onnxruntime(labeler: Labeler, labeler_file: Path) -> None:
+    runtime = session(labeler_file)
+    for shape in SHAPES:
+        images = pictures(shape)
+        labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0]])[: shape[0]]
+        fed = {"images": images.numpy(), "labels": labels.numpy()}
+        found, background, logits = runtime.run(["maps", "background", "logits"], fed)
+        views = normalised(images, labeler.method.network)
+        scores, expected = labeler.raw_maps(views, labels)
+        assert close(found, scores * labels[:, :, None, None]) and (found[labels.numpy() == 0] == 0).all()
+        assert expected is not None and expected.std() > 0.01
+        assert close(background, expected)
+        assert close(logits, labeler.method.classify(views))
+    assert runtime.get_modelmeta().custom_metadata_map["kind"] == "labeler"
+
+
+def test_without_the_extra_a_line_says_what_to_install(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "NEEDED", ("json", "no_such_module"))
+    with pytest.raises(RecipeError, match=r"export needs no_such_module; run pip install 'baoseg\[onnx\]'"):
+        export.onnx(segmenter, tmp_path / "x.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------- voc
+
+
+@pytest.fixture
+def scenes() -> Dataset:
+    return open_dataset(tiny.RECIPE.data, "eval")
+
+
+@pytest.fixture
+def stage(scenes: Dataset, tmp_path: Path) -> Stage:
+    made = Stage(tmp_path / "run" / "segment")
+    for index, name in enumerate(scenes.names):
+        write_mask(made.mask(scenes.split, name), torch.full((64, 64), index, dtype=torch.uint8))
+    return made
+
+
+def test_the_server_gets_every_mask_in_its_layout(stage: Stage, scenes: Dataset, tmp_path: Path) -> None:
+    archive = export.voc(stage, scenes, tmp_path / "out", tar=True)
+    expected = [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in scenes.names]
+    with tarfile.open(archive) as file:
+        assert file.getnames() == expected
+    for index, path in enumerate(expected):
+        with Image.open(tmp_path / "out" / path) as picture:
+            assert picture.mode == "P" and picture.size == (64, 64) and picture.getextrema() == (index, index)
+    assert export.voc(stage, scenes, tmp_path / "plain") == (tmp_path / "plain" / expected[0]).parent
+    assert not (tmp_path / "plain" / "results.tgz").exists()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "no such mask; make the masks of this split first"),
+        (torch.zeros(64, 63, dtype=torch.uint8), "63 x 64 pixels, its picture 64 x 64"),
+        (torch.full((64, 64), 21, dtype=torch.uint8), r"index 21 is outside 0\.\.20"),
+        (torch.full((64, 64), 255, dtype=torch.uint8), r"index 255 is outside 0\.\.20"),
+    ],
+)
+def test_a_mask_that_the_server_would_refuse_is_named(
+    mask: Tensor | None, message: str, stage: Stage, scenes: Dataset, tmp_path: Path
+) -> None:
+    path = stage.mask(scenes.split, scenes.names[3])
+    path.unlink()
+    if mask is not None:
+        write_mask(path, mask)
+    with pytest.raises(DataError, match=rf"{scenes.names[3]}\.png: {message}"):
+        export.voc(stage, scenes, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # all are checked before the first is written
