@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
-from baoseg.cli import runs, steps
+from baoseg.cli import export, label, predict, prepare, recipes, runs, steps, weights
 from baoseg.errors import BaosegError
 
 Verb = Callable[..., None]
@@ -18,9 +18,28 @@ def _by_name(*verbs: Verb) -> dict[str, Verb]:
 VERBS = _by_name(
     *(runs.demo, runs.run, runs.compare, runs.reproduce, runs.fuse),
     *(steps.train, steps.maps, steps.masks, steps.refine, steps.segment, steps.evaluate, steps.report),
+    *(predict.predict, label.label),
 )
 # Verbs with verbs of their own, and what they are for.
-GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {}
+GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
+    "prepare": (
+        "The papers' data sets, from their archives to folders that other verbs take; a check of your own folder.",
+        _by_name(
+            *(prepare.voc12, prepare.coco14, prepare.cub200, prepare.ilsvrc, prepare.openimages),
+            prepare.folder,
+        ),
+    ),
+    "weights": (
+        "Published weights: what there is, fetched, and as safetensors.",
+        _by_name(weights.list_, weights.show, weights.fetch, weights.convert),
+    ),
+    "recipes": (
+        "Named settings of whole runs, and where each number comes from.",
+        _by_name(recipes.list_, recipes.show),
+    ),
+    "export": ("Networks and masks in the forms that other tools take.", _by_name(export.onnx, export.voc)),
+}
+LISTED = "list"  # what the name of a group alone does, where it can
 
 
 def main() -> None:
@@ -29,7 +48,8 @@ def main() -> None:
     try:
         if words and words[0] in GROUPS:
             about, verbs = GROUPS[words[0]]
-            _choose(verbs, words[1:], prog=f"bao {words[0]}", description=about)
+            given = words[1:] or [LISTED] * (LISTED in verbs)
+            _choose(verbs, given, prog=f"bao {words[0]}", description=about)
         else:
             listed = {name: _listed(about) for name, (about, _) in GROUPS.items()}
             about = "Pixel masks from image-level labels, with no background threshold to tune."

@@ -36,11 +36,19 @@ class Device:
     """The mixed ones are faster on GPUs that have them; results differ a little."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
     """Processes that load pictures during training; any number gives the same result."""
+    devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """GPUs (or processes on CPUs) to use on each machine; the recipe's batches are divided among them all."""
+    nodes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Machines, each of which runs this same command under torchrun or SLURM, in a folder that all can see."""
+    accumulate: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Parts of a batch that go through the network one after the other, where memory is short."""
 
     def resolve(self) -> "Hardware":
         from baoseg.train import Hardware
 
-        return Hardware(**vars(self))
+        hardware = Hardware(**vars(self))
+        hardware.fabric()  # what the machine does not have is said at once; processes of other devices start
+        return hardware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +77,11 @@ class Overrides:
     """Seed of all that is random in training."""
     refine: Annotated[Words | None, optional("WAY ...")] = None
     """Ways to refine the masks, of crf psa irn, in the place of the recipe's own."""
+    smoke: Flag = False
+    """Only see that all of it runs: a few small pictures of each split, 1 epoch, no weights; a minute or a few."""
 
     def apply(self, recipe: "Recipe") -> "Recipe":
-        from baoseg.recipes import override
+        from baoseg.recipes import override, smoke
 
-        return override(recipe, **vars(self))
+        changes = {name: value for name, value in vars(self).items() if name != "smoke"}
+        return override(smoke(recipe) if self.smoke else recipe, **changes)

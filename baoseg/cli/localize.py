@@ -1,0 +1,81 @@
+"""The verb for boxes from image-level labels, and what `bao reproduce` does with a recipe for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, optional
+from baoseg.errors import RecipeError
+
+if TYPE_CHECKING:
+    from baoseg.localize import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
+
+    layout: Annotated[Literal["folder", "cub", "ilsvrc", "openimages"] | None, optional("LAYOUT")] = None
+    """How the data set lies on disk: cub, ilsvrc, openimages, or folder for your own (docs/localization.md)."""
+    train_split: Split = None
+    """Pictures to train on. Without it: train."""
+    eval_split: Split = None
+    """Pictures to draw boxes in. Without it: the recipe's, test or val."""
+    weights: Annotated[Path | None, optional("FILE")] = None
+    """Weights to start from: .safetensors or .pth in the names of timm, or of a run."""
+    epochs: Count = None
+    """Epochs of each stage."""
+    batch_size: Count = None
+    """Pictures a step."""
+    lr: Annotated[float | None, optional("RATE")] = None
+    """Learning rate of the backbone; that of the heads keeps its ratio to it."""
+    seed: Count = None
+    """Seed of all that is random in training."""
+
+
+def localize(
+    recipe: RecipeName,
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")],
+    out: Out,
+    changes: tyro.conf.OmitArgPrefixes[Changes] = Changes(),
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
+    """Boxes from one label a picture: train CAM and BAS, evaluate, report. The same command continues it.
+
+    Args:
+        recipe: Name of a recipe for localization, e.g. bas-cub-resnet50; an unknown name lists them all.
+        data: Folder of the data set.
+        out: Folder to write, or to continue in.
+        changes: What to change in the recipe.
+        device: What to compute on.
+    """
+    from baoseg import localize as steps
+    from baoseg import localize_recipes as recipes
+
+    config = recipes.override(recipes.named(recipe), data=data, **vars(changes))
+    steps.run(config, out, hardware=device.resolve())
+
+
+def reproduce(table: str, recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
+    """A table about localization. Raises RecipeError for an override that localization does not have."""
+    from baoseg import reproduce_localization
+
+    reproduce_localization.run(table, _changed(recipe, overrides), out, hardware=device.resolve())
+
+
+def is_recipe(name: str) -> bool:
+    from baoseg import localize_recipes
+
+    return name in localize_recipes.RECIPES
+
+
+def _changed(recipe: str, overrides: Overrides) -> "Config":
+    from baoseg import localize_recipes as recipes
+
+    default = vars(Overrides())
+    given = {name: value for name, value in vars(overrides).items() if value != default[name]}
+    if odd := sorted(given.keys() - {"data", *vars(Changes())}):
+        raise RecipeError(f"--{odd[0].replace('_', '-')}: does not go with {recipe}, which is for localization")
+    return recipes.override(recipes.named(recipe), **given)
