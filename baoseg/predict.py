@@ -26,7 +26,7 @@ from baoseg.errors import DataError
 from baoseg.labeler import Labeler
 from baoseg.refine import crf
 from baoseg.runs import atomic
-from baoseg.segment import Inference, Segmenter, _spans, _Window
+from baoseg.segment import Inference, Segmenter, Window
 from baoseg.types import BACKGROUND
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # what is taken of folders
@@ -171,7 +171,7 @@ def _segment_with_crf(
 ) -> UInt8[Tensor, "h w"]:
     plain = Segmenter(model.network, model.classes, inference=replace(model.inference, crf=False))
 
-    def drawn(seen: UInt8[Tensor, "3 y x"], window: _Window) -> UInt8[Tensor, "y x"]:
+    def drawn(seen: UInt8[Tensor, "3 y x"], window: Window) -> UInt8[Tensor, "y x"]:
         scores = candidates(plain(seen, labels).scores)
         return crf.from_probabilities(seen.permute(1, 2, 0), scores).argmax(dim=0).byte()
 
@@ -188,11 +188,10 @@ def candidates(scores: Float[Tensor, "S h w"]) -> Float[Tensor, "S h w"]:
 def _by_windows(
     picture: UInt8[Tensor, "3 h w"],
     inference: Inference,
-    function: Callable[[UInt8[Tensor, "3 y x"], _Window], UInt8[Tensor, "y x"]],
+    function: Callable[[UInt8[Tensor, "3 y x"], Window], UInt8[Tensor, "y x"]],
 ) -> UInt8[Tensor, "h w"]:
     """A mask from those of the windows: of each the part that no other keeps."""
     mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
-    rows, columns = (_spans(side, inference.window, inference.margin) for side in picture.shape[-2:])
-    for window in (_Window(row, column) for row in rows for column in columns):
+    for window in inference.windows(picture.shape[-2:]):
         mask[window.kept] = function(picture[:, *window.seen], window)[window.kept_of_seen]
     return mask

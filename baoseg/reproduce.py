@@ -110,6 +110,8 @@ def run(
     Raises RecipeError for an unknown name and for a network or seeds that do not serve, DataError without ground truth.
     """
     table = published.table(name)
+    if name not in EXPERIMENTS:
+        raise RecipeError(f"{name}: is about localization; name a recipe for it, e.g. --recipe cub20")
     experiment = EXPERIMENTS[name]
     recipe = replace(experiment.recipe(base), name=f"{base.name}: {name}")
     sources = dict(experiment.sources(base))
@@ -122,18 +124,15 @@ def run(
         for source in sources.values():
             if source.stage != experiment.judge:
                 choose_thresholds(folder, source.stage, judge=experiment.judge, hardware=hardware)
-    lines = compare(folder, table, experiment, sources)
-    for text in _header(folder, table):
+    ours = read_json(folder.manifest)["data"]["eval"]
+    for text in header(table, data=_data(folder), split=ours["split"], images=ours["images"], net=recipe.net):
         progress.say(text)
-    if lines:
-        progress.say(_printed(lines))
+    if lines := compare(folder, table, experiment, sources):
+        progress.say(printed(lines))
         progress.say("oracle: at the threshold that is best on the ground truth, as in the papers; masks: without it")
-        _write_csv(folder.root / f"{name}.csv", [_cells(line) for line in lines])
+        write_csv(folder.root / f"{name}.csv", [cells(line) for line in lines])
     if experiment.draw is not None:
-        picture = folder.root / f"{name}.png"
-        with atomic(picture) as temporary:
-            experiment.draw(folder, hardware).savefig(temporary, dpi=150)
-        progress.say(f"Figure: {picture.resolve()}")
+        save_figure(experiment.draw(folder, hardware), folder.root / f"{name}.png")
     if experiment.split_after is not None:
         progress.say("The curves use the ground truth to explain what a classifier sees; they choose nothing.")
     return folder
@@ -181,7 +180,7 @@ def compare(folder: Run, table: published.Table, experiment: Experiment, sources
     Data that are called as the data set of some columns stand beside those alone, others beside all.
     """
     data = _data(folder)
-    alike = [column for column in table.columns if _called_alike(data, column.data)] or table.columns
+    alike = [column for column in table.columns if called_alike(data, column.data)] or table.columns
     lines = []
     for row in table.rows:
         for column, value in zip(table.columns, row.values, strict=True):
@@ -218,7 +217,7 @@ def compare(folder: Run, table: published.Table, experiment: Experiment, sources
 def _not_here(column: Column) -> str | None:
     """Why nothing of ours can stand in a column; None for those of seeds."""
     if column.metric not in ("mIoU", "IoU"):
-        return "object localisation is not here yet"
+        return "of localization: name a recipe for it"
     if column.key.endswith("-mask"):
         return "refinement (PSA, IRN, CRF) is not here yet"
     return None if "-seed" in column.key else "the segmentation network is not here yet"
@@ -289,28 +288,25 @@ def _data(folder: Run) -> str:
     return str(pipeline.recipe_of(folder).data.path)
 
 
-def _called_alike(path: str, data: str) -> bool:
+def called_alike(path: str, data: str) -> bool:
     """Whether a folder is called as the data set of a paper, as VOC2012 is as PASCAL VOC 2012."""
     name, paper = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (Path(path).name, data))
     return len(name) >= 3 and name in paper
 
 
-def _header(folder: Run, table: published.Table) -> Iterator[str]:
+def header(table: published.Table, *, data: str, split: str, images: int, net: nets.Config) -> Iterator[str]:
     """What the numbers are of, and how far they can be compared."""
-    recipe = pipeline.recipe_of(folder)
-    data = recipe.data.path
-    ours = read_json(folder.manifest)["data"]["eval"]
     yield f"{table.id}: {table.title} ({table.source.partition(';')[0]} of {table.paper.title})"
-    yield f"Ours: {data}, {ours['split']}, {ours['images']} pictures, network {recipe.net.backbone}."
+    yield f"Ours: {data}, {split}, {images} pictures, network {net.backbone}."
     published_on = sorted({(column.data, column.split) for column in table.columns})
     if published_on:
-        yield f"Published: {', '.join(f'{theirs} {split}' for theirs, split in published_on)}."
+        yield f"Published: {', '.join(f'{theirs} {of}' for theirs, of in published_on)}."
     else:
         yield "Published: curves without a number, on the data of the title."
-    if not any(_called_alike(data, theirs) for theirs, _ in published_on):
+    if not any(called_alike(data, theirs) for theirs, _ in published_on):
         yield f"{data} is not the paper's data: compare the order of rows and the shape of curves, not the numbers."
-    elif not any(_called_alike(data, theirs) and ours["split"] == split for theirs, split in published_on):
-        yield f"{ours['split']} is not the paper's split: compare the order of rows, not the numbers."
+    elif not any(called_alike(data, theirs) and split == of for theirs, of in published_on):
+        yield f"{split} is not the paper's split: compare the order of rows, not the numbers."
     for statement in table.statements:
         yield f"The paper: {statement}"
 
@@ -318,13 +314,13 @@ def _header(folder: Run, table: published.Table) -> Iterator[str]:
 COLUMNS = ("row", "measured", "published on", "ours", "published", "difference", "ours is")
 
 
-def _cells(line: Line) -> dict[str, Any]:
+def cells(line: Line) -> dict[str, Any]:
     difference = None if line.difference is None else round(line.difference, 10)
     values = (line.row, line.column, line.published_on, line.ours, line.published, difference, line.source)
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _printed(lines: Sequence[Line]) -> Table:
+def printed(lines: Sequence[Line]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for title in ("row", "measured", "ours", "published", "difference", "ours is"):
         table.add_column(title, justify="right" if title in ("ours", "published", "difference") else "left")
@@ -336,11 +332,17 @@ def _printed(lines: Sequence[Line]) -> Table:
     return table
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    progress.say(f"Figure: {path.resolve()}")
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
@@ -350,7 +352,7 @@ def _draw_epochs(folder: Run, hardware: Hardware) -> Figure:
     """BAO figure 4: the network in training after each epoch, from the trained classifier on."""
     classifier, *learners = pipeline.recipe_of(folder).stages
     start = read_json(folder.stage(classifier.name).metrics)["oracle"]["miou"]
-    figure, axes = _one(x="epoch", y="mIoU of the seed in %")
+    figure, axes = one_plot(x="epoch", y="mIoU of the seed in %")
     for stage, colour in zip(learners, COLOURS, strict=False):
         threshold_free = read_json(folder.stage(stage.name).metrics)["threshold_free"] is not None
         key = "miou" if threshold_free else "oracle_miou"
@@ -366,7 +368,7 @@ def _draw_epochs(folder: Run, hardware: Hardware) -> Figure:
 
 def _draw_thresholds(folder: Run, hardware: Hardware) -> Figure:
     """Noise reduction figure 4: mIoU over the background threshold."""
-    figure, axes = _one(x="background threshold", y="mIoU of the seed in %")
+    figure, axes = one_plot(x="background threshold", y="mIoU of the seed in %")
     for name, colour in zip(pipeline.recipe_of(folder).names, COLOURS, strict=False):
         sweep = read_json(folder.stage(name).metrics)["sweep"]
         axes.plot(sweep["thresholds"], sweep["miou"], color=colour, label=name)
@@ -386,11 +388,14 @@ def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
 
 
 def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
-    """BAS figures 1 and 6, and the numbers of the means in OUT/activations.csv. It uses the ground truth to explain."""
-    recipe = pipeline.recipe_of(folder)
-    config = exploration.Config()
     model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
-    curves = exploration.explore(model, pipeline.open_split(recipe, None), config)
+    return draw_activations(model, pipeline.open_split(pipeline.recipe_of(folder), None), folder)
+
+
+def draw_activations(model: labeler.Labeler, dataset: Dataset, folder: Run) -> Figure:
+    """BAS figures 1 and 6, and the numbers of the means in OUT/activations.csv. It uses the ground truth to explain."""
+    config = exploration.Config()
+    curves = exploration.explore(model, dataset, config)
     summary = exploration.summarise(curves, config)
     rows = []
     for i, area in enumerate(summary.area.tolist()):
@@ -398,11 +403,11 @@ def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
         for quantity, mean, spread in zip(exploration.QUANTITIES, summary.mean, summary.spread, strict=True):
             row |= {quantity: mean[i].item(), f"{quantity} spread": spread[i].item()}
         rows.append(row)
-    _write_csv(folder.root / "activations.csv", rows)
+    write_csv(folder.root / "activations.csv", rows)
     return exploration.draw(summary, curves[0])
 
 
-def _one(*, x: str, y: str) -> tuple[Figure, Axes]:
+def one_plot(*, x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)

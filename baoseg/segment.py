@@ -76,6 +76,11 @@ class Inference:
         if not self.scales or min(self.scales) <= 0 or not 0 <= self.margin < self.window:
             raise RecipeError(f"segmentation: {self}; scales above 0, and a margin that is smaller than the window")
 
+    def windows(self, size: Sequence[int]) -> "list[Window]":
+        """Windows that cover a picture of this height and width; one where that is enough."""
+        rows, columns = (_spans(side, self.window, self.margin) for side in size)
+        return [Window(row, column) for row in rows for column in columns]
+
 
 class SegmentationLearner(Learner):
     """Cross-entropy of each pixel's class. 255 is ignored; weights, where the batch brings some, say what counts."""
@@ -126,7 +131,7 @@ class Segmenter:
         """
         picture = as_picture(image)
         scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
-        for window in self._windows(picture):
+        for window in self.inference.windows(picture.shape[-2:]):
             scores[:, *window.kept] = self._probabilities(picture, window, self._absent(labels)).cpu()
         if self.inference.crf:
             scores = crf.from_probabilities(picture.permute(1, 2, 0), scores)
@@ -135,7 +140,7 @@ class Segmenter:
     def mask(self, image: Picture, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
         """The mask alone, window by window: memory grows with the picture by a few bytes a pixel."""
         picture = as_picture(image)
-        windows = self._windows(picture)
+        windows = self.inference.windows(picture.shape[-2:])
         if self.inference.crf and len(windows) == 1:
             return self(picture, labels).mask
         mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
@@ -149,28 +154,27 @@ class Segmenter:
             return torch.empty(0, dtype=torch.int64)
         return (self.classes.encode(labels) == 0).nonzero()[:, 0] + 1
 
-    def _windows(self, picture: UInt8[Tensor, "3 h w"]) -> "list[_Window]":
-        spans = [_spans(side, self.inference.window, self.inference.margin) for side in picture.shape[-2:]]
-        return [_Window(rows, columns) for rows in spans[0] for columns in spans[1]]
-
     @torch.inference_mode()
     def _probabilities(
-        self, picture: UInt8[Tensor, "3 h w"], window: "_Window", absent: Int[Tensor, "a"]
+        self, picture: UInt8[Tensor, "3 h w"], window: "Window", absent: Int[Tensor, "a"]
     ) -> Float[Tensor, "S y x"]:
         view = normalise(picture[:, *window.seen].to(self.device), self.network.normalisation)[None]
         size = (view.shape[2], view.shape[3])
         total = torch.zeros((), device=self.device)
         for scale in self.inference.scales:
             scaled = view if scale == 1 else _rescale(view, scale)
-            both = torch.cat([scaled, scaled.flip(-1)]) if self.inference.flip else scaled
-            logits = full_precision(self.network(both))
-            logits[:, absent] = -math.inf
-            probabilities = enlarge(logits.softmax(dim=1), size)
-            total = total + probabilities[0]
-            if self.inference.flip:
-                total = total + probabilities[1].flip(-1)
+            total = total + self._look(scaled, size, absent)
+            if self.inference.flip:  # after the picture, not in a batch with it, which takes twice the memory
+                total = total + self._look(scaled.flip(-1), size, absent).flip(-1)
         views = len(self.inference.scales) * (1 + self.inference.flip)
         return total[:, *window.kept_of_seen] / views
+
+    def _look(
+        self, view: Float[Tensor, "1 3 h w"], size: tuple[int, int], absent: Int[Tensor, "a"]
+    ) -> Float[Tensor, "S y x"]:
+        logits = full_precision(self.network(view))
+        logits[:, absent] = -math.inf
+        return enlarge(logits.softmax(dim=1), size)[0]
 
 
 class _Span(NamedTuple):
@@ -192,7 +196,7 @@ def _spans(length: int, window: int, margin: int) -> list[_Span]:
     return [_Span(start, start + window, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     rows: _Span
     columns: _Span
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
-from baoseg.cli import export, label, predict, prepare, recipes, runs, steps, weights
+from baoseg.cli import export, label, localize, predict, prepare, recipes, runs, steps, weights
 from baoseg.errors import BaosegError
 
 Verb = Callable[..., None]
@@ -18,7 +18,7 @@ def _by_name(*verbs: Verb) -> dict[str, Verb]:
 VERBS = _by_name(
     *(runs.demo, runs.run, runs.compare, runs.reproduce, runs.fuse),
     *(steps.train, steps.maps, steps.masks, steps.refine, steps.segment, steps.evaluate, steps.report),
-    *(predict.predict, label.label),
+    *(predict.predict, label.label, localize.localize),
 )
 # Verbs with verbs of their own, and what they are for.
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from baoseg import published
+from baoseg.cli import localize
 from baoseg.cli.options import Device, Flag, Out, Overrides, RecipeName, Seeds, Split, Words, optional
 from baoseg.errors import RecipeError
 
@@ -108,6 +109,11 @@ def reproduce(
     if table is None:
         for known in published.tables().values():
             print(f"{known.id:<18} {known.title}")
+        return
+    if localize.is_recipe(recipe):
+        if seeds or allow_pickle:
+            raise RecipeError("--seeds and --allow-pickle are for segmentation; leave them out")
+        localize.reproduce(table, recipe, out or Path(table), overrides, device)
         return
     from baoseg import recipes
     from baoseg import reproduce as tables

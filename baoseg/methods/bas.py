@@ -1,8 +1,11 @@
-"""BAS: background activation suppression (Zhai, Wu, Zhu, Cao, Wu, Zha, IJCV 2023), for segmentation.
+"""BAS: background activation suppression (Zhai, Wu, Zhu, Cao, Wu, Zha, IJCV 2023).
 
 A generator in the midst of a classifier draws a map for each class. It learns where an object is from what the
 classifier still sees of the object's class when the map is cut out of its features: as little as possible, with a map
 as small as possible.
+
+For segmentation a picture may have several labels. For localization it has one, and nothing else changes: that class is
+the one drawn, eq. 9 is the cross-entropy of eq. 7, and eq. 10 is eq. 8.
 """
 
 import math
@@ -137,7 +140,16 @@ class BAS(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        """The generator's maps M, held down by the class-agnostic one where there is one (sec. 5.5).
+        """`generated`, on the grid of the class maps."""
+        scores = self.generated(images)
+        if classes is not None:
+            scores = scores[:, classes - 1]
+        stride = self.network.backbone.stride
+        grid = (math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
+        return Maps(F.interpolate(scores, size=grid, mode="area"))
+
+    def generated(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K h2 w2"]:
+        """The generator's maps M on its own grid, held down by the class-agnostic one where there is one (sec. 5.5).
 
         The paper leaves open if averaging is done everywhere; here it is where the class's map is the higher one, as
         its text introduces both ways. Only the layers before the generator are computed.
@@ -150,11 +162,7 @@ class BAS(Method):
                 scores = scores.minimum(predicted[:, -1:])
             case Foreground.AVERAGE:
                 scores = (scores + scores.minimum(predicted[:, -1:])) / 2
-        if classes is not None:
-            scores = scores[:, classes - 1]
-        stride = network.backbone.stride
-        grid = (math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
-        return Maps(F.interpolate(scores, size=grid, mode="area"))
+        return scores
 
     def threshold(
         self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
@@ -200,6 +208,20 @@ def suppression(background: Float[Tensor, "b K"], whole: Float[Tensor, "#b K"]) 
     As released, and not in the paper: S takes no gradient, and a ratio above 1 is the constant 1.
     """
     return (background.relu() / (whole.detach().relu() + EPSILON)).clamp(max=1)
+
+
+def top_averages(
+    maps: Float[Tensor, "b K h w"], logits: Float[Tensor, "b K"], targets: Int[Tensor, "b"]
+) -> Float[Tensor, "b K h w"]:
+    """Entry k - 1 is the mean of the maps of k classes: the true one (0..K-1) and the most probable others (sec. 3.1).
+
+    Deviation: the paper takes the k most probable classes "including the ground-truth class"; for k > 1 the released
+    code takes them whether or not the true one is among them.
+    """
+    order = logits.scatter(1, targets[:, None], math.inf).argsort(dim=1, descending=True)
+    ordered = maps.take_along_dim(order[:, :, None, None], dim=1)
+    counts = torch.arange(1, maps.shape[1] + 1, device=maps.device, dtype=maps.dtype)
+    return ordered.cumsum(dim=1) / counts[:, None, None]
 
 
 @torch.no_grad()

@@ -1,0 +1,370 @@
+"""Localization from begin to page on generated pictures, and the geometry of the field's crops worked out by hand."""
+
+import csv
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as cases
+from hypothesis import strategies as st
+from PIL import Image
+
+from baoseg import exploration, labeler, localize, nets, train
+from baoseg.data import wsol
+from baoseg.errors import DataError, RecipeError, RunError
+from baoseg.localize import Classifier, Config, Localizer, localize_picture, truth_on_crop
+from baoseg.methods import amn, bas, cam
+from baoseg.nets import Heads
+from baoseg.runs import Run, read_json
+from baoseg.train import Hardware
+from baoseg.types import Batch
+
+HARDWARE = Hardware(accelerator="cpu", workers=0)
+SCHEDULE = train.Config(epochs=2, batch_size=4, lr=1e-3)
+NET = nets.Config(backbone="timm:test_efficientnet", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+COLOURS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 30, 20)}
+BAS = bas.Config(alpha=0.5, beta=1.5)
+
+
+def write_pictures(root, *, each: int = 2) -> None:
+    """Rectangles of a colour on grey, of some sizes, with their boxes; the second of each colour has a mask too."""
+    generator = np.random.default_rng(0)
+    labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]
+    for colour, i in itertools.product(COLOURS, range(each)):
+        height, width = 60 + 10 * i, 80
+        x0, y0 = generator.integers(0, 30, 2).tolist()
+        x1, y1 = x0 + 30, y0 + 25
+        pixels = np.full((height, width, 3), 120, dtype=np.uint8)
+        pixels[y0 : y1 + 1, x0 : x1 + 1] = COLOURS[colour]
+        Image.fromarray(pixels).save(root / f"{colour}{i}.png")
+        labels.append(f"{colour}{i}.png,{colour}")
+        boxes.append(f"{colour}{i}.png,{x0},{y0},{x1},{y1}")
+        if i == 1:
+            (root / "masks").mkdir(exist_ok=True)
+            Image.fromarray((pixels[..., 0] != 120).astype(np.uint8)).save(root / f"masks/{colour}{i}.png")
+    (root / "labels.csv").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    (root / "boxes.csv").write_text("\n".join(boxes) + "\n", encoding="utf-8")
+
+
+def settings(root, **options) -> Config:
+    stages = (
+        Localizer(method=cam.Config(), schedule=SCHEDULE, threshold=0.2),
+        Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, top_k=2),
+    )
+    given = {
+        "name": "colours",
+        "data": wsol.Config(path=str(root)),
+        "net": NET,
+        "stages": stages,
+        "side": 72,
+        "crop": 64,
+    }
+    return Config(**{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    """A run of all steps; tests read it."""
+    root = tmp_path_factory.mktemp("pictures")
+    write_pictures(root)
+    return localize.run(settings(root), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
+
+
+def rows_of(run: Run, name: str) -> list[dict[str, str]]:
+    with (run.stage(name).root / "boxes.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- geometry ------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_and_masks_on_the_crop_by_hand():
+    """100 x 50 pixels to 256 x 256, margin 16: x * 2.56 - 16, y * 5.12 - 16, down, and within 0..223."""
+    boxes = torch.tensor([[10, 5, 60, 30], [0, 0, 99, 49], [-20, 10, 150, 80]])
+    mask = torch.zeros(50, 100, dtype=torch.uint8)
+    mask[25:, :50], mask[:25, 50:] = 3, 255
+    config = settings("", side=256, crop=224)
+    truth = truth_on_crop(boxes, mask, (50, 100), config=config)
+    assert truth.boxes.tolist() == [[9, 9, 137, 137], [0, 0, 223, 223], [0, 35, 223, 223]]
+    expected = torch.zeros(224, 224, dtype=torch.uint8)
+    expected[112:, :112], expected[:112, 112:] = 1, 255
+    assert torch.equal(truth.mask, expected)
+
+
+@pytest.mark.parametrize("box", [[100, 0, 120, 10], [0, 50, 10, 60], [-9, 0, -1, 10], [0, -9, 10, -1]])
+def test_a_box_outside_the_picture_is_refused(box):
+    with pytest.raises(DataError, match="lies outside the picture of 100x50 pixels"):
+        truth_on_crop(torch.tensor([[0, 0, 5, 5], box]), None, (50, 100), config=settings(""))
+
+
+@given(
+    height=st.integers(5, 400),
+    width=st.integers(5, 400),
+    corners=st.tuples(*[st.floats(0, 1)] * 4),
+)
+@cases(deadline=None, max_examples=50)
+def test_boxes_of_any_picture_lie_on_the_crop(height, width, corners):
+    (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
+    box = [int(x0 * (width - 1)), int(y0 * (height - 1)), int(x1 * (width - 1)), int(y1 * (height - 1))]
+    truth = truth_on_crop(torch.tensor([box]), None, (height, width), config=settings("", side=256, crop=224))
+    expected = [min(max(value * 256 // (width, height)[i % 2] - 16, 0), 223) for i, value in enumerate(box)]
+    assert truth.boxes.tolist() == [expected]
+
+
+# --- inference -----------------------------------------------------------------------------------------------------
+
+
+def test_top_averages_class_by_class(generator):
+    maps = torch.rand(2, 4, 3, 5, generator=generator, dtype=torch.float64)
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.5, 4.0, 1.0, 2.0]])
+    averages = bas.top_averages(maps, logits, torch.tensor([3, 1]))
+    orders = [[3, 0, 2, 1], [1, 3, 2, 0]]  # the true class first, then by probability
+    for picture, order in enumerate(orders):
+        for k in range(1, 5):
+            expected = sum(maps[picture, c] for c in order[:k]) / k
+            torch.testing.assert_close(averages[picture, k - 1], expected)
+
+
+def slow_map(method: bas.BAS, crop: torch.Tensor, classes: list[int]) -> torch.Tensor:
+    """M = sigmoid(conv(F)), its mean over classes, enlarged and brought to [0, 1]."""
+    network = method.network
+    features = network.split().lower(crop)
+    generated = 1 / (1 + torch.exp(-F.conv2d(features, network.generator.weight, padding=1)))
+    mean = sum(generated[0, c] for c in classes) / len(classes)
+    large = F.interpolate(mean[None, None], size=crop.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    return (large - large.min()) / (large.max() - large.min())
+
+
+@torch.no_grad()
+def test_map_and_rank_of_a_picture(finished):
+    """The centre crop for the map; for the rank the mean softmax of it, four corners, and their mirror images."""
+    config = localize.config_of(finished)
+    dataset = wsol.open_boxed(config.data, "eval")
+    method = labeler.load(finished.stage("bas").network).method
+    image = dataset[3].image
+    found = localize_picture(method, image, 2, config=config, top=(2, 1, 99), image_specific=True)
+    square = wsol.squash(image, 72).float() / 255 * 2 - 1
+    corners = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
+    crops = [square[:, y : y + 64, x : x + 64] for y, x in corners]
+    probabilities = sum(
+        method.classify(view[None])[0].softmax(dim=0) for crop in crops for view in (crop, crop.flip(-1))
+    )
+    assert found.rank == int((probabilities > probabilities[2]).sum())
+    centre = crops[0][None]
+    logits = method.classify(centre)[0].tolist()
+    others = sorted({0, 1}, key=lambda c: -logits[c])
+    for average, classes in zip(found.averages, ([2, others[0]], [2], [0, 1, 2]), strict=True):
+        torch.testing.assert_close(average, slow_map(method, centre, list(classes)), atol=1e-5, rtol=1e-4)
+    assert found.threshold in method.config.thresholds
+
+
+def test_a_class_that_the_network_does_not_know(finished):
+    """Its map is that of the most probable class, and it has no rank."""
+    config = localize.config_of(finished)
+    image = wsol.open_boxed(config.data, "eval")[0].image
+    method = labeler.load(finished.stage("bas").network).method
+    views = [localize_picture(method, image, target, config=config, top=(1,)) for target in (None, 0, 1, 2)]
+    assert views[0].rank is None
+    single = dataclasses.replace(config, ten_crops=False)
+    ranks = [localize_picture(method, image, target, config=single, top=(1,)).rank for target in range(3)]
+    assert sorted(ranks) == [0, 1, 2]
+    assert torch.equal(views[0].averages, views[1 + ranks.index(0)].averages)
+
+
+def test_an_empty_map_has_the_empty_box(finished):
+    """A generator that says the same everywhere gives a map of zeros."""
+    config = localize.config_of(finished)
+    method = labeler.load(finished.stage("bas").network).method
+    torch.nn.init.zeros_(method.network.generator.weight)
+    found = localize_picture(method, torch.zeros(3, 20, 30, dtype=torch.uint8), 0, config=config, top=(1,))
+    assert found.averages.eq(0).all()
+    assert localize.box_at(found.averages[0], threshold=0.1).tolist() == [0, 0, 0, 0]
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def single_label_batch(generator) -> Batch:
+    labels = torch.eye(3)[[0, 2, 1, 1]]
+    images = torch.randn(4, 3, 64, 64, generator=generator)
+    return Batch(images, labels, torch.ones(4, 1, 64, 64, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("relu", bas.Relu)
+@torch.no_grad()
+def test_with_one_label_bas_has_the_loss_of_equation_8(generator, relu):
+    """Eq. 7 for the class, and the label's own map in eq. 3 to 6."""
+    config = dataclasses.replace(BAS, relu=relu)
+    network = nets.build(NET, 3, heads=Heads(generator_after=3)).eval()
+    torch.nn.init.normal_(network.class_head.weight, std=0.3)
+    method, batch = bas.BAS(network, config), single_label_batch(generator)
+    terms = method.loss(batch)
+    targets = batch.labels.argmax(dim=1).tolist()
+    lower, upper, _ = network.split()
+    features = lower(batch.images)
+    predicted = network.prediction_maps(features)
+
+    def class_maps(values):
+        found = F.conv2d(upper(values), network.class_head.weight[1:])
+        return found.clamp(min=0) if relu is bas.Relu.CONFERENCE else found
+
+    whole = class_maps(features)
+    masks = torch.stack([predicted[i, c] for i, c in enumerate(targets)])[:, None]
+    background = class_maps(features * (1 - masks)).mean(dim=(2, 3))
+    totals = dict.fromkeys(terms, 0.0)
+    for i, c in enumerate(targets):
+        logits = whole[i].mean(dim=(1, 2))
+        totals["classification"] += float(logits.logsumexp(dim=0) - logits[c]) / 4
+        pooled = F.interpolate(masks[i : i + 1], size=whole.shape[-2:], mode="area")[0]
+        seen = (pooled * whole[i]).mean(dim=(1, 2))
+        totals["guidance"] += 0.5 * float(seen.logsumexp(dim=0) - seen[c]) / 4
+        totals["area"] += 1.5 * float(masks[i].mean()) / 4
+        ratio = max(float(background[i, c]), 0.0) / (max(float(logits[c]), 0.0) + 1e-8)
+        totals["suppression"] += min(ratio, 1.0) / 4
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(totals, rel=1e-3, abs=1e-5)
+
+
+@torch.no_grad()
+def test_cam_learns_by_cross_entropy(generator):
+    network = nets.build(NET, 3)
+    batch = single_label_batch(generator)
+    logits = network.class_maps(network(batch.images)).mean(dim=(2, 3)).double()
+    expected = sum(float(row.exp().sum().log() - row[c]) for row, c in zip(logits, (0, 2, 1, 1), strict=True))
+    assert Classifier(network).loss(batch)["classification"].item() == pytest.approx(expected / 4, rel=1e-4)
+
+
+def test_training_sees_crops_of_the_whole_picture():
+    augment = localize.augmentation(settings(""))
+    assert augment.resize_long == (72, 72)
+    assert augment.crop == 64
+    assert augment.flip
+    assert augment.brightness == augment.contrast == augment.saturation == augment.hue == 0
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_leaves(finished):
+    for name in ("cam", "bas"):
+        paths = finished.stage(name)
+        metrics, rows = read_json(paths.metrics), rows_of(finished, name)
+        assert [row["name"] for row in rows] == [f"{colour}{i}" for colour in COLOURS for i in range(2)]
+        ious, ranks = [float(row["iou"]) for row in rows], [int(row["rank"]) for row in rows]
+        right = [iou >= 0.5 for iou in ious]
+        assert metrics["gt_known"] == pytest.approx(100 * sum(right) / 6)
+        assert metrics["top1"] == pytest.approx(
+            100 * sum(r and rank < 1 for r, rank in zip(right, ranks, strict=True)) / 6
+        )
+        assert metrics["oracle"]["peak_iou"] is not None  # of the three pictures with a mask
+        assert metrics["gt_known"] <= metrics["oracle"]["max_box_accuracy"][1] + 1e-9
+        assert not paths.state.exists()
+        assert read_json(paths.costs)["train"]["epochs"] == 2
+    assert read_json(finished.stage("cam").metrics)["image_specific"] is None
+    metrics, rows = read_json(finished.stage("bas").metrics), rows_of(finished, "bas")
+    own = [float(row["image_iou"]) >= 0.5 for row in rows]
+    assert metrics["image_specific"]["gt_known"] == pytest.approx(100 * sum(own) / 6)
+    curve = metrics["top_k_curve"]
+    assert curve["k"] == [1, 2, 3]
+    for key in ("gt_known", "top1", "top5"):
+        assert curve[key][1] == pytest.approx(metrics[key])  # of k = 2, as the settings say
+
+
+def test_the_page_shows_every_picture_and_loads_nothing(finished):
+    page = finished.report.read_text(encoding="utf-8")
+    assert page.count("<rect x=") >= 6 * 3  # the truth and two methods
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert "<script" not in page
+    for name in ("cam", "bas", "green1", "MaxBoxAccV2", "oracle"):
+        assert name in page
+
+
+def test_a_second_call_repeats_nothing_and_measures_what_is_missing(finished):
+    config = localize.config_of(finished)
+    files = [finished.stage("bas").network, finished.stage("cam").network, finished.stage("cam").metrics]
+    before = [path.stat().st_mtime_ns for path in files]
+    metrics = finished.stage("bas").metrics
+    found = read_json(metrics)
+    metrics.unlink()
+    localize.run(config, finished.root, hardware=HARDWARE)
+    assert [path.stat().st_mtime_ns for path in files] == before
+    assert read_json(metrics) == found
+
+
+def test_stages_of_one_method_have_names_of_their_own():
+    twice = [Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, called=name) for name in (None, "other")]
+    assert [stage.name for stage in settings("", stages=tuple(twice)).stages] == ["bas", "other"]
+    with pytest.raises(RecipeError, match="each once"):
+        settings("", stages=(twice[0], twice[0]))
+
+
+def test_a_run_refuses_what_is_not_its_own(finished, tmp_path):
+    config = localize.config_of(finished)
+    with pytest.raises(RunError, match="other localization"):
+        localize.begin(dataclasses.replace(config, seed=1), finished.root)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="is no run folder"):
+        localize.begin(config, tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="is a run for segmentation"):
+        localize.config_of(Run(tmp_path))
+
+
+def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypatch):
+    config = localize.config_of(finished)
+    first, second = config.stages
+    config = dataclasses.replace(config, stages=(first, dataclasses.replace(second, start="cam")))
+    run = localize.begin(config, tmp_path / "run")
+    run.stage("cam").root.mkdir()
+    run.stage("cam").network.write_bytes(finished.stage("cam").network.read_bytes())
+    monkeypatch.setattr(localize.train, "fit", lambda *args, **options: None)
+    monkeypatch.setattr(localize.train, "seconds", lambda paths: 0.0)
+    localize.train_stages(run, hardware=HARDWARE)
+    cam_network, bas_network = (labeler.load(run.stage(name).network).method.network for name in ("cam", "bas"))
+    found = dict(bas_network.named_parameters())
+    assert all(torch.equal(found.pop(name), value) for name, value in cam_network.named_parameters())
+    assert list(found) == ["generator.weight"]
+
+
+def test_the_exploratory_experiment_runs_on_boxed_pictures(finished):
+    """BAS sec. 3.5, on a classifier trained by eq. 7: a curve for each mask whose class is seen."""
+    dataset = wsol.open_boxed(localize.config_of(finished).data, "eval")
+    model = labeler.load(finished.stage("cam").network)
+    torch.nn.init.constant_(model.method.network.class_head.weight, 1.0)  # all classes are seen
+    curves = exploration.explore(model, dataset, exploration.Config(steps=2))
+    assert len(curves) == 3
+    assert all(curve.area[2] == 1 for curve in curves)  # the mask itself is in the middle
+
+
+def test_evaluation_names_the_picture_of_a_wrong_box(tmp_path, finished):
+    write_pictures(tmp_path)
+    config = localize.config_of(finished)
+    config = dataclasses.replace(config, data=wsol.Config(path=str(tmp_path)), stages=config.stages[:1])
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nblue0.png,200,0,220,9\n", encoding="utf-8")
+    run = localize.begin(config, tmp_path / "run")
+    with pytest.raises(RunError, match="not trained yet"):
+        localize.evaluate_stages(run, hardware=HARDWARE)
+    run.stage("cam").root.mkdir()
+    run.stage("cam").network.write_bytes(finished.stage("cam").network.read_bytes())
+    with pytest.raises(DataError, match=r"test/blue0: the box .* lies outside the picture of 80x60"):
+        localize.evaluate_stages(run, hardware=HARDWARE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Localizer(method=amn.Config(), schedule=SCHEDULE, threshold=0.1), "amn does not localize"),
+        (lambda: Localizer(method=BAS, schedule=SCHEDULE, threshold=1.0), "a threshold is in"),
+        (lambda: Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, top_k=0), "k at least 1"),
+        (lambda: settings("", side=60), "do not fit into squares of 60"),
+        (lambda: settings("", stages=()), "name at least one"),
+        (lambda: settings("", stages=(Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, start="cam"),)), "cam"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(wrong, message):
+    with pytest.raises(RecipeError, match=message):
+        wrong()
