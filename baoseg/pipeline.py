@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from baoseg import nets, progress, recipes
+from baoseg.errors import CheckpointError
 from baoseg.manifest import begin, open_split, recipe_of
 from baoseg.methods import heads_of
 from baoseg.recipes import Recipe
@@ -43,6 +44,7 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues."""
     hardware.fabric()  # the processes of other devices start here, and come this way as well
     folder = begin(recipe, out)
+    _check_weights(folder, recipe)
     train_stages(folder, hardware=hardware)
     make_maps(folder, hardware=hardware)
     make_masks(folder)
@@ -51,6 +53,19 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     evaluate_stages(folder)
     make_report(folder)
     return folder
+
+
+def _check_weights(folder: Run, recipe: Recipe) -> None:
+    """Files of weights that a later step needs are missed now, not after hours. Raises CheckpointError."""
+    needed = {one.name: one.net.weights for one in recipe.segmentations}
+    needed |= {one.name: one.net.weights for one in recipe.refinements if one.net is not None}
+    needed |= {stage.name: recipe.net.weights for stage in recipe.stages}
+    due = {path for name, path in needed.items() if path is not None and not folder.stage(name).network.exists()}
+    if missing := sorted(path for path in due if not Path(path).exists()):
+        fetch = f"bao weights fetch {Path(missing[0]).stem}"
+        raise CheckpointError(
+            f"{', '.join(missing)}: no such weights; check the path, or get published ones with `{fetch}`"
+        )
 
 
 def compare(

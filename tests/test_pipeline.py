@@ -224,6 +224,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
     monkeypatch.setattr(owner, name, counted)
 
 
+def test_weights_of_a_later_step_are_missed_at_once(tiny_run: Run, tmp_path: Path) -> None:
+    late = replace(SEGMENTATION, net=replace(SEGMENTATION.net, weights=str(tmp_path / "none.safetensors")))
+    recipe = replace(tiny.RECIPE, segmentations=(late,))
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such weights; .*`bao weights fetch none`"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "transcam").exists()
+
+
 def test_what_is_not_made_yet_is_left_out_of_the_evaluation_and_of_the_page(
     tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ def add_segmentation(
     One that is there under this name stays as it is where nothing else is asked for.
     """
     recipe = recipe_of(folder)
-    model = next((one.net for one in recipe.segmentations), segment.NetConfig())
+    model = next((one.net for one in recipe.segmentations), segment.NetConfig(pretrained=True))
     if net is not None:
         model = segment.NetConfig(name=net, pretrained=weights is None)
     if weights is not None:
