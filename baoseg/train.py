@@ -153,6 +153,7 @@ def fit(
         num_workers=hardware.workers,
         persistent_workers=hardware.workers > 0,
         collate_fn=collate,
+        generator=torch.Generator(),  # of its own: draws from the global state would change the dropped paths
         pin_memory=fabric.device.type == "cuda",
     )
     steps = config.epochs * len(loader)

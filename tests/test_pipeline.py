@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import baoseg
 from baoseg import data, masks, nets, pipeline, recipes, refine, report, seeds, segment, train
@@ -828,3 +829,13 @@ def test_a_mask_of_another_size_than_its_picture_is_named() -> None:
     )
     with pytest.raises(DataError, match="train_00002: a picture of 64 x 64 pixels and a mask of 64 x 63"):
         samples[0, 2]
+
+
+def test_processes_that_load_pictures_change_nothing(tiny_run: Run, tmp_path: Path) -> None:
+    """Also not which paths are dropped, which the state of the main process decides."""
+    stages = tiny.RECIPE.stages[:1]
+    assert stages[0].schedule.epochs > 1 and ("drop_path", 0.2) in tiny.NET.options
+    folder = pipeline.begin(replace(tiny.RECIPE, stages=stages), tmp_path / "run")
+    pipeline.train_stages(folder, hardware=replace(tiny.HARDWARE, workers=1))
+    weights = [load_file(run.stage("transcam").network) for run in (folder, tiny_run)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
