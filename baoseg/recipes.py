@@ -164,6 +164,14 @@ def demo() -> Recipe:
             ),
         ),
         maps=MapsConfig(sizes=(96, 144)),
+        segmentations=(
+            Segmentation(
+                masks="bao",
+                net=segment.NetConfig(name="smp:unet/resnet18"),
+                schedule=train.Config(epochs=6, batch_size=16, lr=1e-3, decay=train.Decay.COSINE),
+                inference=segment.Inference(scales=(1.0,)),
+            ),
+        ),
     )
 
 
