@@ -17,6 +17,8 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from baoseg.types import full_precision
+
 # Up to here the matrix of all blocks is small (a quarter of a megabyte a picture), and multiplying by it was no slower
 # on two CPU cores than a fused kernel, which pads the scores to a head's width. From 1024 cells on the kernel wins.
 SHORT = 256
@@ -42,7 +44,7 @@ def spread(scores: Float[Tensor, "b k h w"], attention: Attention) -> Float[Tens
     height, width = attention.grid
     if scores.shape[-2:] != (height, width):
         raise ValueError(f"scores on a {tuple(scores.shape[-2:])} grid, attention on {attention.grid}")
-    values = rearrange(scores, "b k h w -> b (h w) k")
+    values = full_precision(rearrange(scores, "b k h w -> b (h w) k"))  # the blocks are summed in it
     if height * width <= SHORT:
         result = matrix(attention).to(values.dtype) @ values
     else:

@@ -23,7 +23,8 @@ from baoseg.segment import Inference, NetConfig, Segmenter
 from baoseg.types import ClassSet
 
 CLASSES = ClassSet(("red", "green", "blue"))
-SHAPES = ((1, 64, 64), (3, 97, 330))  # batch, height, width; at stride 8 a grid below and one above `attention.SHORT`
+SHAPES = ((1, 64, 64), (3, 97, 330))  # batch, height, width: whole cells, and sides that are padded
+NET = nets.Config(backbone="timm:test_resnet", stride=16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture(scope="module")
 def labeler() -> Labeler:
-    network = nets.build(tiny.NET, 3, heads=heads_of(bao.Config()))
+    network = nets.build(NET, 3, heads=heads_of(bao.Config()))
     assert network.activation_head is not None
     nn.init.normal_(network.activation_head.weight, std=0.05)  # it starts at zero, where all is equal
     return Labeler(make(bao.Config(), network), CLASSES, maps=maps.Config(), masks=masks.Config())

@@ -1,8 +1,14 @@
 import itertools
 import math
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -10,10 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import baoseg
-from baoseg import labeler, segment
+from baoseg import labeler, pipeline, recipes, segment, train
+from baoseg.data import open_dataset
+from baoseg.data.images import write_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.runs import Run
 from baoseg.segment import Inference, NetConfig, Segmenter
 from baoseg.types import Batch, ClassSet
 
@@ -167,3 +176,40 @@ def test_weights_of_another_architecture_are_refused_in_one_short_line(tmp_path:
     line = str(caught.value)
     assert "head.conv_fov.weight" in line and "head.c0" in line  # what is missing, what is too much
     assert "\n" not in line and len(line) < 500
+
+
+def test_a_training_that_was_killed_ends_with_the_same_network(tmp_path: Path) -> None:
+    scenes = open_dataset(tiny.RECIPE.data, "train")
+    for index, name in enumerate(scenes.names):
+        mask = scenes.mask(index)
+        assert mask is not None
+        write_mask(tmp_path / "masks" / f"{name}.png", mask)
+    schedule = train.Config(epochs=3, batch_size=4, lr=1e-3)
+    wanted = recipes.Segmentation(masks=str(tmp_path / "masks"), schedule=schedule, net=TINY)
+    recipe = replace(tiny.RECIPE, segmentations=(wanted,))
+    whole, broken = (pipeline.begin(recipe, tmp_path / name) for name in ("whole", "broken"))
+    pipeline.segment_pictures(whole, hardware=tiny.HARDWARE)
+
+    process = multiprocessing.get_context("spawn").Process(target=_train_and_die, args=(broken.root,))
+    process.start()
+    process.join()
+    stage = broken.stage("segment")
+    assert process.exitcode == -signal.SIGKILL
+    assert stage.state.exists() and not stage.network.exists()
+    first_epoch = stage.losses.read_text().splitlines()[:2]
+    pipeline.segment_pictures(broken, hardware=tiny.HARDWARE)
+    assert stage.network.read_bytes() == whole.stage("segment").network.read_bytes()
+    assert stage.losses.read_text().splitlines()[:2] == first_epoch  # seconds too: it was not trained again
+
+
+def _train_and_die(root: Path) -> None:
+    """In the second of three steps of the second epoch."""
+    loss, calls = segment.SegmentationLearner.loss, itertools.count(1)
+
+    def deadly(learner: segment.SegmentationLearner, batch: Batch) -> dict[str, torch.Tensor]:
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(learner, batch)
+
+    with mock.patch.object(segment.SegmentationLearner, "loss", deadly):
+        pipeline.segment_pictures(Run(root), hardware=tiny.HARDWARE)

@@ -46,7 +46,8 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
     missing = _without_maps(paths, dataset)
     if not missing:
         return
-    model = labeler.load(paths.network, device=hardware.fabric().device)
+    fabric = hardware.fabric()
+    model = labeler.load(paths.network, device=fabric.device)
     if model.classes != dataset.classes:
         raise DataError(
             f"the classes of the pictures are {', '.join(dataset.classes.names)}, but {paths.network} was "
@@ -55,7 +56,9 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
     with costs.measure(model.device) as cost:
         for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
             sample = dataset[index]
-            seeds.save(paths.maps(dataset.split, sample.name), _seed(model, sample))
+            with fabric.autocast():
+                seed = _seed(model, sample)
+            seeds.save(paths.maps(dataset.split, sample.name), seed)
     note_cost(paths, "maps", cost, pictures=len(missing))
 
 

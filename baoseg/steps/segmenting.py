@@ -53,11 +53,14 @@ def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = Non
         due = outdated(made, [[paths.network]] * len(made))
         if not due:
             continue
-        model = segment.load(paths.network, device=hardware.fabric().device)
+        fabric = hardware.fabric()
+        model = segment.load(paths.network, device=fabric.device)
         with costs.measure(model.device) as cost:
             for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
                 sample = dataset[index]
-                write_mask(paths.mask(dataset.split, sample.name), model.mask(sample.image))
+                with fabric.autocast():
+                    mask = model.mask(sample.image)
+                write_mask(paths.mask(dataset.split, sample.name), mask)
         note_cost(paths, "masks", cost, pictures=len(due))
 
 
