@@ -45,7 +45,8 @@ def segmenter() -> Segmenter:
 def labeler() -> Labeler:
     network = nets.build(NET, 3, heads=heads_of(bao.Config()))
     assert network.activation_head is not None
-    nn.init.normal_(network.activation_head.weight, std=0.05)  # it starts at zero, where all is equal
+    for head in (network.class_head, network.activation_head):
+        nn.init.normal_(head.weight, std=5.0)  # maps that differ by more than the tolerance
     return Labeler(make(bao.Config(), network), CLASSES, maps=maps.Config(), masks=masks.Config())
 
 
@@ -105,7 +106,7 @@ def test_a_labeler_gives_the_same_maps_under_onnxruntime(labeler: Labeler, label
         views = normalised(images, labeler.method.network)
         scores, expected = labeler.raw_maps(views, labels)
         assert close(found, scores * labels[:, :, None, None]) and (found[labels.numpy() == 0] == 0).all()
-        assert expected is not None and expected.std() > 0.01
+        assert expected is not None and min(expected.std(), scores.std()) > 0.05
         assert close(background, expected)
         assert close(logits, labeler.method.classify(views))
     assert runtime.get_modelmeta().custom_metadata_map["kind"] == "labeler"
