@@ -191,6 +191,7 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
         cost_columns=COST_COLUMNS if any(row.costs for row in rows) else (),
         rows=[row.cells() for row in rows],
         measured=next(iter(metrics.values()), None),
+        with_oracle=[name for name, result in metrics.items() if result["oracle"]],
         per_class=_per_class(metrics),
         colours=colours,
         curve=_threshold_curve(metrics, colours) if metrics else None,
@@ -239,12 +240,12 @@ def _facts(manifest: dict[str, Any], stages: Sequence[str], dataset: Dataset) ->
 def _per_class(
     metrics: dict[str, dict[str, Any]],
 ) -> list[tuple[str, list[float | None], list[float | None]]]:
-    """For each class its name, the IoU of each method and the oracle IoU of each method."""
+    """For each class its name, the IoU of each method, and the oracle IoU of each that has maps."""
     if not metrics:
         return []
     results = list(metrics.values())
     own = [of_masks(result)["iou"] for result in results]
-    oracle = [result["oracle"]["iou"] if result["oracle"] else [None] * len(own[0]) for result in results]
+    oracle = [result["oracle"]["iou"] for result in results if result["oracle"]]
     return [(name, [iou[i] for iou in own], [iou[i] for iou in oracle]) for i, name in enumerate(results[0]["classes"])]
 
 
