@@ -22,14 +22,16 @@ from baoseg.data.images import read_mask, write_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import DataError, RecipeError
 from baoseg.labeler import Labeler
-from baoseg.methods import Method
+from baoseg.methods import Method, bas
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.runs import Stage, atomic
 from baoseg.segment import Segmenter, enlarge
 
+OPSET = 17  # of traced networks
 COMP6 = Path("results/VOC2012/Segmentation/comp6_test_cls")  # comp6: trained on data other than VOC's masks
 VOC_OUTPUTS = 21  # the server's indices end at 20
-NEEDED = ("onnx", "onnxscript")
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-3  # of the check, relative to the largest value
 
 
 class Kind(StrEnum):
@@ -99,7 +101,11 @@ def onnx(model: Labeler | Segmenter, path: Path) -> None:
     All are 32-bit floats. The file's metadata hold `kind`, `classes` (a JSON list) and `version`. Scales, mirror
     images and windows, the decision and thresholds of single pictures (BAS) stay with the caller.
 
-    Raises RecipeError where an extra is missing or the network has a part that ONNX does not know.
+    Before the file is put in place, onnxruntime runs it on a batch of another number and size and the result is
+    compared with PyTorch's. Convolutional networks are written by tracing, in seconds; what tracing gets wrong, and
+    networks with attention, by symbolic capture, which can take many minutes.
+
+    Raises RecipeError where an extra is missing, the network has a part that ONNX does not know, or the check fails.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise RecipeError(f"export needs {' and '.join(missing)}; run pip install 'baoseg[onnx]'")
@@ -119,27 +125,94 @@ def onnx(model: Labeler | Segmenter, path: Path) -> None:
         if model.method.learns_background:
             outputs.insert(1, "background")
     about = {"kind": kind.value, "classes": json.dumps(model.classes.names), "version": baoseg.__version__}
-    program = _exported(graph.eval(), given, {name: sizes[name] for name in given}, outputs)
-    program.model.metadata_props.update(about)
-    with atomic(path) as temporary:
-        program.save(temporary, external_data=False)
+    graph.eval()
+    with atomic(path) as temporary, _quiet(), torch.no_grad():
+        if not (_traceable(model) and _traced(graph, given, outputs, temporary) and _agrees(temporary, graph, given)):
+            _captured(graph, given, {name: sizes[name] for name in given}, outputs, temporary)
+            if not _agrees(temporary, graph, given):
+                raise RecipeError("this network is another one as ONNX than in PyTorch; use another backbone")
+        _describe(temporary, about)
 
 
-def _exported(graph: nn.Module, given: dict[str, Tensor], sizes: dict[str, Any], outputs: list[str]) -> Any:
+def _traceable(model: Labeler | Segmenter) -> bool:
+    """Tracing keeps the numbers of tokens and batches of attention, and does not know BAS's pooling."""
+    if isinstance(model, Segmenter):
+        return True
+    return not model.method.network.backbone.attends and not isinstance(model.method, bas.BAS)
+
+
+def _traced(graph: nn.Module, given: dict[str, Tensor], outputs: list[str], path: Path) -> bool:
+    """Whether it could be written."""
+    free = {
+        name: {0: "batch", **({2: f"{name}_h", 3: f"{name}_w"} if value.ndim == 4 else {})}
+        for name, value in given.items()
+    }
+    free |= {name: {0: "batch"} if name == "logits" else {0: "batch", 2: "rows", 3: "columns"} for name in outputs}
     try:
-        with _quiet(), torch.no_grad():
-            return torch.onnx.export(
-                graph,
-                kwargs=given,
-                input_names=list(given),
-                output_names=outputs,
-                dynamic_shapes=sizes,
-                dynamo=True,
-                verbose=False,
-            )
+        torch.onnx.export(
+            graph,
+            tuple(given.values()),
+            path,
+            input_names=list(given),
+            output_names=outputs,
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError):
+        return False
+    return True
+
+
+def _captured(
+    graph: nn.Module, given: dict[str, Tensor], sizes: dict[str, Any], outputs: list[str], path: Path
+) -> None:
+    try:
+        program = torch.onnx.export(
+            graph,
+            kwargs=given,
+            input_names=list(given),
+            output_names=outputs,
+            dynamic_shapes=sizes,
+            dynamo=True,
+            verbose=False,
+        )
     except torch.onnx.errors.OnnxExporterError as error:
         cause = str(error.__cause__ or error).strip().partition("\n")[0]
         raise RecipeError(f"this network cannot be written as ONNX ({cause}); use another backbone") from error
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
+    """Whether onnxruntime gets what PyTorch gets, for three pictures of another size than those of the export."""
+    import onnxruntime
+
+    fed = {name: _other(value) for name, value in given.items()}
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(None, {name: value.cpu().numpy() for name, value in fed.items()})
+    except Exception:  # it has no base of its own for what a wrong graph can raise
+        return False
+    expected = [value.cpu() for value in graph(**fed)]
+    return all(
+        ours.shape == tuple(theirs.shape)
+        and bool((torch.from_numpy(ours) - theirs).abs().max() <= TOLERANCE * theirs.abs().max().clamp(min=1))
+        for ours, theirs in zip(found, expected, strict=True)
+    )
+
+
+def _other(value: Tensor) -> Tensor:
+    """Three pictures of 97 x 130 in the place of those of the export, or their label vectors."""
+    return torch.rand(3, 3, 97, 130, device=value.device) if value.ndim == 4 else value[:1].expand(3, -1)
+
+
+def _describe(path: Path, about: dict[str, str]) -> None:
+    import onnx as files
+
+    model = files.load(str(path))
+    files.helper.set_model_props(model, about)
+    files.save(model, str(path))
 
 
 @contextlib.contextmanager
@@ -150,6 +223,8 @@ def _quiet() -> Iterator[None]:
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `_agrees` looks instead
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", module=r"torch\.|onnxscript\.|onnx_ir\.|copyreg")
             yield
     finally:

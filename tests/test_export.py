@@ -17,7 +17,7 @@ from baoseg.data import Dataset, open_dataset
 from baoseg.data.images import write_mask
 from baoseg.errors import DataError, RecipeError
 from baoseg.labeler import Labeler
-from baoseg.methods import bao, heads_of, make
+from baoseg.methods import bao, heads_of, make, transcam
 from baoseg.runs import Stage
 from baoseg.segment import Inference, NetConfig, Segmenter
 from baoseg.types import ClassSet
@@ -110,6 +110,32 @@ def test_a_labeler_gives_the_same_maps_under_onnxruntime(labeler: Labeler, label
         assert close(background, expected)
         assert close(logits, labeler.method.classify(views))
     assert runtime.get_modelmeta().custom_metadata_map["kind"] == "labeler"
+
+
+@torch.no_grad()
+def test_a_network_with_attention_gives_the_same_maps(unchecked: None, tmp_path: Path) -> None:
+    network = nets.build(nets.Config(backbone="timm:test_vit"), 3, heads=heads_of(transcam.Config()))
+    nn.init.normal_(network.class_head.weight, std=1.0)
+    model = Labeler(make(transcam.Config(), network), CLASSES, maps=maps.Config(), masks=masks.Config())
+    export.onnx(model, tmp_path / "vit.onnx")
+    images, labels = pictures((3, 96, 200)), torch.eye(3)
+    fed = {"images": images.numpy(), "labels": labels.numpy()}
+    found, logits = session(tmp_path / "vit.onnx").run(["maps", "logits"], fed)
+    views = normalised(images, network)
+    scores = model.raw_maps(views, labels).scores * labels[:, :, None, None]
+    assert scores.std() > 0.05 and close(found, scores)
+    assert close(logits, model.method.classify(views))
+
+
+def test_a_file_that_says_something_else_is_not_written(
+    segmenter: Segmenter, unchecked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_captured", lambda graph, given, sizes, outputs, path: None)
+    assert not export._agrees(tmp_path / "none.onnx", export.SegmenterGraph(segmenter.network), {})
+    monkeypatch.setattr(export, "_agrees", lambda path, graph, given: False)
+    with pytest.raises(RecipeError, match=r"another one as ONNX than in PyTorch"):
+        export.onnx(segmenter, tmp_path / "x.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_the_extra_a_line_says_what_to_install(
