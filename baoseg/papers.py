@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from baoseg import nets, recipes, segment, settings, train
+from baoseg import localize, nets, recipes, segment, settings, train
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.maps import Config as MapsConfig
@@ -290,15 +290,15 @@ def sources() -> dict[str, str]:
     return texts
 
 
-def settings_of(recipe: Recipe) -> dict[str, Any]:
+def settings_of(recipe: Recipe | localize.Config) -> dict[str, Any]:
     """Every setting of a recipe by its path, as JSON has it; stages and the like go by their names."""
     tree = settings.to_json(recipe)
-    for key in NAMED:
+    for key in [key for key in NAMED if key in tree]:
         tree[key] = dict(zip((part.name for part in getattr(recipe, key)), tree[key], strict=True))
     return dict(_leaves(tree))
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe | localize.Config) -> str:
     """A line for each setting: path, value, source. Below them, what the sources are."""
     known = published(recipe.name)
     rows = [

@@ -9,12 +9,12 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 
 def list_() -> None:
     """What there is: each recipe and what it runs."""
-    from baoseg import recipes
+    from baoseg import localize_recipes, recipes
 
-    known = recipes.known()
+    known = {**recipes.known(), **localize_recipes.RECIPES}
     width = max(map(len, known))
     for name, make in known.items():
-        summary = (make.__doc__ or "").partition("\n")[0]
+        summary = (getattr(make, "func", make).__doc__ or "").partition("\n")[0]
         print(f"{name:<{width}}  {summary}")
 
 
@@ -24,6 +24,7 @@ def show(recipe: Name) -> None:
     Args:
         recipe: E.g. bao-voc; an unknown name lists them all.
     """
-    from baoseg import papers, recipes
+    from baoseg import localize_recipes, papers, recipes
 
-    print(papers.describe(recipes.named(recipe)))
+    of_boxes = recipe in localize_recipes.RECIPES
+    print(papers.describe(localize_recipes.named(recipe) if of_boxes else recipes.named(recipe)))

@@ -2,20 +2,26 @@ import sys
 
 import pytest
 
-from baoseg import cli, papers, recipes
+from baoseg import cli, localize_recipes, papers, recipes
 from baoseg.cli import recipes as verbs
 
 
 def test_list_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     verbs.list_()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(recipes.known())
+    assert [line.split()[0] for line in lines] == [*recipes.known(), *localize_recipes.RECIPES]
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
 
 
 def test_show_prints_the_settings_with_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     verbs.show("bao-voc")
     assert capsys.readouterr().out == papers.describe(recipes.named("bao-voc")) + "\n"
+
+
+def test_show_knows_the_recipes_for_boxes(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs.show("bas-cub-vgg16")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stages.bas.method.beta")]
+    assert line.split(maxsplit=2)[1:] == ["0.9", "BAS-code WSOL"]
 
 
 def test_the_group_answers_and_refuses_unknown_recipes(
