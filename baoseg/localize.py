@@ -37,7 +37,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import baoseg
-from baoseg import costs, labeler, localization, losses, maps, masks, nets, progress, report, settings, train
+from baoseg import labeler, localization, losses, maps, masks, nets, progress, ranks, report, settings, train
 from baoseg.data import TrainSet, transforms
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.data.wsol import Boxed, open_boxed, squash, squash_mask
@@ -48,6 +48,8 @@ from baoseg.localization import CORRECT, Prediction, Truth, box_at, box_iou, eva
 from baoseg.methods import Method, Settings, bas, cam, heads_of, make, name_of
 from baoseg.nets import weights
 from baoseg.runs import Run, Stage, atomic, read_json, write_json
+from baoseg.steps.common import not_there
+from baoseg.steps.training import fit
 from baoseg.train import Hardware
 from baoseg.types import BACKGROUND, IGNORE, Batch, ClassSet
 
@@ -107,6 +109,7 @@ class Config:
 
 def run(config: Config, out: Path, *, hardware: Hardware) -> Run:
     """All steps in the folder `out`. On a folder that an earlier call left unfinished, it continues."""
+    hardware.fabric()  # the processes of other devices start here, and come this way as well
     folder = begin(config, out)
     train_stages(folder, hardware=hardware)
     evaluate_stages(folder, hardware=hardware)
@@ -116,6 +119,11 @@ def run(config: Config, out: Path, *, hardware: Hardware) -> Run:
 
 def begin(config: Config, out: Path) -> Run:
     """Open the run folder `out`, or make it. Raises RunError if it holds something else."""
+    with ranks.first_alone():
+        return _begun(config, out)
+
+
+def _begun(config: Config, out: Path) -> Run:
     folder = Run(out)
     opened = {"train": open_boxed(config.data, "train"), "eval": open_boxed(config.data, "eval")}
     described = {
@@ -167,7 +175,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
     pictures = open_boxed(config.data, "train").squares(config.side)
     for stage in config.stages:
         paths = folder.stage(stage.name)
-        if paths.network.exists():
+        if not not_there([paths.network]):
             continue
         heads = heads_of(stage.method)
         network = nets.build(config.net, len(pictures.classes), heads=heads, seed=config.seed)
@@ -180,14 +188,11 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
             )
         learner = make(stage.method, network) if isinstance(stage.method, bas.Config) else Classifier(network)
         samples = TrainSet(pictures, augmentation(config), network.normalisation, seed=config.seed)
-        with costs.measure(hardware.fabric().device) as cost:
-            train.fit(learner, samples, config=stage.schedule, stage=paths, seed=config.seed, hardware=hardware)
-        seconds = train.seconds(paths)  # of all epochs, those before an interruption included
-        write_json(
-            paths.costs, {"train": {"seconds": seconds, "peak_mb": cost.peak_mb, "epochs": stage.schedule.epochs}}
-        )
-        _save(paths.network, network, config, stage, pictures.classes)
-        paths.state.unlink(missing_ok=True)
+        fit(paths, learner, samples, schedule=stage.schedule, seed=config.seed, hardware=hardware)
+        if ranks.first():
+            _save(paths.network, network, config, stage, pictures.classes)
+            paths.state.unlink(missing_ok=True)
+        ranks.barrier()
 
 
 def augmentation(config: Config) -> transforms.Config:
@@ -311,52 +316,82 @@ def evaluate_stages(folder: Run, *, hardware: Hardware) -> None:
         paths = folder.stage(stage.name)
         if not paths.network.exists():
             raise RunError(f"{paths.network}: not trained yet; run `bao localize` on {folder.root} again")
-        if paths.metrics.exists():
+        if not not_there([paths.metrics]):
             continue
         model = labeler.load(paths.network, device=hardware.fabric().device)
         top = _curve_points(len(model.classes)) if isinstance(stage.method, bas.Config) else ()
         tally = Tally()
         pairs = _pairs(model, dataset, config=config, stage=stage, top=top, tally=tally)
         scores = evaluate_localization(pairs, threshold=stage.threshold)
-        _write_boxes(paths, tally.rows)
-        metrics = {"split": dataset.split, "classes": list(dataset.classes.names), "top_k": stage.top_k}
-        write_json(
-            paths.metrics,
-            {
-                **metrics,
-                **scores.to_json(),
-                "image_specific": _image_specific(tally.rows),
-                "top_k_curve": _top_k_curve(top, tally),
-            },
-        )
+        if ranks.first():
+            _write_boxes(paths, tally.rows)
+            metrics = {"split": dataset.split, "classes": list(dataset.classes.names), "top_k": stage.top_k}
+            write_json(
+                paths.metrics,
+                {
+                    **metrics,
+                    **scores.to_json(),
+                    "image_specific": _image_specific(tally.rows),
+                    "top_k_curve": _top_k_curve(top, tally),
+                },
+            )
+        ranks.barrier()
     progress.say(table(folder))
 
 
 def _pairs(
     model: labeler.Labeler, dataset: Boxed, *, config: Config, stage: Localizer, top: Sequence[int], tally: Tally
 ) -> Iterator[tuple[Prediction, Truth]]:
-    """What the stage says and the truth, of each picture; notes the rest in `tally` on the way."""
-    for index in progress.track(range(len(dataset)), title=f"{stage.name} evaluate", total=len(dataset)):
-        sample, label = dataset[index], dataset.entries[index].label
-        target = model.classes.names.index(label) if label in model.classes.names else None
-        size = (int(sample.image.shape[1]), int(sample.image.shape[2]))
-        try:
-            truth = truth_on_crop(dataset.boxes(index), sample.mask, size, config=config)
-        except DataError as error:
-            raise DataError(f"{dataset.split}/{sample.name}: {error}") from error
-        found = localize_picture(
-            model.method, sample.image, target, config=config, top=(stage.top_k, *top), image_specific=bool(top)
-        )
-        boxes = [box_at(scores, threshold=stage.threshold) for scores in found.averages]
-        ious = box_iou(np.stack(boxes), truth.boxes).max(axis=1).tolist()
-        row = {"name": sample.name, "rank": found.rank, "iou": ious[0]}
-        row |= dict(zip(CORNERS, boxes[0].tolist(), strict=True))
-        if found.threshold is not None:
-            own = box_at(found.averages[0], threshold=found.threshold)
-            row |= {"image_threshold": found.threshold, "image_iou": float(box_iou(own[None], truth.boxes).max())}
-        tally.rows.append(row)
-        tally.curve.append(ious[1:])
-        yield Prediction(name=sample.name, scores=found.averages[0], box=boxes[0], rank=found.rank), truth
+    """What the stage says and the truth, of each picture; notes the rest in `tally` on the way.
+
+    Where there are many processes, each localizes some of the pictures, and all go through the findings on all of them
+    in their order. So no process holds the maps of more pictures at a time than there are processes.
+    """
+    count, processes = len(dataset), ranks.world()
+    own: list[int | None] = [*ranks.mine(range(count))]
+    own += [None] * (-(-count // processes) - len(own))  # all have as many turns
+    for index in progress.track(own, title=f"{stage.name} evaluate", total=len(own)):
+        found = None if index is None else _measured(model, dataset, index, config=config, stage=stage, top=top)
+        for one in ranks.gathered(found):
+            if one is not None:
+                tally.rows.append(one.row)
+                tally.curve.append(one.curve)
+                yield one.prediction, one.truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """One picture: what was found in it, and its line of the tables."""
+
+    prediction: Prediction
+    truth: Truth
+    row: dict[str, Any]  # of boxes.csv
+    curve: list[float]  # IoU for each k
+
+
+def _measured(
+    model: labeler.Labeler, dataset: Boxed, index: int, *, config: Config, stage: Localizer, top: Sequence[int]
+) -> _Measured:
+    sample, label = dataset[index], dataset.entries[index].label
+    target = model.classes.names.index(label) if label in model.classes.names else None
+    size = (int(sample.image.shape[1]), int(sample.image.shape[2]))
+    try:
+        truth = truth_on_crop(dataset.boxes(index), sample.mask, size, config=config)
+    except DataError as error:
+        raise DataError(f"{dataset.split}/{sample.name}: {error}") from error
+    found = localize_picture(
+        model.method, sample.image, target, config=config, top=(stage.top_k, *top), image_specific=bool(top)
+    )
+    boxes = [box_at(scores, threshold=stage.threshold) for scores in found.averages]
+    ious = box_iou(np.stack(boxes), truth.boxes).max(axis=1).tolist()
+    row = {"name": sample.name, "rank": found.rank, "iou": ious[0]}
+    row |= dict(zip(CORNERS, boxes[0].tolist(), strict=True))
+    if found.threshold is not None:
+        own = box_at(found.averages[0], threshold=found.threshold)
+        row |= {"image_threshold": found.threshold, "image_iou": float(box_iou(own[None], truth.boxes).max())}
+    # a copy: pickled, a part of a tensor takes all of it along
+    prediction = Prediction(name=sample.name, scores=found.averages[0].clone(), box=boxes[0], rank=found.rank)
+    return _Measured(prediction=prediction, truth=truth, row=row, curve=ious[1:])
 
 
 def _curve_points(classes: int) -> list[int]:
@@ -440,6 +475,14 @@ def _mean(values: Sequence[float]) -> float:
 
 def make_report(folder: Run, *, gallery: int = GALLERY) -> Path:
     """Write the HTML page: the table, the curves, and `gallery` pictures with their boxes. Gives its path."""
+    if ranks.first():
+        _write_report(folder, gallery=gallery)
+    ranks.barrier()
+    progress.say(f"Report: {folder.report.resolve()}")
+    return folder.report
+
+
+def _write_report(folder: Run, *, gallery: int) -> None:
     config, manifest = config_of(folder), read_json(folder.manifest)
     dataset = open_boxed(config.data, "eval")
     metrics = {name: read_json(folder.stage(name).metrics) for name in manifest["stages"]}
@@ -470,8 +513,6 @@ def make_report(folder: Run, *, gallery: int = GALLERY) -> Path:
     )
     with atomic(folder.report) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    progress.say(f"Report: {folder.report.resolve()}")
-    return folder.report
 
 
 def _figures(metrics: dict[str, dict[str, Any]], colours: dict[str, str]) -> list[tuple[str, Markup]]:

@@ -3,6 +3,10 @@
 import csv
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +299,87 @@ def test_a_second_call_repeats_nothing_and_measures_what_is_missing(finished):
     assert read_json(metrics) == found
 
 
+# --- many processes ------------------------------------------------------------------------------------------------
+
+ON_TWO = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch, test_localize
+from baoseg import localize
+torch.set_num_threads(1)
+config = test_localize.plain(sys.argv[1])
+localize.run(config, Path(sys.argv[2]), hardware=replace(test_localize.HARDWARE, devices=2))
+"""
+
+
+def plain(root: object) -> Config:
+    """Without batch statistics and momentum of them, means do not depend on how a batch is divided."""
+    schedule = train.Config(epochs=1, batch_size=4, lr=1e-4)
+    net = dataclasses.replace(NET, freeze_batch_norm=True)
+    stages = tuple(dataclasses.replace(stage, schedule=schedule) for stage in settings(root).stages)
+    return settings(root, net=net, stages=stages)
+
+
+def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
+    """Five pictures: the last turn is the first process's alone. Its report is the only one."""
+    (tmp_path / "data").mkdir()
+    write_pictures(tmp_path / "data")
+    labels = tmp_path / "data" / "labels.csv"
+    labels.write_text("\n".join(labels.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
+    boxes = tmp_path / "data" / "boxes.csv"
+    boxes.write_text("\n".join(boxes.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
+    alone = localize.run(plain(tmp_path / "data"), tmp_path / "alone", hardware=HARDWARE)
+    script = tmp_path / "script.py"
+    script.write_text(ON_TWO.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    command = [sys.executable, str(script), str(tmp_path / "data"), str(tmp_path / "both")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Report: ") == 1
+    both = Run(tmp_path / "both")
+    files = [{path.relative_to(run.root) for path in run.root.rglob("*") if path.is_file()} for run in (alone, both)]
+    assert files[0] == files[1]
+    for name in ("cam", "bas"):
+        assert [row["name"] for row in rows_of(both, name)] == [row["name"] for row in rows_of(alone, name)]
+        assert read_json(both.stage(name).metrics)["images"] == 5
+        ours, theirs = (float(rows_of(run, name)[-1]["iou"]) for run in (alone, both))
+        assert ours == pytest.approx(theirs, abs=0.05)  # gradients are added up in another order
+
+
+def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, monkeypatch) -> None:
+    """Both of two processes see what one sees: here each in its turn finds its own, and gets the other's."""
+    config = localize.config_of(finished)
+    dataset, stage = wsol.open_boxed(config.data, "eval"), config.stages[1]
+    model = labeler.load(finished.stage("bas").network)
+
+    def found(index: int | None) -> object:
+        if index is None or index >= len(dataset):
+            return None
+        return localize._measured(model, dataset, index, config=config, stage=stage, top=[1, 2, 3])
+
+    monkeypatch.setattr(localize.ranks, "world", lambda: 4)
+    for rank in (0, 3):  # 6 pictures: the first has two turns, the last one and a turn without a picture
+        turns = itertools.count()
+        monkeypatch.setattr(localize.ranks, "rank", lambda rank=rank: rank)
+
+        def gathered(own: object, turns=turns, rank: int = rank) -> list[object]:
+            first = 4 * next(turns)
+            everyone = [found(first + other) for other in range(4)]
+            assert (own is None) == (everyone[rank] is None)
+            return [own if other == rank else one for other, one in enumerate(everyone)]
+
+        monkeypatch.setattr(localize.ranks, "gathered", gathered)
+        tally = localize.Tally()
+        pairs = list(localize._pairs(model, dataset, config=config, stage=stage, top=[1, 2, 3], tally=tally))
+        assert [prediction.name for prediction, _ in pairs] == [row["name"] for row in rows_of(finished, "bas")]
+        assert [str(row["iou"]) for row in tally.rows] == [row["iou"] for row in rows_of(finished, "bas")]
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
 def test_stages_of_one_method_have_names_of_their_own():
     twice = [Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, called=name) for name in (None, "other")]
     assert [stage.name for stage in settings("", stages=tuple(twice)).stages] == ["bas", "other"]
@@ -321,8 +406,7 @@ def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypa
     run = localize.begin(config, tmp_path / "run")
     run.stage("cam").root.mkdir()
     run.stage("cam").network.write_bytes(finished.stage("cam").network.read_bytes())
-    monkeypatch.setattr(localize.train, "fit", lambda *args, **options: None)
-    monkeypatch.setattr(localize.train, "seconds", lambda paths: 0.0)
+    monkeypatch.setattr(localize, "fit", lambda *args, **options: None)
     localize.train_stages(run, hardware=HARDWARE)
     cam_network, bas_network = (labeler.load(run.stage(name).network).method.network for name in ("cam", "bas"))
     found = dict(bas_network.named_parameters())

@@ -28,7 +28,7 @@ def test_what_the_paper_says_of_resnet50() -> None:
         assert (stage.method.weight, stage.method.generator_after) == (1.0, 3)
 
 
-@pytest.mark.parametrize("backbone", ["vgg16", "mobilenetv1", "resnet50"])
+@pytest.mark.parametrize("backbone", ["vgg16", "mobilenetv1", "resnet50", "inceptionv3"])
 def test_the_generator_of_published_networks_has_28_cells(backbone: str) -> None:
     """Of a crop of 224, by the stride of the stage behind which it sits."""
     config = recipes.published(Layout.CUB, backbone)

@@ -8,8 +8,10 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
+from timm.models.inception_v3 import InceptionV3
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from baoseg.nets import weights
 from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
 
 TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit")  # modules of timm
+INCEPTION_STRIDES = {16: (1, 2), 8: (1, 1)}  # of Mixed_6a and Mixed_7a; (2, 2) as published
+SECOND_CLASSIFIER = "AuxLogits"  # of InceptionV3; only training from nothing needs it
 
 
 def make(
@@ -35,8 +39,8 @@ def make(
     """The timm model `name`; `options` go to timm.create_model as they are.
 
     `stride` is asked of convolutional networks (a transformer's is its patch). `normalisation` defaults to
-    what timm has noted for the weights. Raises RecipeError for a model that is unknown or cannot serve,
-    CheckpointError if `pretrained` weights cannot be had.
+    what timm has noted for the weights. InceptionV3 is padded (`pad_inception`). Raises RecipeError for a model that is
+    unknown or cannot serve, CheckpointError if `pretrained` weights cannot be had.
     """
     if not timm.is_model(name):
         raise RecipeError(f"timm:{name}: timm {timm.__version__} has no such model; see timm.list_models()")
@@ -46,7 +50,56 @@ def make(
         return TimmTransformer(model, num_classes, normalisation=normalisation)
     if stride != 32:  # what nearly all networks have by themselves
         options = {"output_stride": stride, **options}
-    return TimmConvolutional(_create(name, pretrained, options), stride, normalisation=normalisation)
+    model = _create(name, pretrained, options)
+    if isinstance(model, InceptionV3):
+        pad_inception(model, stride)
+    return TimmConvolutional(model, stride, normalisation=normalisation)
+
+
+def pad_inception(model: Any, stride: int) -> None:
+    """Pad timm's InceptionV3 where it loses cells at the border, so that they lie on a grid over the picture.
+
+    Deviation: the published network, and timm's, has no padding in the stem and where the grid gets coarser, so that
+    it makes 5 x 5 cells of 224 x 224 pixels; padded, 7 x 7. The weights and their names stay. At stride 16 Mixed_6a
+    keeps the grid, as in the released code of BAS (28 x 28 cells after stage 3, and 14 x 14 at the end); at 8
+    Mixed_7a does too. That code leaves two convolutions of the stem unpadded, which moves its cells by a few pixels.
+    """
+    for convolution in (model.Conv2d_1a_3x3, model.Conv2d_2a_3x3, model.Conv2d_4a_3x3):
+        convolution.conv.padding = (1, 1)
+    for pool in (model.Pool1, model.Pool2):
+        pool.padding = 1
+    first, second = INCEPTION_STRIDES.get(stride, (2, 2))
+    model.Mixed_6a = _Reduction(model.Mixed_6a, first)
+    model.Mixed_7a = _Reduction(model.Mixed_7a, second)
+
+
+class _Reduction(nn.Module):
+    """A block of InceptionV3 that makes the grid coarser, padded: n cells become ceil(n / stride).
+
+    It has the block's layers under their names. Each branch is a chain of them, whose last one has the stride; one
+    more branch is a pooling.
+    """
+
+    def __init__(self, block: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.branches: dict[str, list[str]] = {}  # names of layers: branch3x3_1 and branch3x3_2 are of branch3x3
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
+            self.branches.setdefault(name.partition("_")[0], []).append(name)
+        for names in self.branches.values():
+            last: Any = self.get_submodule(names[-1])
+            last.conv.stride, last.conv.padding = (stride, stride), (1, 1)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        outputs = []
+        for names in self.branches.values():
+            output = features
+            for name in names:
+                output = self.get_submodule(name)(output)
+            outputs.append(output)
+        outputs.append(F.max_pool2d(features, kernel_size=3, stride=self.stride, padding=1))
+        return torch.cat(outputs, dim=1)
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -70,14 +123,14 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 
 
 def load(backbone: Backbone, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Fill the timm model of a backbone from a state dict in timm's names; a classifier in it is passed over.
+    """Fill the timm model of a backbone from a state dict in timm's names; classifiers in it are passed over.
 
     Raises CheckpointError for any other key that is missing, superfluous or of another shape.
     """
     model = backbone.model
     assert isinstance(model, nn.Module)
     classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = (SECOND_CLASSIFIER, *((classifier,) if isinstance(classifier, str) else classifier))
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
     report = weights.compare(model.state_dict(), state)
     report.require_complete(source, remedy="use weights of the same timm model and options")

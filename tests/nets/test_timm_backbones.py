@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -223,3 +224,78 @@ def test_stages_are_the_features_before_the_last_map(name: str) -> None:
 def test_a_model_without_features_of_stages_is_named() -> None:
     with pytest.raises(RecipeError, match="vgg11"):
         timm_backbones.make("vgg11", 3, stride=32).stages(torch.zeros(1, 3, 64, 64))
+
+
+# --- InceptionV3 ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inception() -> timm_backbones.TimmConvolutional:
+    return timm_backbones.make("inception_v3", 3, stride=32).eval()
+
+
+@pytest.fixture(scope="module")
+def published(inception: timm_backbones.TimmConvolutional) -> torch.nn.Module:
+    """timm's own, with the same weights."""
+    with torch.device("meta"):
+        model = timm.create_model("inception_v3", num_classes=0).eval()
+    model.load_state_dict(inception.model.state_dict(), assign=True)
+    return model
+
+
+@pytest.mark.parametrize(("stride", "widths"), [(32, (4, 8, 16, 32)), (16, (4, 8, 8, 16)), (8, (4, 8, 8, 8))])
+@torch.no_grad()
+def test_inception_has_whole_cells_in_one_and_in_two(inception, stride: int, widths: tuple[int, ...]) -> None:
+    model = copy.deepcopy(inception.model)
+    timm_backbones.pad_inception(model, stride)
+    backbone = timm_backbones.TimmConvolutional(model, stride)
+    images = torch.randn(1, 3, 70, 64)
+    height = -(-70 // stride) * stride  # of the picture in whole cells
+    expected = backbone(images).map
+    assert expected.shape == (1, 2048, height // stride, 64 // stride)
+    for after, width in enumerate(widths, start=1):
+        lower, upper, channels = backbone.split(after)
+        features = lower(images)
+        assert features.shape == (1, channels, height // width, 64 // width)
+        torch.testing.assert_close(upper(features), expected)
+
+
+@torch.no_grad()
+def test_inside_a_picture_padded_inception_is_the_published_one(inception, published) -> None:
+    """Without padding a cell j of stage 2 has its centre at 8 j + 13, with it at 8 j: five pixels less, one cell more.
+
+    To every side it sees 15 pixels by the stem and 2 cells by each of three blocks: 63 pixels. Four see no border.
+    """
+    picture = torch.randn(1, 3, 160, 160)
+    layers = torch.nn.Sequential(*list(published.children())[:10])
+    assert layers[-1] is published.Mixed_5d
+    ours = inception.split(2).lower(picture[..., 5:, 5:])
+    torch.testing.assert_close(ours[..., 8:12, 8:12], layers(picture)[..., 7:11, 7:11], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["Mixed_6a", "Mixed_7a"])
+@torch.no_grad()
+def test_inside_a_grid_padded_reductions_are_the_published_ones(inception, published, name: str) -> None:
+    """Without padding a cell j has its centre at 2 j + 1, with it at 2 j, and sees 4 to every side.
+
+    At stride 1 there are the cells between as well.
+    """
+    theirs, ours = published.get_submodule(name), inception.model.get_submodule(name)
+    channels = {"Mixed_6a": 288, "Mixed_7a": 768}[name]
+    features = torch.randn(1, channels, 20, 20)
+    shifted = features[..., 1:, 1:]
+    coarse = ours(shifted)
+    torch.testing.assert_close(coarse[..., 2:8, 2:8], theirs(features)[..., 2:8, 2:8])
+    fine = copy.deepcopy(inception.model)
+    timm_backbones.pad_inception(fine, 8)
+    torch.testing.assert_close(fine.get_submodule(name)(shifted)[..., ::2, ::2], coarse)
+
+
+def test_inception_loads_published_weights_without_the_second_classifier(inception) -> None:
+    with torch.device("meta"):
+        released = timm.create_model("inception_v3", aux_logits=True)
+    state = {key: torch.ones(value.shape, dtype=value.dtype) for key, value in released.state_dict().items()}
+    assert any(key.startswith("AuxLogits.") for key in state)
+    backbone = copy.deepcopy(inception)
+    timm_backbones.load(backbone, state, source=Path("inception.pth"))
+    assert all(value.eq(1).all() for value in backbone.model.state_dict().values())
