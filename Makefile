@@ -20,10 +20,7 @@ check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/bas.py
-	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/all.py --json performance.json
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -1,26 +1,28 @@
-"""A training step of BAS beside one of its classification loss alone: ResNet-50, 448 crops, forward, backward, update.
+"""A training step of BAS, ResNet-50, 448 crops: ours beside the published way, and beside the classification alone.
 
     python benchmarks/bas.py [--json FILE]
 
-The steps alternate in one process, so that a busy machine slows both; the ratio is that of the medians.
+Forward, backward and optimiser, which is the same. The losses of the first step are checked to be equal.
 """
 
-import statistics
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import published
 import torch
+import training
 import tyro
-from figures import publish
+from figures import compare, publish_results, tflop, with_about, with_work
+from torch import Tensor
 
 from baoseg import losses, nets
 from baoseg.methods import Method, bas, heads_of, make
 from baoseg.methods.base import on_grid
-from baoseg.train import Config, Optimizer, make_optimizer
 from baoseg.types import Batch
 
-CLASSES = 20
+CLASSIFICATION = "classification alone"
+WAYS = ("ours", "published", CLASSIFICATION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Options:
     backbone: str = "timm:resnet50"
     side: int = 448
     batch_size: int = 2
-    rounds: int = 5
+    rounds: int = 3
+    device: str = "cpu"
     json: Path | None = None
 
 
@@ -39,41 +42,44 @@ class Classifier(Method):
         super().__init__()
         self.network = network
 
-    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         class_maps = self.network.class_maps(self.network(batch.images))
         logits = losses.pool(class_maps, on_grid(batch.valid, class_maps))
         return {"classification": bas.multilabel_softmax(logits, batch.labels)}
 
 
-def step(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    start = time.perf_counter()
-    torch.stack(list(method(batch).values())).sum().backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+def prepare(way: str, options: Options) -> Callable[[], Sequence[float]]:
+    """A step; gives the losses of all steps so far."""
+    shape = training.Options(side=options.side, batch_size=options.batch_size, device=options.device)
+    batch, settings = training.random_batch(shape), bas.Config()
+    network = nets.build(nets.Config(backbone=options.backbone), training.CLASSES, heads=heads_of(settings))
+    network = network.to(options.device).train()
+    learners = {"ours": make(settings, network), "published": network, CLASSIFICATION: Classifier(network)}
+    learner = learners[way].train()
+    optimizer = training.optimizer_of(learner)
+    values: list[float] = []
+
+    def loss() -> Tensor:
+        torch.manual_seed(0)  # which of a picture's classes is drawn
+        return published.bas(network, batch) if way == "published" else torch.stack([*learner(batch).values()]).sum()
+
+    def following() -> Sequence[float]:
+        values.append(float(training.step(loss, optimizer, lambda: None)))
+        return values
+
+    return following
 
 
 def main(options: Options) -> None:
-    schedule = Config(epochs=1, batch_size=options.batch_size, lr=0.005, optimizer=Optimizer.SGD)
-    images = torch.randn(options.batch_size, 3, options.side, options.side)
-    labels = (torch.arange(CLASSES) % 10 == 3).float().expand(options.batch_size, -1)
-    batch = Batch(images, labels, torch.ones(options.batch_size, 1, options.side, options.side, dtype=torch.bool))
-    settings = bas.Config()
-    config = nets.Config(backbone=options.backbone)
-    plain = Classifier(nets.build(config, CLASSES))
-    full = make(settings, nets.build(config, CLASSES, heads=heads_of(settings)))
-    runs = {
-        name: (method.train(), make_optimizer(method, schedule)) for name, method in [("plain", plain), ("BAS", full)]
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(options.rounds + 1):
-        for name, (method, optimizer) in runs.items():
-            spent = step(method, optimizer, batch)
-            if number > 0:
-                seconds[name].append(spent)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    figures = {"seconds": medians, "ratio": medians["BAS"] / medians["plain"], "threads": torch.get_num_threads()}
-    publish(figures, options.json)
+    result, values = compare(prepare, options, rounds=options.rounds, ways=WAYS)
+    first, expected = values["ours"][0], values["published"][0]
+    if abs(first - expected) > training.LARGEST_DIFFERENCE * abs(expected):
+        raise SystemExit(f"a loss of {first}, and {expected} in the published way")
+    result = with_work(result, tflop=tflop(prepare("ours", options)))
+    share = result.seconds["ours"] / result.seconds[CLASSIFICATION]
+    result = with_about(result, of_a_step_of_classification=share, loss=first, loss_of_the_published_way=expected)
+    what = f"{options.backbone.removeprefix('timm:')}, {options.batch_size} crops of {options.side}"
+    publish_results({f"training step of BAS, {what}": result}, options.json)
 
 
 if __name__ == "__main__":

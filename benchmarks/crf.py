@@ -1,44 +1,42 @@
-"""The dense CRF beside the authors' C++ (pydensecrf2), on one thread: CPU seconds, memory, and how far they differ.
+"""The dense CRF beside the authors' C++ (pydensecrf2), on one thread, and how far they differ.
 
-    python benchmarks/crf.py --pictures ../shared/data/msrc14/JPEGImages [--json FILE]
+    python benchmarks/crf.py [--pictures ../shared/data/msrc14/JPEGImages] [--json FILE]
 
-Both ways alternate in this one process; a ratio is that of the medians of CPU time, below 1 where ours is faster. The
-C++ is called with the labels that are present and, as research code does, with all 21. Our kernel of positions is kept
-between pictures of one size, the C++ keeps nothing; the ratio of `anew` is that without our keeping it. Memory is what
-one run adds to a process of its own. Needs `pip install baoseg[crf-reference]`.
+The C++ is called with the labels that are present ("published") and, as research code does, with all 21. Our kernel of
+positions is kept between pictures of one size, the C++ keeps nothing: "ours anew" is without our keeping it. Needs
+`pip install baoseg[crf-reference]`. Without pictures, a generated scene.
 """
 
-import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydensecrf.densecrf as dense
 import torch
 import tyro
-from figures import publish
+from figures import Result, compare, publish_results, with_about
 from PIL import Image
-from pydensecrf.utils import unary_from_labels
+from predict import scene
 
 from baoseg.refine import crf
 
 ALL_LABELS = 21
+WAYS = ("ours", "published", "ours anew", "published, 21 labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    pictures: Path  # a folder of photographs
+    pictures: Path | None = None  # a folder of photographs
     labels: tuple[int, ...] = (2, 3, 5)
     size: tuple[int, int] = (500, 375)
-    rounds: int = 5
+    rounds: int = 3
     json: Path | None = None
 
 
-def photograph(folder: Path, size: tuple[int, int]) -> np.ndarray:
+def photograph(folder: Path | None, size: tuple[int, int]) -> np.ndarray:
+    if folder is None:
+        return np.array(scene(size))
     with Image.open(min(folder.glob("*.jpg"))) as image:
         return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
@@ -60,6 +58,9 @@ def ours_anew(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def theirs(image: np.ndarray, labels: np.ndarray, *, count: int) -> np.ndarray:
+    import pydensecrf.densecrf as dense
+    from pydensecrf.utils import unary_from_labels
+
     height, width = labels.shape
     settings = crf.LABELS
     model = dense.DenseCRF2D(width, height, count)
@@ -71,63 +72,36 @@ def theirs(image: np.ndarray, labels: np.ndarray, *, count: int) -> np.ndarray:
     return np.array(model.inference(settings.steps)).reshape(count, height, width)
 
 
-def seconds(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    start = time.process_time()
-    result = run()
-    return time.process_time() - start, result
-
-
-def compare(image: np.ndarray, count: int, rounds: int) -> dict[str, Any]:
+def prepare(way: str, options: Options) -> Callable[[], np.ndarray]:
+    """Of the one number of labels that the options name."""
+    torch.set_num_threads(1)  # as the C++ has
+    (count,) = options.labels
+    image = photograph(options.pictures, options.size)
     labels = label_image(count, *image.shape[:2])
-    ways = {
+    runs: dict[str, Callable[[], np.ndarray]] = {
         "ours": lambda: ours(image, labels),
-        "anew": lambda: ours_anew(image, labels),
-        "theirs": lambda: theirs(image, labels, count=count),
-        "theirs_21": lambda: theirs(image, labels, count=ALL_LABELS),
+        "ours anew": lambda: ours_anew(image, labels),
+        "published": lambda: theirs(image, labels, count=count),
+        "published, 21 labels": lambda: theirs(image, labels, count=ALL_LABELS),
     }
-    ours(image, labels)  # both start warm
-    spent: dict[str, list[float]] = {way: [] for way in ways}
-    results = {}
-    for _ in range(rounds):
-        for way, run in ways.items():
-            taken, results[way] = seconds(run)
-            spent[way].append(taken)
-    medians = {way: statistics.median(values) for way, values in spent.items()}
-    return {
-        "seconds": medians,
-        "ratio": medians["ours"] / medians["theirs"],
-        "ratio_anew": medians["anew"] / medians["theirs"],
-        "times_faster_than_21_labels": medians["theirs_21"] / medians["ours"],
-        "equal_labels": float((results["ours"].argmax(0) == results["theirs"].argmax(0)).mean()),
-        "mean_difference": float(np.abs(results["ours"] - results["theirs"]).mean()),
+    return runs[way]
+
+
+def compared(options: Options) -> Result:
+    result, marginals = compare(prepare, options, rounds=options.rounds, ways=WAYS)
+    mine, others = marginals["ours"], marginals["published"]
+    about: dict[str, Any] = {
+        "equal_labels": float((mine.argmax(0) == others.argmax(0)).mean()),
+        "mean_difference": float(np.abs(mine - others).mean()),
     }
-
-
-def peak(image: np.ndarray, count: int) -> float:
-    """Megabytes that one run adds to a process of its own. Linux."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (image, count))
-
-
-def _peak(image: np.ndarray, count: int) -> float:
-    torch.set_num_threads(1)
-    before = _resident("VmRSS")
-    ours(image, label_image(count, *image.shape[:2]))
-    return _resident("VmHWM") - before
-
-
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+    return with_about(result, **about)
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(1)
-    image = photograph(options.pictures, options.size)
-    figures: dict[str, Any] = {}
-    for count in options.labels:
-        figures[f"{count} labels"] = compare(image, count, options.rounds) | {"peak_mb": peak(image, count)}
-    publish(figures, options.json)
+    width, height = options.size
+    what = f"CRF of a {'photograph' if options.pictures else 'scene'}, {width} x {height}"
+    results = {f"{what}, {count} labels": compared(replace(options, labels=(count,))) for count in options.labels}
+    publish_results(results, options.json)
 
 
 if __name__ == "__main__":

@@ -2,34 +2,43 @@
 
     python benchmarks/evaluation.py [--images 1449] [--json FILE]
 
-Writes seeds of random smooth maps to a temporary folder, as `bao maps` would, and evaluates them with the
-threshold sweep. The straightforward way reads and resizes each seed and finds its largest map once as well,
-then makes a label image and a confusion matrix for each threshold with NumPy; it runs on a few of the
-pictures, and its time is scaled to all of them. Both must give the same matrices. Ground truth: the VOC 2012
-val masks where they lie beside the repository, else blobs.
+Writes seeds of random smooth maps to a temporary folder, as `bao maps` would, and evaluates them with the threshold
+sweep. The published way reads and resizes each seed and finds its largest map once as well, then makes a label image
+and a confusion matrix for each threshold with NumPy; it runs on a few of the pictures, and its time is scaled to all of
+them. Both must give the same matrices. Ground truth: the VOC 2012 val masks where they lie beside the repository, else
+blobs.
 """
 
-import argparse
-import json
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import tyro
+from figures import compare, publish_results, with_about
 
 from baoseg import seeds
+from baoseg.data.images import read_mask, write_mask
 from baoseg.evaluate import THRESHOLDS, ThresholdSweep, evaluate_seeds
 
 CLASSES = 20
 VOC_MASKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "voc12-val-masks"
 
 
-def read_mask(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image))
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    images: int = 1449  # pictures to evaluate
+    subset: int = 6  # pictures of the published way, spread over the set, as pictures differ in classes
+    rounds: int = 1
+    seeds: tuple[tuple[Path, Path], ...] = ()  # seed and mask of each picture: set by `main`
+    json: Path | None = None
+
+    @property
+    def few(self) -> tuple[tuple[Path, Path], ...]:
+        return self.seeds[:: max(1, len(self.seeds) // self.subset)][: self.subset]
 
 
 def ground_truth(folder: Path, images: int, generator: torch.Generator) -> list[Path]:
@@ -42,13 +51,12 @@ def ground_truth(folder: Path, images: int, generator: torch.Generator) -> list[
         present = torch.randperm(CLASSES, generator=generator)[: 1 + i % 3] + 1
         noise = seeds.resize(torch.rand(len(present), 6, 8, generator=generator), (375, 500))
         values, channels = noise.max(dim=0)
-        mask = torch.where(values > 0.7, present[channels], 0)
         paths.append(folder / f"{i}.png")
-        Image.fromarray(mask.byte().numpy()).save(paths[-1])
+        write_mask(paths[-1], torch.where(values > 0.7, present[channels], 0).byte())
     return paths
 
 
-def write_seed(path: Path, truth: torch.Tensor, generator: torch.Generator) -> None:
+def make_seed(truth: torch.Tensor, generator: torch.Generator) -> seeds.Seed:
     """Smooth random maps of the classes in the ground truth, larger where the class is, at stride 4."""
     height, width = truth.shape
     grid = (-(-height // 4), -(-width // 4))
@@ -56,19 +64,30 @@ def write_seed(path: Path, truth: torch.Tensor, generator: torch.Generator) -> N
     noise = seeds.resize(torch.rand(len(present) + 1, 12, 16, generator=generator), grid)
     inside = torch.stack([(truth == index).float() for index in [*present, 0]])
     scores = (0.6 * noise + 0.4 * seeds.resize(inside, grid)).clamp(0, 1)
-    seeds.save(path, seeds.Seed(torch.tensor(present, dtype=torch.int64), scores[:-1], scores[-1], (height, width)))
+    return seeds.Seed(torch.tensor(present, dtype=torch.int64), scores[:-1], scores[-1], (height, width))
 
 
-def pairs(seed_paths: list[Path], mask_paths: list[Path]) -> Iterator[tuple[seeds.Seed, torch.Tensor]]:
-    for seed_path, mask_path in zip(seed_paths, mask_paths, strict=True):
-        yield seeds.load(seed_path), read_mask(mask_path)
+def write_seeds(folder: Path, images: int) -> tuple[tuple[Path, Path], ...]:
+    """Paths of seeds and masks."""
+    generator = torch.Generator().manual_seed(0)
+    written = []
+    for mask in ground_truth(folder, images, generator):
+        path = folder / f"{mask.stem}.npz"
+        seeds.save(path, make_seed(read_mask(mask), generator))
+        written.append((path, mask))
+    return tuple(written)
 
 
-def threshold_by_threshold(seed_paths: list[Path], mask_paths: list[Path]) -> np.ndarray:
+def pairs(paths: tuple[tuple[Path, Path], ...]) -> Iterator[tuple[seeds.Seed, torch.Tensor]]:
+    for seed, mask in paths:
+        yield seeds.load(seed), read_mask(mask)
+
+
+def threshold_by_threshold(paths: tuple[tuple[Path, Path], ...]) -> np.ndarray:
     """Confusion matrices [101 S S]."""
     size = CLASSES + 1
     matrices = np.zeros((len(THRESHOLDS), size, size), dtype=np.int64)
-    for seed, mask in pairs(seed_paths, mask_paths):
+    for seed, mask in pairs(paths):
         scores, truth = seed.upsample().scores.numpy(), mask.numpy()
         found, values = seed.classes.numpy()[scores.argmax(axis=0)], scores.max(axis=0)
         valid = truth <= CLASSES
@@ -79,57 +98,30 @@ def threshold_by_threshold(seed_paths: list[Path], mask_paths: list[Path]) -> np
     return matrices
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1449, help="pictures to evaluate (at most 1449 with VOC masks)")
-    parser.add_argument("--subset", type=int, default=6, help="pictures for the straightforward way")
-    parser.add_argument("--json", type=Path, help="store the figures in this file")
-    arguments = parser.parse_args()
-    generator = torch.Generator().manual_seed(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        mask_paths = ground_truth(folder, arguments.images, generator)
-        seed_paths = [folder / f"{i}.npz" for i in range(len(mask_paths))]
-        for seed_path, mask_path in zip(seed_paths, mask_paths, strict=True):
-            write_seed(seed_path, read_mask(mask_path), generator)
-        megabytes = sum(path.stat().st_size for path in seed_paths) / 1e6
+def prepare(way: str, options: Options) -> Callable[[], Any]:
+    runs: dict[str, Callable[[], Any]] = {
+        "ours": lambda: evaluate_seeds(pairs(options.seeds), CLASSES, threshold=0.3),
+        "published": lambda: threshold_by_threshold(options.few),
+    }
+    return runs[way]
 
-        start = time.perf_counter()
-        metrics = evaluate_seeds(pairs(seed_paths, mask_paths), CLASSES, threshold=0.3)
-        ours = time.perf_counter() - start
 
-        step = max(1, len(mask_paths) // arguments.subset)  # spread over the set, as pictures differ in classes
-        subset = seed_paths[::step][: arguments.subset], mask_paths[::step][: arguments.subset]
-        start = time.perf_counter()
-        matrices = threshold_by_threshold(*subset)
-        straightforward = (time.perf_counter() - start) / len(subset[0]) * len(mask_paths)
-
+def main(options: Options) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        options = replace(options, seeds=write_seeds(Path(folder), options.images))
+        megabytes = sum(path.stat().st_size for path, _ in options.seeds) / 1e6
+        scale = {"published": len(options.seeds) / len(options.few)}
+        result, outcomes = compare(prepare, options, rounds=options.rounds, scale=scale)
         sweep = ThresholdSweep(CLASSES)
-        for seed, truth in pairs(*subset):
+        for seed, truth in pairs(options.few):
             sweep.update(seed, truth)
-    for i, matrix in enumerate(matrices):
+    for i, matrix in enumerate(outcomes["published"]):
         if not np.array_equal(sweep.confusion(i).counts.numpy(), matrix):
             raise SystemExit(f"the two ways differ at threshold {THRESHOLDS[i]}")
-
-    figures = {
-        "images": len(mask_paths),
-        "masks": "VOC 2012 val" if VOC_MASKS.is_dir() else "generated",
-        "threads": torch.get_num_threads(),
-        "seeds_megabytes": round(megabytes, 1),
-        "one_pass_seconds": round(ours, 2),
-        "one_pass_milliseconds_per_image": round(1000 * ours / len(mask_paths), 2),
-        "straightforward_seconds": round(straightforward, 1),
-        "straightforward_measured_on_images": len(subset[0]),
-        "ratio": round(straightforward / ours, 1),
-    }
-    print(f"{figures['images']} pictures ({figures['masks']}), {figures['threads']} thread(s), 101 thresholds")
-    print(f"one pass, with reading, threshold-free scores and oracle: {ours:8.1f} s")
-    print(f"each threshold by itself (from {len(subset[0])} pictures):             {straightforward:8.1f} s")
-    print(f"ratio {figures['ratio']}; the confusion matrices of the {len(subset[0])} pictures are equal")
-    print(f"oracle threshold {metrics['oracle']['threshold']}, seeds on disk {megabytes:.0f} MB")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    masks = "VOC 2012 val" if VOC_MASKS.is_dir() else "generated"
+    result = with_about(result, masks=masks, published_measured_on=len(options.few), seeds_mb=megabytes)
+    publish_results({f"evaluation of {len(options.seeds):,} pictures, 101 thresholds": result}, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

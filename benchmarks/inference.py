@@ -1,20 +1,19 @@
-"""Maps of one picture with Conformer-S at 256, 512 and 768 squares plus flips: ours beside the published way.
+"""Maps of one picture at 256, 512 and 768 squares plus flips: ours beside the published way, and ours in bfloat16.
 
-    python benchmarks/inference.py [--json FILE]
+    python benchmarks/inference.py [--backbone timm:vit_small_patch14_dinov2.lvd142m] [--json FILE]
 
-Both ways run in this one process on the same weights, ours first in each round; the numbers are checked to be equal.
-Peak memory is what each way adds to the process at its highest, measured in a process of its own.
+All ways run in this one process on the same weights, which nobody trained; the numbers of the first two are checked to
+be equal. What bfloat16 does to maps and masks of a trained network, `precision.py` tells.
 """
 
-import multiprocessing
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import published
 import torch
 import tyro
-from figures import publish
+from figures import compare, largest_relative_difference, publish_results, tflop, with_about, with_work
 from torch import Tensor
 
 from baoseg.methods.bao import BAO, Background, Config
@@ -23,98 +22,86 @@ from baoseg.nets import Heads, build
 
 CLASSES = 20
 PRESENT = (4, 8)  # two classes, as VOC pictures have on average one and a half
+WAYS = ("ours", "published", "ours in bf16")
+LARGEST_DIFFERENCE = 1e-3  # relative, in single precision
+
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    sizes: tuple[int, ...] = (256, 512, 768)
-    rounds: int = 3
+    backbone: str = "conformer_small"
+    sizes: tuple[int, ...] = (256, 512, 768)  # to the nearest multiple of the network's stride
+    rounds: int = 2
     json: Path | None = None
 
 
-def method() -> BAO:
-    return BAO(build(NetConfig(), CLASSES, heads=Heads(backgrounds=1)), Config(background=Background.RELEASED)).eval()
+def method(backbone: str, *, classes: int = CLASSES) -> BAO:
+    network = build(NetConfig(backbone=backbone), classes, heads=Heads(backgrounds=1))
+    return BAO(network, Config(background=Background.RELEASED)).eval()
 
 
-def labels() -> Tensor:
-    vector = torch.zeros(1, CLASSES)
+def labels(device: torch.device) -> Tensor:
+    vector = torch.zeros(1, CLASSES, device=device)
     vector[0, [index - 1 for index in PRESENT]] = 1
     return vector
 
 
-def pictures(sizes: tuple[int, ...]) -> list[Tensor]:
+def pictures(sizes: tuple[int, ...], stride: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 3, side, side, generator=generator) for side in sizes]
+    sides = [round(size / stride) * stride for size in sizes]
+    return [torch.randn(1, 3, side, side, generator=generator) for side in sides]
 
 
-@torch.inference_mode()
-def ours(model: BAO, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    classes = torch.tensor(PRESENT)
+@torch.no_grad()
+def ours(model: BAO, images: list[Tensor]) -> list[Pair]:
+    classes = torch.tensor(PRESENT, device=images[0].device)
     results = []
     for image in images:
         views = torch.cat([image, image.flip(-1)])
-        maps = model.maps(views, labels().expand(2, -1), classes=classes)
+        maps = model.maps(views, labels(image.device).expand(2, -1), classes=classes)
+        assert maps.background is not None
         results.append((maps.scores, maps.background))
     return results
 
 
-@torch.inference_mode()
-def the_published_way(model: BAO, images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def ours_in_bf16(model: BAO, images: list[Tensor]) -> list[Pair]:
+    with torch.autocast(images[0].device.type, torch.bfloat16):
+        return ours(model, images)
+
+
+@torch.no_grad()
+def the_published_way(model: BAO, images: list[Tensor]) -> list[Pair]:
+    chosen = [index - 1 for index in PRESENT]
     results = []
     for image in images:
-        parts = [published.maps(model.network, view, labels()) for view in (image, image.flip(-1))]
-        scores = torch.cat([part[0][:, [index - 1 for index in PRESENT]] for part in parts])
-        results.append((scores, torch.cat([part[1] for part in parts])))
+        parts = [published.maps(model.network, view, labels(view.device)) for view in (image, image.flip(-1))]
+        results.append((torch.cat([part[0][:, chosen] for part in parts]), torch.cat([part[1] for part in parts])))
     return results
 
 
-def peak_of(way: str, sizes: tuple[int, ...]) -> float:
-    """Megabytes that one run adds to a fresh process which already holds the network."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (way, sizes))
+RUNS = {"ours": ours, "published": the_published_way, "ours in bf16": ours_in_bf16}
 
 
-def _peak(way: str, sizes: tuple[int, ...]) -> float:
-    model, images = method(), pictures(sizes)
-    before = _resident("VmRSS")
-    WAYS[way](model, images)
-    return _resident("VmHWM") - before
+def prepare(way: str, options: Options) -> Callable[[], list[Pair]]:
+    model = method(options.backbone)
+    images = pictures(options.sizes, model.network.backbone.stride)
+    return lambda: RUNS[way](model, images)
 
 
-def _resident(field: str) -> float:
-    """Megabytes of this process, now (VmRSS) or at its highest (VmHWM). Linux."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-WAYS = {"ours": ours, "published": the_published_way}
+def difference(found: list[Pair], expected: list[Pair]) -> float:
+    pairs = zip(sum(found, ()), sum(expected, ()), strict=True)
+    return max(largest_relative_difference(mine, theirs) for mine, theirs in pairs)
 
 
 def main(options: Options) -> None:
-    model, images = method(), pictures(options.sizes)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(options.rounds):
-        results = {}
-        for way, run in WAYS.items():
-            start = time.perf_counter()
-            results[way] = run(model, images)
-            seconds[way].append(time.perf_counter() - start)
-    difference = max(
-        float((mine - theirs).abs().max() / theirs.abs().max())
-        for pair, other in zip(results["ours"], results["published"], strict=True)
-        for mine, theirs in zip(pair, other, strict=True)
-    )
-    best = {way: min(values) for way, values in seconds.items()}
-    memory = {way: peak_of(way, options.sizes) for way in WAYS}
-    figures = {
-        "seconds": best,
-        "ratio": best["ours"] / best["published"],
-        "peak_mb": memory,
-        "peak_ratio": memory["ours"] / memory["published"],
-        "largest_relative_difference": difference,
-        "threads": torch.get_num_threads(),
-    }
-    publish(figures, options.json)
+    result, outcomes = compare(prepare, options, rounds=options.rounds, ways=WAYS)
+    if (found := difference(outcomes["ours"], outcomes["published"])) > LARGEST_DIFFERENCE:
+        raise SystemExit(f"the two ways differ by {found:g}")
+    result = with_work(result, tflop=tflop(prepare("ours", options)))
+    result = with_about(result, largest_relative_difference=found)
+    sizes = " + ".join(str(size) for size in options.sizes)
+    publish_results({f"maps of a picture, {options.backbone}, {sizes} with flips": result}, options.json)
 
 
 if __name__ == "__main__":

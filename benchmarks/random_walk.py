@@ -1,16 +1,15 @@
-"""IRN's propagation of class maps: ours beside a plain product of torch.sparse_csr, and beside squaring dense matrices.
+"""IRN's propagation of class maps: ours beside dense matrices, as published, and a product of torch.sparse_csr.
 
     python benchmarks/random_walk.py [--json FILE]
 
-All ways run in one process on the same smooth random maps and edges, ours first in each round. The largest relative
-differences say that they agree; the first is to our own result in 64 bit. The dense way runs on a smaller grid, and its
-time is scaled by the cube of the number of cells. Peak memory is what ours adds to a fresh process (Linux).
-Two threads meet after each step, so on a busy machine `--threads 1` is the steadier figure.
+All ways run in one process on the same smooth random maps and edges. The largest relative differences say that they
+agree; the first is to our own result in 64 bit. The published way squares T eight times. It runs on a smaller grid; its
+time is scaled by the cube of the number of cells, its memory is that of the smaller grid. What ours moves at least is
+T, once in each step.
+
+Two threads meet after each step, so on a busy machine OMP_NUM_THREADS=1 is the steadier figure.
 """
 
-import multiprocessing
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import tyro
-from figures import publish
+from figures import compare, publish_results, with_about, with_work
 from torch import Tensor
 
-from baoseg.refine.random_walk import edge_affinity, propagate_to_edge, transition
+from baoseg.refine.random_walk import Transition, edge_affinity, propagate_to_edge, transition
 
 RADIUS, BETA, SQUARINGS = 5, 10, 8
 STEPS = 2**SQUARINGS
+WAYS = ("ours", "published", "sparse_csr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,6 @@ class Options:
     dense_height: int = 24  # the grid of the dense way
     dense_width: int = 32
     rounds: int = 3
-    threads: int = 2
     json: Path | None = None
 
 
@@ -65,73 +64,55 @@ def dense(maps: Tensor, edge: Tensor) -> Tensor:
     return (matrix @ (maps * (1 - edge)).flatten(1).T).T.reshape(maps.shape)
 
 
+def moves_of(edge: Tensor) -> Transition:
+    return transition(edge_affinity(edge[None], radius=RADIUS), beta=BETA)
+
+
 def matrix_of(edge: Tensor) -> Tensor:
     """T, sparse."""
-    starts, sources, rates = transition(edge_affinity(edge[None], radius=RADIUS), beta=BETA)
+    starts, sources, rates = moves_of(edge)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # CSR is in beta
         return torch.sparse_csr_tensor(starts, sources, rates, (edge.numel(), edge.numel()), check_invariants=False)
 
 
-def timed(way: Callable[[Tensor, Tensor], Tensor], maps: Tensor, edge: Tensor) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    result = way(maps, edge)
-    return time.perf_counter() - start, result
+RUNS = {"ours": ours, "published": dense, "sparse_csr": sparse}
+
+
+def inputs(way: str, options: Options) -> tuple[Tensor, Tensor]:
+    small = way == "published"
+    height, width = (options.dense_height, options.dense_width) if small else (options.height, options.width)
+    return scene(height, width, options.classes)
+
+
+def prepare(way: str, options: Options) -> Callable[[], Tensor]:
+    maps, edge = inputs(way, options)
+    return lambda: RUNS[way](maps, edge)
 
 
 def largest_relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Cell by cell."""
     return float(((found - expected).abs() / expected.abs().clamp(min=1e-30)).max())
 
 
-def peak(options: Options) -> float:
-    """Megabytes that one run of ours adds to this process."""
-    maps, edge = scene(options.height, options.width, options.classes)
-    before = resident("VmRSS")
-    ours(maps, edge)
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    """Megabytes of this process, now (VmRSS) or at its highest (VmHWM)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
-    scenes = {
-        "ours": (ours, scene(options.height, options.width, options.classes)),
-        "sparse": (sparse, scene(options.height, options.width, options.classes)),
-        "dense": (dense, scene(options.dense_height, options.dense_width, options.classes)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in scenes}
-    results = {}
-    for _ in range(options.rounds):
-        for name, (way, inputs) in scenes.items():
-            spent, results[name] = timed(way, *inputs)
-            seconds[name].append(spent)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    cells, dense_cells = options.height * options.width, options.dense_height * options.dense_width
-    medians["dense"] *= (cells / dense_cells) ** 3
-    exact = ours(*(each.double() for each in scenes["ours"][1]))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        megabytes = pool.apply(peak, (options,))
-    figures = {
-        "grid": [options.height, options.width],
-        "steps": STEPS,
-        "classes": options.classes,
-        "threads": options.threads,
-        "seconds": medians,
-        "dense_measured_on": [options.dense_height, options.dense_width],
-        "ratio_to_sparse": medians["ours"] / medians["sparse"],
-        "ratio_to_dense": medians["ours"] / medians["dense"],
-        "peak_mb": megabytes,
-        "largest_relative_difference": {
-            "to 64 bit": largest_relative_difference(results["ours"], exact),
-            "to sparse": largest_relative_difference(results["sparse"], results["ours"]),
-            "to dense": largest_relative_difference(ours(*scenes["dense"][1]), results["dense"]),
+    cells = options.height * options.width
+    scale = (cells / (options.dense_height * options.dense_width)) ** 3
+    result, maps = compare(prepare, options, rounds=options.rounds, ways=WAYS, scale={"published": scale})
+    moves = moves_of(inputs("ours", options)[1])
+    result = with_work(result, gigabytes=STEPS * sum(part.nbytes for part in moves) / 1e9)
+    result = with_about(
+        result,
+        published_measured_on=[options.dense_height, options.dense_width],
+        largest_relative_difference={
+            "to 64 bit": largest_relative_difference(
+                maps["ours"], ours(*(each.double() for each in inputs("ours", options)))
+            ),
+            "to sparse_csr": largest_relative_difference(maps["sparse_csr"], maps["ours"]),
+            "to published": largest_relative_difference(ours(*inputs("published", options)), maps["published"]),
         },
-    }
-    publish(figures, options.json)
+    )
+    what = f"random walk, {options.height} x {options.width} cells, {options.classes} classes, {STEPS} steps"
+    publish_results({what: result}, options.json)
 
 
 if __name__ == "__main__":
