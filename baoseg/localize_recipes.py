@@ -1,6 +1,6 @@
 """Named settings of whole localization runs. Numbers of a paper are cited; all others say where they are from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -133,6 +133,15 @@ def named(name: str) -> Config:
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe for localization {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def only(config: Config, methods: Sequence[str]) -> Config:
+    """The recipe with these methods alone, and those that they start from. Raises RecipeError for one it lacks."""
+    there = [stage.name for stage in config.stages]
+    if unknown := [name for name in methods if name not in there]:
+        raise RecipeError(f"{config.name}: has no method {unknown[0]!r}; it has {', '.join(there)}")
+    wanted = {*methods, *(stage.start for stage in config.stages if stage.name in methods)}
+    return replace(config, stages=tuple(stage for stage in config.stages if stage.name in wanted))
 
 
 def override(

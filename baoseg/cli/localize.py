@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, optional
+from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, Words, optional
 from baoseg.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ def reproduce(table: str, recipe: str, out: Path, overrides: Overrides, device: 
     from baoseg import reproduce_localization
 
     reproduce_localization.run(table, _changed(recipe, overrides), out, hardware=device.resolve())
+
+
+def compare(recipe: str, out: Path, methods: Words, overrides: Overrides, device: Device) -> None:
+    """Methods side by side on one recipe for localization. Raises RecipeError for one that it does not have."""
+    from baoseg import localize as steps
+    from baoseg import localize_recipes as recipes
+
+    steps.run(recipes.only(_changed(recipe, overrides), methods), out, hardware=device.resolve())
 
 
 def is_recipe(name: str) -> bool:

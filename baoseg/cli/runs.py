@@ -72,6 +72,11 @@ def compare(
         overrides: What to change in the recipe.
         device: What to compute on.
     """
+    if localize.is_recipe(recipe):
+        if seeds or fuse or allow_pickle:
+            raise RecipeError("--seeds, --fuse and --allow-pickle are for segmentation; leave them out")
+        localize.compare(recipe, out, methods, overrides, device)
+        return
     from baoseg import pipeline, recipes
 
     pipeline.compare(

@@ -84,3 +84,18 @@ def test_reproduce_takes_the_overrides_that_localization_has(monkeypatch: pytest
     with pytest.raises(RecipeError, match="--only: does not go with cub20"):
         verbs.reproduce("bas-table-1", "cub20", tmp_path, Overrides(only="bas"), device)
     assert verbs.is_recipe("cub20") and not verbs.is_recipe("demo")
+
+
+def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    monkeypatch.setattr(localize, "run", lambda config, out, *, hardware: seen.append(config))
+    device = ("--accelerator", "cpu", "--workers", "0")
+    bao("compare", "bas-cub-vgg16", "--methods", "bas", "--data", "here", "--out", tmp_path, *device)
+    bao("compare", "cub20", "--methods", "bas", "--data", "here", "--out", tmp_path, *device)
+    assert [[stage.name for stage in config.stages] for config in seen] == [["bas"], ["cam", "bas"]]
+    assert {config.data.path for config in seen} == {"here"}
+    with pytest.raises(SystemExit):
+        bao("compare", "cub20", "--methods", "bao", "--out", tmp_path, *device)
+    assert "cub20: has no method 'bao'; it has cam, bas" in capsys.readouterr().err
