@@ -43,7 +43,7 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     side: tuple[int, ...] = (128, 256, 512, 1024)
-    classes: tuple[int, ...] = (20, 80, 1000)
+    classes: tuple[int, ...] = (20, 80, 254)  # the most that masks of 8 bit can have
     images: tuple[int, ...] = (1, 4, 16)
     plot: Path | None = None
     json: Path | None = None

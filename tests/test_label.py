@@ -71,7 +71,7 @@ class Waiting:
         return Stub()(image, labels)
 
 
-def wait_for(event: Callable[[], bool], *, seconds: float = 60.0) -> None:
+def wait_for(event: Callable[[], bool], *, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not event():
         assert time.monotonic() < end
