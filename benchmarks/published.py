@@ -56,7 +56,8 @@ def bao(network: Network, target: Network, batch: Batch) -> Tensor:
         foreground, _ = maps(target, batch.images, batch.labels)
         foreground = foreground.clamp(min=0)
         floor, peak = foreground.amin(dim=(2, 3), keepdim=True), foreground.amax(dim=(2, 3), keepdim=True)
-        foreground = (foreground - floor) / (peak - floor) * batch.labels[:, :, None, None]
+        scaled = ((foreground - floor) / (peak - floor)).nan_to_num(0)  # a map that is nowhere positive stays 0
+        foreground = scaled * batch.labels[:, :, None, None]
         background = 1 - foreground.amax(dim=1, keepdim=True)
         pseudo_labels = torch.cat([background, foreground], dim=1).argmax(dim=1)
     loss = classification(network.class_head(features)[:, 1:], token_logits, batch)
