@@ -606,7 +606,8 @@ def test_memory_does_not_grow_with_the_names_of_a_folder(tmp_path: Path) -> None
         return highest
 
     peak(10)
-    assert peak(2_000) < peak(200) + 20_000
+    few = min(peak(200), peak(201))
+    assert min(peak(5_000), peak(5_001)) < few + 100_000  # 4,800 names are 300,000; other threads allocate meanwhile
 
 
 def test_a_long_run_says_how_it_goes(
