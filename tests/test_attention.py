@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from baoseg import attention
-from baoseg.attention import Attention
+from baoseg.attention import Attending, Attention, Summed
 
 WAYS = pytest.mark.parametrize("way", [{"SHORT": 10**9}, {"SHORT": -1}], ids=["explicit", "fused"])
 
@@ -186,3 +187,67 @@ def test_scores_on_another_grid_are_refused(way, generator):
     a = random_attention(generator, grid=(3, 4))
     with mock.patch.multiple(attention, **way), pytest.raises(ValueError, match="grid"):
         attention.spread(random_scores(generator, 2, 1, 4, 3), a)
+
+
+def attend(a: Attention, values: Tensor, **settings) -> tuple[list[Tensor], Attention | Summed]:
+    """What each block gives for its values, and what is left for `spread`."""
+    images = torch.zeros(len(values), 3, 1, 1, dtype=values.dtype)
+    width = a.queries[0].shape[1] * a.queries[0].shape[-1]
+    settings = {"blocks": a.blocks, "width": width, "scale": a.scale, "prefix": a.prefix, "grid": a.grid, **settings}
+    attending = Attending(images, **settings)
+    return [attending(q, k, values) for q, k in zip(a.queries, a.keys, strict=True)], attending.result()
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    sizes=st.fixed_dictionaries(
+        {
+            "batch": st.integers(1, 2),
+            "blocks": st.integers(1, 3),
+            "heads": st.integers(1, 3),
+            "prefix": st.integers(0, 3),
+            "grid": st.tuples(st.integers(1, 5), st.integers(1, 4)),
+            "width": st.integers(4, 6),
+        }
+    ),
+    rows=st.integers(1, 30),
+    seed=st.integers(0, 2**31),
+)
+def test_summed_while_attending_equals_the_matrices_of_the_paper(sizes, rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = random_attention(generator, **sizes)
+    values = random_scores(generator, *a.queries[0].shape)
+    scores = random_scores(generator, sizes["batch"], 3, *sizes["grid"])
+    with mock.patch.object(attention, "ROWS", rows), torch.no_grad():
+        attended, summed = attend(a, values, width=100)
+    assert isinstance(summed, Summed)
+    torch.testing.assert_close(summed.matrix, attention_map(a))
+    torch.testing.assert_close(attention.spread(scores, summed), spread_by_matrix(scores, a))
+    for result, query, key in zip(attended, a.queries, a.keys, strict=True):
+        torch.testing.assert_close(result, (query @ key.mT * a.scale).softmax(dim=3) @ values)
+
+
+def test_half_precision_is_summed_in_single(generator):
+    """A thousand equal weights of 1 / 1000: added up in bfloat16 they would stay far below 1."""
+    flat = Attention((torch.zeros(1, 2, 1000, 4),) * 2, (torch.zeros(1, 2, 1000, 4),) * 2, 0.5, 0, (20, 50))
+    values = torch.randn(1, 2, 1000, 4, generator=generator)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        attended, summed = attend(flat, values, width=2000)
+    assert summed.matrix.dtype == torch.float32
+    torch.testing.assert_close(summed.matrix.sum(dim=2), torch.full((1, 1000), 2.0), atol=0.01, rtol=0)
+    assert attended[0].dtype == torch.bfloat16
+    mean = values.mean(dim=2, keepdim=True).expand_as(values)
+    torch.testing.assert_close(attended[0].float(), mean, atol=1e-3, rtol=0.02)
+
+
+def test_nothing_is_summed_where_gradients_or_memory_forbid_it(generator):
+    a = random_attention(generator, batch=1, blocks=2, heads=2, width=3, prefix=1, grid=(4, 6))  # 25 tokens
+    values = random_scores(generator, *a.queries[0].shape)
+    with torch.no_grad():
+        assert isinstance(attend(a, values, width=7)[1], Summed)  # queries and keys: 2 * 2 * 7 = 28 a token
+        assert isinstance(attend(a, values, width=6)[1], Attention)  # 24 a token, a row of A* has 25
+        assert isinstance(attend(a, values, width=7, sums=False)[1], Attention)
+    attended, captured = attend(a, values, width=7)
+    assert isinstance(captured, Attention)
+    assert torch.equal(torch.stack(captured.queries), torch.stack(a.queries))
+    torch.testing.assert_close(attended[0], F.scaled_dot_product_attention(a.queries[0], a.keys[0], values))

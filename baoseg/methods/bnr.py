@@ -65,9 +65,8 @@ class BNR(Method):
                 times, factor = noise, 1
             case Strength.SCALED:
                 times, factor = 1, noise
-        blocks = len(features.attention.queries)
         for _ in range(times):
-            refined = refine(refined, features) / blocks
+            refined = refine(refined, features) / features.attention.blocks
         return factor * refined
 
     def maps(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from baoseg.attention import Attention
+from baoseg.attention import Attention, Summed
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
 
@@ -44,7 +44,7 @@ class Features:
 
     map: Float[Tensor, "b c h w"]
     token_logits: Float[Tensor, "b K"] | None
-    attention: Attention | None
+    attention: Attention | Summed | None
 
 
 class Split(NamedTuple):

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from baoseg.attention import Attention
+from baoseg.attention import Attending
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
 from baoseg.nets.base import Backbone, Features, pad_to_multiple
@@ -133,18 +133,23 @@ class Conformer(Backbone):
         tokens = rearrange(patches, "b c h w -> b (h w) c")
         tokens = torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1)
 
+        attending = Attending(
+            images,
+            blocks=self.config.depth,
+            width=self.config.embed_dim,
+            scale=self.transformer_block.scale,
+            prefix=1,
+            grid=grid,
+        )
+
         features = self.conv_block(stem)[0]
-        tokens, query, key = self.transformer_block(tokens)
-        queries, keys = [query], [key]
+        tokens = self.transformer_block(tokens, attending)
         for block in self.blocks:
-            features, tokens, query, key = block(features, tokens, grid)
-            queries.append(query)
-            keys.append(key)
+            features, tokens = block(features, tokens, attending)
 
         # only the class token is read at the end; the patch tokens have gone into the feature map
         logits = self.token_head(self.token_norm(tokens[:, 0]))[:, 1:]
-        scale = self.transformer_block.scale
-        return Features(features, logits, Attention(tuple(queries), tuple(keys), scale, 1, grid))
+        return Features(features, logits, attending.result())
 
 
 def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "b c2 h2 w2"]:
@@ -207,7 +212,7 @@ class ConvBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and MLP. Gives its queries and keys, [b heads n d] each, beside the tokens."""
+    """Pre-norm self-attention and MLP."""
 
     def __init__(self, config: Config, *, drop_path: float) -> None:
         super().__init__()
@@ -222,14 +227,10 @@ class TransformerBlock(nn.Module):
         self.expand = nn.Linear(width, hidden)
         self.contract = nn.Linear(hidden, width)
 
-    def forward(
-        self, tokens: Float[Tensor, "b n c"]
-    ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b heads n d"], Float[Tensor, "b heads n d"]]:
-        query, key, value = self._project(self.norm1(tokens))
-        attended = F.scaled_dot_product_attention(query, key, value)
+    def forward(self, tokens: Float[Tensor, "b n c"], attending: Attending) -> Float[Tensor, "b n c"]:
+        attended = attending(*self._project(self.norm1(tokens)))
         tokens = self._add(tokens, self.projection(rearrange(attended, "b heads n d -> b n (heads d)")))
-        tokens = self._add(tokens, self.contract(F.gelu(self.expand(self.norm2(tokens)))))
-        return tokens, query, key
+        return self._add(tokens, self.contract(F.gelu(self.expand(self.norm2(tokens)))))
 
     @torch.no_grad()
     def start_with_similarity(self) -> None:
@@ -275,19 +276,13 @@ class DualBlock(nn.Module):
         self.fusion_block = ConvBlock(outputs, outputs, shortcut=last)
 
     def forward(
-        self, features: Float[Tensor, "b c h w"], tokens: Float[Tensor, "b n e"], grid: tuple[int, int]
-    ) -> tuple[
-        Float[Tensor, "b c2 h2 w2"],
-        Float[Tensor, "b n e"],
-        Float[Tensor, "b heads n d"],
-        Float[Tensor, "b heads n d"],
-    ]:
+        self, features: Float[Tensor, "b c h w"], tokens: Float[Tensor, "b n e"], attending: Attending
+    ) -> tuple[Float[Tensor, "b c2 h2 w2"], Float[Tensor, "b n e"]]:
         features, inner = self.conv_block(features)
         # the class token joins the sum with itself, as published
         tokens = torch.cat([tokens[:, :1], self.down(inner)], dim=1) + tokens
-        tokens, query, key = self.transformer_block(tokens)
-        features = self.fusion_block(features, self.up(tokens[:, 1:], grid))[0]
-        return features, tokens, query, key
+        tokens = self.transformer_block(tokens, attending)
+        return self.fusion_block(features, self.up(tokens[:, 1:], attending.grid))[0], tokens
 
 
 class CouplingDown(nn.Module):

@@ -1,7 +1,7 @@
 """Any convolutional network and any plain vision transformer of timm as a backbone."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from timm.models.inception_v3 import InceptionV3
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from baoseg.attention import Attention
+from baoseg.attention import Attending
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import weights
@@ -328,31 +329,57 @@ class TimmTransformer(Backbone):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         images = pad_to_multiple(images, self.stride)
         grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
-        tokens, queries, keys = self._tokens(images)
-        prefix = self.model.num_prefix_tokens
+        prefix, attending = self.model.num_prefix_tokens, None
+        if self.attends:
+            layers = [block.attn for block in self.model.blocks]
+            attending = Attending(
+                images,
+                blocks=len(layers),
+                width=layers[0].num_heads * layers[0].head_dim,
+                scale=layers[0].scale,
+                prefix=prefix,
+                grid=grid,
+                sums=all(layer.fused_attn and layer.attn_drop.p == 0 for layer in layers),
+            )
+        with nullcontext() if attending is None else self._watched(attending):
+            tokens = self.model.forward_features(images)
         feature_map = rearrange(tokens[:, prefix:], "b (h w) c -> b c h w", h=grid[0])
         logits = None if self.token_head is None else self.token_head(tokens[:, 0])[:, 1:]
-        attention = None
-        if self.attends:
-            scale = self.model.blocks[0].attn.scale
-            attention = Attention(tuple(queries), tuple(keys), scale, prefix, grid)
-        return Features(feature_map, logits, attention)
+        return Features(feature_map, logits, None if attending is None else attending.result())
 
-    def _tokens(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        queries: list[Tensor] = []
-        keys: list[Tensor] = []
+    @contextmanager
+    def _watched(self, attending: Attending) -> Iterator[None]:
+        """Inside, the blocks' attention is noted or, where `attending` sums it up, done by it."""
+        if attending.total is not None:
+            with _InPlaceOfFused(attending):
+                yield
+            return
         # The norms of queries and keys are modules even where they do nothing, so a hook sees what attends.
         # The hooks last for one forward only: a copied backbone must not report to the original.
         hooks = []
-        if self.attends:
-            for block in self.model.blocks:
-                hooks.append(block.attn.q_norm.register_forward_hook(lambda *call: queries.append(call[-1])))
-                hooks.append(block.attn.k_norm.register_forward_hook(lambda *call: keys.append(call[-1])))
+        for block in self.model.blocks:
+            hooks.append(block.attn.q_norm.register_forward_hook(lambda *call: attending.queries.append(call[-1])))
+            hooks.append(block.attn.k_norm.register_forward_hook(lambda *call: attending.keys.append(call[-1])))
         try:
-            return self.model.forward_features(images), queries, keys
+            yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+class _InPlaceOfFused(TorchFunctionMode):
+    """Inside, `attending` does the work of PyTorch's fused attention."""
+
+    def __init__(self, attending: Attending) -> None:
+        super().__init__()
+        self.attending = attending
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self.attending(*args)
+        return func(*args, **(kwargs or {}))
 
 
 def _normalisation(model: nn.Module) -> Normalisation:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from baoseg import attention, nets
+from baoseg.attention import Attending
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
 from baoseg.nets import Heads, conformer, weights
@@ -117,8 +118,9 @@ def test_paths_are_dropped_in_the_transformer_alone_and_linearly():
     block = blocks[-1]
     block.drop_path = 1.0
     tokens = torch.randn(2, 5, 64)
-    assert torch.equal(block.train()(tokens)[0], tokens)  # nothing but the way around is left
-    assert not torch.equal(block.eval()(tokens)[0], tokens)
+    attending = Attending(tokens[:, None], blocks=2, width=64, scale=0.125, prefix=1, grid=(2, 2))
+    assert torch.equal(block.train()(tokens, attending), tokens)  # nothing but the way around is left
+    assert not torch.equal(block.eval()(tokens, attending), tokens)
 
 
 def test_starts_as_released():

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from baoseg import attention, nets
+from baoseg.attention import Attention, Summed
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import Heads, timm_backbones, weights
 
@@ -31,7 +32,6 @@ def vit(kind):
 
 
 @pytest.mark.parametrize("kind", VITS)
-@torch.no_grad()
 def test_captured_queries_and_keys_are_those_that_attended(kind):
     """softmax(Q K^T scale) V, put through the block's own projection, is what the block's attention gave out."""
     backbone = vit(kind)
@@ -79,7 +79,35 @@ def test_vit_features_are_the_models_own(kind):
         assert features.token_logits is None
 
 
+@pytest.mark.parametrize("kind", VITS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_summed_while_attending_equals_captured(kind, autocast):
+    """Without gradients, features and A* are those that queries and keys of the same pass give with them."""
+    backbone = vit(kind)
+    for parameter in backbone.parameters():
+        parameter.data.mul_(0.3)
+    images = torch.randn(2, 3, 50, 70)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        captured = backbone(images)
+        with torch.no_grad():
+            summed = backbone(images)
+            expected = attention.matrix(captured.attention)
+    assert isinstance(captured.attention, Attention)
+    assert isinstance(summed.attention, Summed)
+    assert (summed.attention.grid, summed.attention.blocks) == (captured.attention.grid, 2)
+    tolerance = {"atol": 0.02, "rtol": 0.02} if autocast else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(attention.matrix(summed.attention).float(), expected.float(), **tolerance)
+    torch.testing.assert_close(summed.map, captured.map, atol=0.05 if autocast else 1e-4, rtol=0.05)
+
+
 @torch.no_grad()
+def test_without_fused_attention_queries_and_keys_are_captured():
+    backbone = vit("plain")
+    for block in backbone.model.blocks:
+        block.attn.fused_attn = False
+    assert isinstance(backbone(torch.randn(1, 3, 32, 32)).attention, Attention)
+
+
 def test_a_copy_of_a_vit_captures_for_itself():
     backbone = vit("plain")
     twin = copy.deepcopy(backbone)
