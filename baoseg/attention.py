@@ -1,33 +1,33 @@
-"""Spreads scores through self-attention, A* M of TransCAM, without building attention maps.
+"""Spreads scores through self-attention, A* M of TransCAM, without keeping the attention maps.
 
     A^{b,h} = softmax(Q^{b,h} K^{b,h}^T / sqrt(d))      over all tokens, the class token included
     A*      = sum_b mean_h A^{b,h}                      with the class token's row and column removed afterwards
     M*      = A* M                                      (BAO eq. 2-5; noise reduction eq. 2-5)
 
-A* is linear in nothing but M, and attention is just such a product: with M in the place of the values (and zero for
-the class token), averaged over heads and summed over blocks, attention gives A* M exactly. The N x N matrices never
-exist, memory is O(N), and gradients flow into M, Q and K.
+Published code keeps the N x N matrices of all blocks and heads. Here there are three ways, all exact:
 
-Inference on a CPU goes the other way where A* is smaller than all queries and keys together: the blocks sum it up as
-they attend (`Attending`), so that nothing is multiplied twice.
+- On a CPU A* alone is kept, as long as it is smaller than the queries and keys of all blocks. Its parts are made a few
+  queries at a time and summed while they are in the cache; the backward pass makes them again (`matrix`).
+- Inference on a CPU sums A* up while the blocks attend (`Attending`), so that nothing is multiplied twice.
+- Elsewhere A* does not exist: attention with M in the place of the values (zero for the class token), averaged over
+  heads and summed over blocks, is A* M, and fused kernels do that in O(N) memory.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from baoseg.types import full_precision
 
-ROWS = 128  # queries at a time while A* is summed up: their weights of all heads stay in the cache
-
-# Up to here the matrix of all blocks is small (a quarter of a megabyte a picture), and multiplying by it was no slower
-# on two CPU cores than a fused kernel, which pads the scores to a head's width. From 1024 cells on the kernel wins.
-SHORT = 256
+ROWS = 128  # queries at a time: their weights of all heads stay in the cache
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class Attention:
     @property
     def blocks(self) -> int:
         return len(self.queries)
+
+    @cached_property
+    def matrix(self) -> Float[Tensor, "b n n"]:
+        """A*, n = h * w. Differentiable."""
+        total: Tensor = _Sum.apply(self.scale, self.prefix, *self.queries, *self.keys)
+        return total
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,7 @@ class Attending:
         self.total: Float[Tensor, "b n n"] | None = None  # sum of the blocks so far
         self.added, self.blocks = 0, blocks
         n = prefix + math.prod(grid)
-        inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if sums and inference and images.device.type == "cpu" and n <= 2 * blocks * width:
+        if sums and not torch.is_grad_enabled() and _keeps_matrix(images, n, blocks * width):
             self.total = torch.zeros(len(images), n, n, dtype=full_precision(images).dtype)
 
     def __call__(
@@ -113,11 +118,9 @@ def spread(scores: Float[Tensor, "b k h w"], attention: Attention | Summed) -> F
     if scores.shape[-2:] != (height, width):
         raise ValueError(f"scores on a {tuple(scores.shape[-2:])} grid, attention on {attention.grid}")
     values = full_precision(rearrange(scores, "b k h w -> b (h w) k"))  # the blocks are summed in it
-    if isinstance(attention, Summed):
+    if isinstance(attention, Summed) or _keeps_matrix(values, attention.prefix + height * width, _width(attention)):
         with torch.autocast(values.device.type, enabled=False):
             result = attention.matrix.to(values.dtype) @ values
-    elif height * width <= SHORT:
-        result = matrix(attention).to(values.dtype) @ values
     else:
         blocks = zip(attention.queries, attention.keys, strict=True)
         spread_by = (_attend(query, key, values, attention) for query, key in blocks)
@@ -125,18 +128,16 @@ def spread(scores: Float[Tensor, "b k h w"], attention: Attention | Summed) -> F
     return rearrange(result, "b (h w) k -> b k h w", h=height)
 
 
-def matrix(attention: Attention | Summed) -> Float[Tensor, "b n n"]:
-    """A* itself, n = h * w: for pictures, and for grids so small that it is the faster way."""
-    if isinstance(attention, Summed):
-        return attention.matrix
-    patches = slice(attention.prefix, None)
-    total = None
-    for query, key in zip(attention.queries, attention.keys, strict=True):
-        logits = torch.einsum("b h q d, b h k d -> b h q k", query[:, :, patches] * attention.scale, key)
-        block = reduce(logits.softmax(dim=-1), "b heads query key -> b query key", "mean")[..., patches]
-        total = block if total is None else total + block
-    assert total is not None, "attention without blocks"
-    return total
+def _keeps_matrix(like: Tensor, n: int, width: int) -> bool:
+    """Whether A* of n tokens is the way: on a CPU, no larger than queries and keys of `width` in all blocks together.
+
+    Not for what is captured to run elsewhere: a graph has no loop over the queries of a number that it does not know.
+    """
+    return like.device.type == "cpu" and n <= 2 * width and not torch.compiler.is_compiling()
+
+
+def _width(attention: Attention) -> int:
+    return sum(query.shape[1] * query.shape[3] for query in attention.queries)
 
 
 def _attend(
@@ -165,21 +166,74 @@ def _attend_and_add(
     scale: float,
     total: Float[Tensor, "b n n"],
 ) -> Float[Tensor, "b heads n d"]:
-    """softmax(Q K^T scale) V, a few queries at a time, and mean_h of that softmax added to `total`."""
-    heads, n = query.shape[1:3]
+    """softmax(Q K^T scale) V; mean_h of that softmax is added to `total`."""
     if torch.is_autocast_enabled("cpu"):
         query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))
-    buffers = query.new_empty(2, heads * min(ROWS, n) * n)
     result = torch.empty_like(query, memory_format=torch.contiguous_format)
     for picture in range(len(query)):
-        scaled, values = query[picture] * scale, value[picture].contiguous()
-        transposed = key[picture].contiguous().transpose(1, 2)
-        for first in range(0, n, ROWS):
-            rows = slice(first, min(first + ROWS, n))
-            shape = (heads, rows.stop - first, n)
-            logits, weights = (buffer[: math.prod(shape)].view(shape) for buffer in buffers)
-            torch.bmm(scaled[:, rows], transposed, out=logits)
-            torch.softmax(logits, dim=-1, out=weights)
+        values = value[picture].contiguous()
+        for rows, weights in _weights(query[picture], key[picture], scale):
             torch.bmm(weights, values, out=result[picture, :, rows])
             total[picture, rows] += weights.mean(dim=0)
     return result
+
+
+def _weights(
+    query: Float[Tensor, "heads m d"], key: Float[Tensor, "heads n d"], scale: float
+) -> Iterator[tuple[slice, Float[Tensor, "heads rows n"]]]:
+    """softmax(Q K^T scale) of ROWS queries at a time, each in the memory of the one before."""
+    (heads, m, _), n = query.shape, key.shape[1]
+    buffers = query.new_empty(2, heads * min(ROWS, m) * n)
+    scaled, transposed = query * scale, key.contiguous().transpose(1, 2)
+    for first in range(0, m, ROWS):
+        rows = slice(first, min(first + ROWS, m))
+        shape = (heads, rows.stop - first, n)
+        logits, weights = (buffer[: math.prod(shape)].view(shape) for buffer in buffers)
+        torch.bmm(scaled[:, rows], transposed, out=logits)
+        torch.softmax(logits, dim=-1, out=weights)
+        yield rows, weights
+
+
+class _Sum(torch.autograd.Function):
+    """A* of the queries and keys of all blocks. Neither pass keeps more of the blocks than a few rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: float, prefix: int, *tokens: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b m m"]:
+        ctx.scale, ctx.prefix = scale, prefix
+        ctx.save_for_backward(*tokens)
+        batch, _, n, _ = tokens[0].shape
+        total = full_precision(tokens[0]).new_zeros(batch, n - prefix, n)
+        for query, key in _pairs(tokens):
+            for picture in range(batch):
+                for rows, weights in _weights(query[picture, :, prefix:], key[picture], scale):
+                    total[picture, rows] += weights.mean(dim=0)
+        return total[..., prefix:]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "b m m"]) -> tuple[Tensor | None, ...]:
+        """With P a block's softmax, G the gradient of mean_h P: dS = P (G - sum_n P G), dQ = dS K, dK = dS^T Q."""
+        scale, prefix, tokens = ctx.scale, ctx.prefix, ctx.saved_tensors
+        heads = tokens[0].shape[1]
+        gradient = F.pad(gradient / heads, (prefix, 0))
+        of_queries, of_keys = [], []
+        with torch.autocast("cpu", enabled=False):
+            for query, key in _pairs(tokens):
+                of_query, of_key = torch.zeros_like(query), torch.zeros_like(key, dtype=gradient.dtype)
+                for picture in range(len(query)):
+                    patches = query[picture, :, prefix:]
+                    for rows, weights in _weights(patches, key[picture], scale):
+                        of_weights = gradient[picture, rows]
+                        of_logits = of_weights - (weights * of_weights).sum(dim=-1, keepdim=True)
+                        of_logits = (of_logits * weights * scale).to(query.dtype)
+                        of_query[picture, :, prefix:][:, rows] = of_logits @ key[picture]
+                        of_key[picture] += of_logits.mT @ patches[:, rows]
+                of_queries.append(of_query)
+                of_keys.append(of_key.to(key.dtype))
+        return None, None, *of_queries, *of_keys
+
+
+def _pairs(tokens: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Query and key of each block, of all queries followed by all keys."""
+    middle = len(tokens) // 2
+    return zip(tokens[:middle], tokens[middle:], strict=True)

@@ -20,7 +20,7 @@ from baoseg.errors import DataError
 from baoseg.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
 from baoseg.masks import best_class, label_image
 from baoseg.seeds import Seed
-from baoseg.types import IGNORE
+from baoseg.types import BACKGROUND, IGNORE
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
 DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
@@ -142,14 +142,15 @@ class ThresholdSweep:
             )
         classes, values = best_class(seed.upsample())
         reached = torch.bucketize(values, self._limits, right=True)  # number of thresholds <= value
-        columns = len(self.thresholds) + 1
+        # only the classes with a map have pixels to count: a picture's table, and its time, is linear in S
+        present = seed.classes if seed.classes.numel() else torch.tensor([BACKGROUND])
+        channel = torch.zeros(self.num_classes + 1, dtype=torch.int64)
+        channel[present] = torch.arange(len(present))
+        bins = len(self.thresholds) + 1
         counts = _count(
-            truth,
-            classes * columns + reached,
-            columns=(self.num_classes + 1) * columns,
-            num_classes=self.num_classes,
+            truth, channel[classes] * bins + reached, columns=len(present) * bins, num_classes=self.num_classes
         )
-        self._counts += counts.view_as(self._counts)
+        self._counts.index_add_(1, present, counts.unflatten(1, (len(present), bins)))
 
     def over_processes(self) -> "ThresholdSweep":
         """The sum over all processes that evaluate, each some of the pictures."""

@@ -75,7 +75,7 @@ def published(layout: Layout, backbone: str) -> Config:
         optimizer=train.Optimizer.SGD,
         decay=train.Decay.POLY,
     )
-    method = bas.Config(alpha=chosen.alpha, beta=chosen.beta, generator_after=network.after)
+    method = bas.Config(alpha=chosen.alpha, beta=chosen.beta, generator_after=network.after, guide_classifier=True)
     return Config(
         name=f"bas-{layout}-{backbone}",
         data=DataConfig(path=str(layout), layout=layout, eval_split="val" if layout is Layout.ILSVRC else "test"),
@@ -102,7 +102,7 @@ def cub20() -> Config:
       still above 1 after four epochs, where it is below 0.1 otherwise).
     """
     schedule = train.Config(epochs=6, batch_size=16, lr=1e-4, head_lr=1e-3, decay=train.Decay.POLY)
-    method = bas.Config(alpha=0.5, beta=1.5, relu=bas.Relu.CONFERENCE)
+    method = bas.Config(alpha=0.5, beta=1.9, guide_classifier=True, relu=bas.Relu.CONFERENCE)
     return Config(
         name="cub20",
         data=DataConfig(path="CUB_200_2011", layout=Layout.CUB),

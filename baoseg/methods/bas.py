@@ -4,8 +4,8 @@ A generator in the midst of a classifier draws a map for each class. It learns w
 classifier still sees of the object's class when the map is cut out of its features: as little as possible, with a map
 as small as possible.
 
-For segmentation a picture may have several labels. For localization it has one, and nothing else changes: that class is
-the one drawn, eq. 9 is the cross-entropy of eq. 7, and eq. 10 is eq. 8.
+For segmentation a picture may have several labels. For localization it has one: that class is the one drawn, eq. 9 is
+the cross-entropy of eq. 7, and eq. 10 is eq. 8. The released codes of the two differ in `Config.guide_classifier`.
 """
 
 import math
@@ -57,6 +57,7 @@ class Config:
     beta: float = 1.2  # of the area constraint; table 7: alpha + weight
     weight: float = 1.0  # lambda, of the background activation suppression
     generator_after: int = 3  # stage of the backbone (table 8)
+    guide_classifier: bool = False  # eq. 5 trains F2 too, as released for localization; for segmentation it does not
     relu: Relu = Relu.RAW
     foreground: Foreground = Foreground.NONE
     threshold: Threshold = Threshold.FIXED
@@ -87,7 +88,7 @@ class BAS(Method):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = L_mcls + alpha L_frg + beta L_ac + lambda L_bas (eq. 10), the last three of one present class, drawn for
-        each picture. As released, F is detached from the background branch, and F2(F) in eq. 5.
+        each picture. As released, F is detached from the background branch, and for segmentation F2(F) in eq. 5.
 
         The class-agnostic map has terms of its own, `foreground`: lambda times the sum of L_bas over all classes of the
         picture (sec. 5.5), and beta times its area, which the paper does not mention but without which it would grow
@@ -106,7 +107,8 @@ class BAS(Method):
         suppressed = self._suppression(features, mask, logits, on_maps).take_along_dim(drawn, dim=1)[:, 0]
         area = losses.pool(mask, on_features)[:, 0]
         mask = F.interpolate(mask, size=class_maps.shape[-2:], mode="area")
-        foreground_logits = losses.pool(mask * class_maps.detach(), on_maps)
+        guided = class_maps if config.guide_classifier else class_maps.detach()
+        foreground_logits = losses.pool(mask * guided, on_maps)
         guidance = F.cross_entropy(foreground_logits, drawn[:, 0], reduction="none")
 
         labelled = labels.any(dim=1)

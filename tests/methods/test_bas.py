@@ -299,6 +299,16 @@ def test_each_term_moves_what_it_should(batch, mode):
         assert gradients(method, term, batch) == generator
 
 
+def test_guidance_moves_the_classifier_where_it_should(batch):
+    """Eq. 5 as released for localization: the value is the same, the gradient reaches all that it is made of."""
+    detached, guided = make(seed=1), make(seed=1, guide_classifier=True)
+    torch.manual_seed(3)
+    expected = detached.loss(batch)
+    torch.manual_seed(3)
+    torch.testing.assert_close(guided.loss(batch), expected)
+    assert gradients(guided, "guidance", batch) == dict.fromkeys(("lower", "upper", "head", "generator"), True)
+
+
 def test_suppression_reaches_the_lower_layers_through_the_map_alone(batch, drawn):
     """F itself is detached from the background branch: with a map that ignores F nothing is left."""
     method = make()

@@ -6,7 +6,7 @@ import safetensors.torch
 import timm
 import torch
 
-from baoseg import attention, nets
+from baoseg import nets
 from baoseg.attention import Attention, Summed
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import Heads, timm_backbones, weights
@@ -53,7 +53,7 @@ def test_captured_queries_and_keys_are_those_that_attended(kind):
         attended = module.proj((matrix @ value).transpose(1, 2).flatten(2))
         assert torch.allclose(attended, output, atol=1e-4, rtol=1e-4)
     rows, columns = captured.grid
-    total = attention.matrix(captured).sum(-1)  # of 2 blocks, the prefix's share removed
+    total = captured.matrix.sum(-1)  # of 2 blocks, the prefix's share removed
     assert total.shape == (2, rows * columns)
     assert (total <= 2 + 1e-5).all()
     if captured.prefix == 0:
@@ -91,12 +91,12 @@ def test_summed_while_attending_equals_captured(kind, autocast):
         captured = backbone(images)
         with torch.no_grad():
             summed = backbone(images)
-            expected = attention.matrix(captured.attention)
+            expected = captured.attention.matrix
     assert isinstance(captured.attention, Attention)
     assert isinstance(summed.attention, Summed)
     assert (summed.attention.grid, summed.attention.blocks) == (captured.attention.grid, 2)
     tolerance = {"atol": 0.02, "rtol": 0.02} if autocast else {"atol": 1e-5, "rtol": 1e-4}
-    torch.testing.assert_close(attention.matrix(summed.attention).float(), expected.float(), **tolerance)
+    torch.testing.assert_close(summed.attention.matrix.float(), expected.float(), **tolerance)
     torch.testing.assert_close(summed.map, captured.map, atol=0.05 if autocast else 1e-4, rtol=0.05)
 
 
