@@ -9,7 +9,8 @@ in the form of TransCAM and BAO: the last fusion block keeps stride 1, so that f
 grid, and the queries and keys of all blocks are given out for the spread of the class maps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -155,10 +156,20 @@ class Conformer(Backbone):
 def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "b c2 h2 w2"]:
     """norm(conv(features)), in inference as one convolution: batch norm is then a fixed scale and shift.
 
-    Scaling the weights is cheap, another pass over the feature map and its memory are not.
+    Scaling the weights is cheap, another pass over the feature map and its memory are not. In training a convolution
+    that makes the feature map wider at the price of a 1 x 1 kernel is done again in the backward pass, for the batch
+    norm's input, and not kept: a fifth of the memory of a Conformer-S for some hundredths of its time.
     """
     if norm.training or torch.is_grad_enabled():
-        result: Tensor = norm(conv(features))
+        convolved: Tensor = conv(features)
+        wider = conv.kernel_size == (1, 1) and conv.out_channels > conv.in_channels
+        result: Tensor
+        if wider and torch.is_grad_enabled():
+            source = features.detach()
+            with _made_again(convolved, lambda: conv(source)):
+                result = norm(convolved)
+        else:
+            result = norm(convolved)
         return result
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -167,6 +178,25 @@ def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.Batch
         shift = shift + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(features, weight, shift, stride=conv.stride, padding=conv.padding)
+
+
+@contextmanager
+def _made_again(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """What is done inside does not keep `value` for its backward pass: `make` gives it there once more."""
+    which, dtype, device = (value.data_ptr(), value.shape), value.dtype, value.device.type
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if (tensor.data_ptr(), tensor.shape) == which else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        if kept is not None:
+            return kept
+        half = dtype in (torch.bfloat16, torch.float16)  # then the value is of mixed precision
+        with torch.no_grad(), torch.autocast(device, dtype if half else None, enabled=half):
+            return make()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def _initialise_as_released(module: nn.Module) -> None:

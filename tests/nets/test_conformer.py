@@ -1,5 +1,7 @@
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -59,6 +61,34 @@ def test_batch_norm_folded_for_inference_changes_nothing():
     network.train()
     with torch.no_grad():
         assert relative(network(images).map, plain.map) > 0.01  # statistics of the batch, not the kept ones
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["single precision", "mixed precision"])
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_what_is_made_again_in_the_backward_pass_changes_nothing(mixed, mode):
+    """Gradients and running statistics are the same to the bit."""
+    images = torch.randn(2, 3, 32, 48)
+    outcomes = []
+    for way in (conformer._made_again, lambda *args: nullcontext()):
+        torch.manual_seed(0)
+        backbone = Conformer(conformer.VARIANTS["conformer_nano"], 1, normalisation=Normalisation()).train(mode)
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
+        with mock.patch.object(conformer, "_made_again", way), autocast:
+            loss = backbone(images).map.square().mean()
+        loss.backward()
+        gradients = {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
+        outcomes.append({**gradients, **dict(backbone.named_buffers())})
+    assert outcomes[0].keys() == outcomes[1].keys()
+    assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())
+
+
+def test_what_is_made_again_is_not_kept():
+    norm, value = nn.BatchNorm2d(2), torch.randn(1, 2, 3, 3, requires_grad=True)
+    other = torch.full((1, 2, 3, 3), 7.0)
+    with conformer._made_again(value, lambda: other):
+        result = norm(value)
+    assert torch.equal(result.grad_fn._saved_input, other)
+    assert torch.equal(norm(value).grad_fn._saved_input, value)
 
 
 def count(ratio, width, depth=12):
