@@ -111,7 +111,7 @@ def onnx(model: Labeler | Segmenter, path: Path) -> None:
         raise RecipeError(f"export needs {' and '.join(missing)}; run pip install 'baoseg[onnx]'")
     classes = len(model.classes)
     # The example goes the general way, which is right for all sizes: its sides are multiples of no stride, so that
-    # padding is in the graph, and its grid is large enough for `attention.spread` to do without the matrix.
+    # padding is in the graph.
     images, labels = torch.rand(2, 3, 301, 403, device=model.device), torch.ones(2, classes, device=model.device)
     free = torch.export.Dim.DYNAMIC
     sizes = {"images": {0: free, 2: free, 3: free}, "labels": {0: free}}

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from baoseg import loading, progress, shards
 from baoseg.data.folder import parse_labels
-from baoseg.data.images import from_pil, voc_palette, write_mask
+from baoseg.data.images import from_pil, with_palette, write_mask
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.labeler import Labeler
 from baoseg.runs import atomic
@@ -54,6 +54,7 @@ LOG_SECONDS = 60.0
 
 OF_PICTURE = (DataError, torch.OutOfMemoryError)  # listed; the other pictures of its shard are labelled
 OF_UNIT = (DataError, RuntimeError)  # also a damaged shard, a failing device: nothing is written, a later run tries
+IN_A_ROW = 100  # units on which the model, not the data, failed: then the device is held to be at fault
 
 T = TypeVar("T")
 
@@ -177,7 +178,8 @@ def run(job: Job, *, cluster: Cluster | None = None) -> Tally:
     """Label a collection in this process or on a Ray cluster, and say how it went.
 
     What fails is listed in failures.csv and stops nothing; a line may stand there again after a crash or a further
-    run. Raises DataError for a source that cannot be labelled at all, RunError when OUT cannot be written.
+    run. Raises DataError for a source that cannot be labelled at all, RunError when OUT cannot be written or the model
+    fails on one unit after the other (`IN_A_ROW`), as it does on a device that is gone.
     """
     _check(job, cluster)
     tally = label(job) if cluster is None else _label_on_ray(job, cluster)
@@ -223,6 +225,7 @@ class _Work:
         self.job = job
         self.model = model
         self.tally = Tally()
+        self.in_a_row = 0  # units on which the model failed
         self.begun = self.logged = time.monotonic()
 
     def units(self) -> None:
@@ -261,6 +264,7 @@ class _Work:
                 mask, _ = self._label(picture)
                 write_mask(self.job.target(name), mask)
                 self.tally.written += 1
+                self.in_a_row = 0
             self._log()
 
     def shard(self, name: str, path: Path) -> None:
@@ -272,6 +276,7 @@ class _Work:
                 file.flush()
                 os.fsync(file.fileno())  # so that a power cut leaves no empty shard under the final name
             self.tally.written += written
+            self.in_a_row = 0
 
     def _fill(self, masks: tarfile.TarFile, name: str, groups: Iterator[tuple[str, Files]]) -> int:
         """Masks and labels of the pictures of a shard; how many there are."""
@@ -311,6 +316,13 @@ class _Work:
             yield
         except kinds as error:
             self._fail(name, error)
+            if kinds == OF_UNIT and not isinstance(error, OF_PICTURE):
+                self.in_a_row += 1
+                if self.in_a_row == IN_A_ROW:
+                    raise RunError(
+                        f"the model failed {IN_A_ROW} times in a row, the last time with: {error}; "
+                        "check the device and run the same command again, it continues"
+                    ) from error
 
     def _fail(self, name: str, error: Exception) -> None:
         self.tally.failed += 1
@@ -396,9 +408,7 @@ def _image(content: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
 
 
 def _png(mask: UInt8[Tensor, "h w"]) -> bytes:
-    image = Image.fromarray(mask.numpy())
-    image.putpalette(voc_palette().tobytes())
-    image.save(content := io.BytesIO(), format="PNG")
+    with_palette(mask).save(content := io.BytesIO(), format="PNG")
     return content.getvalue()
 
 

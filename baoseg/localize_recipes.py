@@ -91,9 +91,9 @@ def cub20() -> Config:
     """CAM and BAS on the first 20 classes of CUB-200-2011, MobileNetV2: half an hour on two CPU cores.
 
     Trains on the 600 training pictures and their labels alone. No setting is fitted to boxes: alpha, beta, lambda and
-    the threshold are the paper's and its released code's, k is the same share of the classes as there for MobileNet (80
-    of 200), the stride gives M the 28 x 28 cells that it has there. Batch norm keeps its ImageNet statistics (batches
-    are small). Training losses chose the rest:
+    the threshold are those that are published for MobileNetV1, k is the same share of the classes (80 of 200), the
+    stride gives M the 28 x 28 cells that it has there. Batch norm keeps its ImageNet statistics (batches are small).
+    Training losses chose the rest:
 
     - AdamW, as SGD at twice the released rates unlearns the pretrained features (L_cls rises to that of chance).
     - The ReLU of the conference version. Our classifier is one linear layer, and the class logit of what is left of a

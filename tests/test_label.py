@@ -397,6 +397,33 @@ def test_a_device_that_fails_leaves_its_shard_for_a_later_run(tmp_path: Path) ->
     assert label.run(job(tmp_path / "s.tar", tmp_path / "out")) == label.Tally(written=3)
 
 
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_device_that_fails_time_and_again_stops_the_run(
+    recovers: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pictures in a row; a success ends the row, a damaged picture neither ends nor continues it."""
+    calls = itertools.count()
+
+    def fails(count: int) -> None:
+        if not (recovers and next(calls) % 3 == 2):
+            raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(label, "IN_A_ROW", 3)
+    for shard in source.rglob("*.tar"):
+        shard.unlink()
+    (source / "a.png").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    if recovers:
+        assert label.run(job(source, out, Stub(fails))) == label.Tally(written=2, failed=5)
+    else:
+        with pytest.raises(RunError, match=r"3 times in a row.*the device is lost.*run the same command again"):
+            label.run(job(source, out, Stub(fails)))
+        assert [problem for _, problem in failures(out)].count("the device is lost") == 3
+    (source / "a.png").write_bytes(picture(0))
+    label.run(job(source, out))
+    assert len([name for name in seen(out) if name.endswith(".png")]) == 7
+
+
 def test_a_folder_that_cannot_be_read_is_listed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 

@@ -1,6 +1,7 @@
 """Pictures and masks on disk: common image files become 8-bit RGB, masks are palette PNGs in VOC colours."""
 
 import contextlib
+import functools
 import struct
 import warnings
 import zlib
@@ -102,10 +103,21 @@ def read_mask(path: Path) -> UInt8[Tensor, "h w"]:
 
 def write_mask(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
     """Write class indices as a palette PNG in VOC colours, whole or not at all."""
-    image = Image.fromarray(mask.numpy())
-    image.putpalette(voc_palette().tobytes())
+    image = with_palette(mask)
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def with_palette(mask: UInt8[Tensor, "h w"]) -> Image.Image:
+    """Class indices as a palette image in VOC colours."""
+    image = Image.fromarray(mask.numpy())
+    image.putpalette(_palette())
+    return image
+
+
+@functools.cache
+def _palette() -> bytes:
+    return voc_palette().tobytes()
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
