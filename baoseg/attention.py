@@ -48,9 +48,17 @@ class Attention:
     def blocks(self) -> int:
         return len(self.queries)
 
-    @cached_property
+    @property
     def matrix(self) -> Float[Tensor, "b n n"]:
         """A*, n = h * w. Differentiable."""
+        # one that was made without gradients does not serve where they are asked for
+        return self._made if torch.is_grad_enabled() else self._make()
+
+    @cached_property
+    def _made(self) -> Float[Tensor, "b n n"]:
+        return self._make()
+
+    def _make(self) -> Float[Tensor, "b n n"]:
         total: Tensor = _Sum.apply(self.scale, self.prefix, *self.queries, *self.keys)
         return total
 
@@ -174,7 +182,7 @@ def _attend_and_add(
         values = value[picture].contiguous()
         for rows, weights in _weights(query[picture], key[picture], scale):
             torch.bmm(weights, values, out=result[picture, :, rows])
-            total[picture, rows] += weights.mean(dim=0)
+            _add_mean(total[picture, rows], weights)
     return result
 
 
@@ -194,6 +202,12 @@ def _weights(
         yield rows, weights
 
 
+def _add_mean(total: Float[Tensor, "rows n"], weights: Float[Tensor, "heads rows n"]) -> None:
+    """Head by head: no memory of its own, and bfloat16 is added in single precision."""
+    for of_head in weights:
+        total.add_(of_head, alpha=1 / len(weights))
+
+
 class _Sum(torch.autograd.Function):
     """A* of the queries and keys of all blocks. Neither pass keeps more of the blocks than a few rows at a time."""
 
@@ -206,7 +220,7 @@ class _Sum(torch.autograd.Function):
         for query, key in _pairs(tokens):
             for picture in range(batch):
                 for rows, weights in _weights(query[picture, :, prefix:], key[picture], scale):
-                    total[picture, rows] += weights.mean(dim=0)
+                    _add_mean(total[picture, rows], weights)
         return total[..., prefix:]
 
     @staticmethod

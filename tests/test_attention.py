@@ -268,3 +268,15 @@ def test_gradients_in_half_precision(generator):
     for single, half in zip(*gradients, strict=True):
         assert half.dtype == torch.bfloat16
         torch.testing.assert_close(half.float(), single, atol=0.02 * single.abs().max().item(), rtol=0.02)
+
+
+def test_a_matrix_made_without_gradients_does_not_stand_in_the_way_of_them(generator):
+    a = random_attention(generator)
+    for tensor in (*a.queries, *a.keys):
+        tensor.requires_grad_()
+    with torch.no_grad():
+        before = a.matrix
+    assert not before.requires_grad
+    assert a.matrix.requires_grad
+    assert a.matrix is a.matrix  # two spreads, one matrix
+    assert torch.equal(a.matrix, before)
