@@ -114,6 +114,9 @@ def draw(figures: dict[str, dict[str, list[dict[str, Any]]]], plot: Path) -> Non
         for axes, (axis, paths) in zip(row, figures.items(), strict=True):
             for path, points in paths.items():
                 axes.loglog([point[axis] for point in points], [point[key] for point in points], "o-", label=path)
+            measured = [point[axis] for point in next(iter(paths.values()))]
+            axes.set_xticks(measured, [f"{value:,}" for value in measured])
+            axes.minorticks_off()
             axes.set_xlabel(labels[axis])
             axes.grid(alpha=0.3)
         row[0].set_ylabel(unit)
