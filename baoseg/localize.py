@@ -246,8 +246,9 @@ def localize_picture(
     """Maps and class of one picture whose true class is `target` (0..K-1), or None if the network does not know it.
 
     The map for k is the mean over k classes (`bas.top_averages`), enlarged to the crop, bilinear, and brought to
-    [0, 1]. The true class is among the k; without one the most probable takes its place. As released, k classes are
-    chosen on the centre crop, and the rank is that of the mean softmax over ten crops (sec. 4.1).
+    [0, 1] by its minimum and maximum; CAM's negative values stay in their order (Choe et al.). The true class is among
+    the k; without one the most probable takes its place. As released, k classes are chosen on the centre crop, and the
+    rank is that of the mean softmax over ten crops (sec. 4.1).
     """
     device = next(method.parameters()).device
     square, crop = squash(image.to(device), config.side), [config.crop, config.crop]
@@ -264,7 +265,7 @@ def localize_picture(
     averages = bas.top_averages(scores, of_centre, torch.tensor([known], device=device))[0]
     chosen = averages[[min(k, len(averages)) - 1 for k in top]]
     large = F.interpolate(chosen[None].float(), size=crop, mode="bilinear", align_corners=False)
-    large = maps.normalise(large)[0]
+    large = maps.normalise(large - large.amin(dim=(2, 3), keepdim=True))[0]
 
     probabilities = logits.softmax(dim=1).mean(dim=0)
     rank = None if target is None else int((probabilities > probabilities[target]).sum())

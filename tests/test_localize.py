@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.localize import Classifier, Config, Localizer, localize_picture, truth_on_crop
 from baoseg.methods import amn, bas, cam
 from baoseg.nets import Heads
+from baoseg.nets.base import Features
 from baoseg.runs import Run, read_json
 from baoseg.train import Hardware
 from baoseg.types import Batch
@@ -164,6 +166,23 @@ def test_map_and_rank_of_a_picture(finished):
     for average, classes in zip(found.averages, ([2, others[0]], [2], [0, 1, 2]), strict=True):
         torch.testing.assert_close(average, slow_map(method, centre, list(classes)), atol=1e-5, rtol=1e-4)
     assert found.threshold in method.config.thresholds
+
+
+@torch.no_grad()
+def test_cam_is_brought_to_its_range_negative_values_and_all(finished, generator):
+    """Softmax tells classes apart by differences: the map of the true class may be negative everywhere."""
+    config = dataclasses.replace(localize.config_of(finished), ten_crops=False)
+    method = labeler.load(finished.stage("cam").network).method
+    backbone, head = method.network.backbone, method.network.class_head
+    head.weight[3] = -head.weight[3].abs()
+    features = torch.rand(1, backbone.channels, 4, 4, generator=generator)
+    with mock.patch.object(backbone, "forward", lambda images: Features(features, None, None)):
+        image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+        found = localize_picture(method, image, 2, config=config, top=(1,)).averages[0]
+    plain = torch.einsum("c, c h w -> h w", head.weight[3, :, 0, 0], features[0])
+    assert plain.max() < 0
+    large = F.interpolate(plain[None, None], size=(64, 64), mode="bilinear", align_corners=False)[0, 0]
+    torch.testing.assert_close(found, (large - large.min()) / (large.max() - large.min()))
 
 
 def test_a_class_that_the_network_does_not_know(finished):
