@@ -4,19 +4,18 @@
     A*      = sum_b mean_h A^{b,h}                      with the class token's row and column removed afterwards
     M*      = A* M                                      (BAO eq. 2-5; noise reduction eq. 2-5)
 
-Published code keeps the N x N matrices of all blocks and heads. Here there are three ways, all exact:
+Published code keeps the N x N matrices of all blocks and heads. Here there are two ways, both exact:
 
-- On a CPU A* alone is kept, as long as it is smaller than the queries and keys of all blocks. Its parts are made a few
-  queries at a time and summed while they are in the cache; the backward pass makes them again (`matrix`).
-- Inference on a CPU sums A* up while the blocks attend (`Attending`), so that nothing is multiplied twice.
+- On a CPU A* is summed up while the blocks attend, a few queries at a time, whose weights are still in the cache
+  (`Attending`); the backward pass makes the weights again. A* alone is kept, as long as it is smaller than the queries
+  and keys of all blocks.
 - Elsewhere A* does not exist: attention with M in the place of the values (zero for the class token), averaged over
   heads and summed over blocks, is A* M, and fused kernels do that in O(N) memory.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,24 +47,10 @@ class Attention:
     def blocks(self) -> int:
         return len(self.queries)
 
-    @property
-    def matrix(self) -> Float[Tensor, "b n n"]:
-        """A*, n = h * w. Differentiable."""
-        # one that was made without gradients does not serve where they are asked for
-        return self._made if torch.is_grad_enabled() else self._make()
-
-    @cached_property
-    def _made(self) -> Float[Tensor, "b n n"]:
-        return self._make()
-
-    def _make(self) -> Float[Tensor, "b n n"]:
-        total: Tensor = _Sum.apply(self.scale, self.prefix, *self.queries, *self.keys)
-        return total
-
 
 @dataclass(frozen=True)
 class Summed:
-    """A* of a forward pass without gradients, n = h * w."""
+    """A* itself, n = h * w."""
 
     matrix: Float[Tensor, "b n n"]
     blocks: int
@@ -76,7 +61,8 @@ class Attending:
     """The self-attention of a network's blocks in one forward pass, and what `spread` needs of it.
 
     `width` is that of a token, all heads together; `scale`, `prefix` and `grid` are those of `Attention`. With `sums`
-    A* may be summed up; then each block has to attend by calling this.
+    A* may be summed up; then each block has to attend by calling this. `spreads` says whether gradients of A* will be
+    asked for: where gradients are taken, but none of A*, fused kernels are faster.
     """
 
     def __init__(
@@ -88,6 +74,7 @@ class Attending:
         scale: float,
         prefix: int,
         grid: tuple[int, int],
+        spreads: bool,
         sums: bool = True,
     ) -> None:
         self.scale, self.prefix, self.grid = scale, prefix, grid
@@ -96,7 +83,9 @@ class Attending:
         self.total: Float[Tensor, "b n n"] | None = None  # sum of the blocks so far
         self.added, self.blocks = 0, blocks
         n = prefix + math.prod(grid)
-        if sums and not torch.is_grad_enabled() and _keeps_matrix(images, n, blocks * width):
+        # what is captured to run elsewhere has no loop over a number of queries that it does not know
+        here = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        if sums and here and n <= 2 * blocks * width and (spreads or not torch.is_grad_enabled()):
             self.total = torch.zeros(len(images), n, n, dtype=full_precision(images).dtype)
 
     def __call__(
@@ -108,7 +97,11 @@ class Attending:
         """softmax(Q K^T scale) V of the next block."""
         if self.total is not None:
             self.added += 1
-            return _attend_and_add(query, key, value, scale=self.scale, total=self.total)
+            if torch.is_autocast_enabled("cpu"):
+                query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))
+            attended: Tensor
+            attended, self.total = _AttendAndAdd.apply(query, key, value, self.scale, self.total)
+            return attended
         self.queries.append(query)
         self.keys.append(key)
         return F.scaled_dot_product_attention(query, key, value, scale=self.scale)
@@ -126,7 +119,7 @@ def spread(scores: Float[Tensor, "b k h w"], attention: Attention | Summed) -> F
     if scores.shape[-2:] != (height, width):
         raise ValueError(f"scores on a {tuple(scores.shape[-2:])} grid, attention on {attention.grid}")
     values = full_precision(rearrange(scores, "b k h w -> b (h w) k"))  # the blocks are summed in it
-    if isinstance(attention, Summed) or _keeps_matrix(values, attention.prefix + height * width, _width(attention)):
+    if isinstance(attention, Summed):
         with torch.autocast(values.device.type, enabled=False):
             result = attention.matrix.to(values.dtype) @ values
     else:
@@ -134,18 +127,6 @@ def spread(scores: Float[Tensor, "b k h w"], attention: Attention | Summed) -> F
         spread_by = (_attend(query, key, values, attention) for query, key in blocks)
         result = sum(spread_by, torch.zeros_like(values))
     return rearrange(result, "b (h w) k -> b k h w", h=height)
-
-
-def _keeps_matrix(like: Tensor, n: int, width: int) -> bool:
-    """Whether A* of n tokens is the way: on a CPU, no larger than queries and keys of `width` in all blocks together.
-
-    Not for what is captured to run elsewhere: a graph has no loop over the queries of a number that it does not know.
-    """
-    return like.device.type == "cpu" and n <= 2 * width and not torch.compiler.is_compiling()
-
-
-def _width(attention: Attention) -> int:
-    return sum(query.shape[1] * query.shape[3] for query in attention.queries)
 
 
 def _attend(
@@ -164,26 +145,6 @@ def _attend(
         spread_part = F.scaled_dot_product_attention(patch_query, key, padded, scale=attention.scale)
         parts.append(spread_part.mean(dim=1)[..., : part.shape[-1]])
     return torch.cat(parts, dim=-1).to(values.dtype)
-
-
-def _attend_and_add(
-    query: Float[Tensor, "b heads n d"],
-    key: Float[Tensor, "b heads n d"],
-    value: Float[Tensor, "b heads n d"],
-    *,
-    scale: float,
-    total: Float[Tensor, "b n n"],
-) -> Float[Tensor, "b heads n d"]:
-    """softmax(Q K^T scale) V; mean_h of that softmax is added to `total`."""
-    if torch.is_autocast_enabled("cpu"):
-        query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))
-    result = torch.empty_like(query, memory_format=torch.contiguous_format)
-    for picture in range(len(query)):
-        values = value[picture].contiguous()
-        for rows, weights in _weights(query[picture], key[picture], scale):
-            torch.bmm(weights, values, out=result[picture, :, rows])
-            _add_mean(total[picture, rows], weights)
-    return result
 
 
 def _weights(
@@ -208,46 +169,58 @@ def _add_mean(total: Float[Tensor, "rows n"], weights: Float[Tensor, "heads rows
         total.add_(of_head, alpha=1 / len(weights))
 
 
-class _Sum(torch.autograd.Function):
-    """A* of the queries and keys of all blocks. Neither pass keeps more of the blocks than a few rows at a time."""
+class _AttendAndAdd(torch.autograd.Function):
+    """softmax(Q K^T scale) V of a block; mean_h of that softmax is added to `total`, in place."""
 
     @staticmethod
-    def forward(ctx: Any, scale: float, prefix: int, *tokens: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b m m"]:
-        ctx.scale, ctx.prefix = scale, prefix
-        ctx.save_for_backward(*tokens)
-        batch, _, n, _ = tokens[0].shape
-        total = full_precision(tokens[0]).new_zeros(batch, n - prefix, n)
-        for query, key in _pairs(tokens):
-            for picture in range(batch):
-                for rows, weights in _weights(query[picture, :, prefix:], key[picture], scale):
-                    _add_mean(total[picture, rows], weights)
-        return total[..., prefix:]
+    def forward(  # noqa: PLR0917 - autograd hands over by position
+        ctx: Any,
+        query: Float[Tensor, "b heads n d"],
+        key: Float[Tensor, "b heads n d"],
+        value: Float[Tensor, "b heads n d"],
+        scale: float,
+        total: Float[Tensor, "b n n"],
+    ) -> tuple[Float[Tensor, "b heads n d"], Float[Tensor, "b n n"]]:
+        ctx.scale = scale
+        ctx.save_for_backward(query, key, value)
+        ctx.mark_dirty(total)
+        ctx.set_materialize_grads(False)
+        result = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for picture in range(len(query)):
+            values = value[picture].contiguous()
+            for rows, weights in _weights(query[picture], key[picture], scale):
+                torch.bmm(weights, values, out=result[picture, :, rows])
+                _add_mean(total[picture, rows], weights)
+        return result, total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Float[Tensor, "b m m"]) -> tuple[Tensor | None, ...]:
-        """With P a block's softmax, G the gradient of mean_h P: dS = P (G - sum_n P G), dQ = dS K, dK = dS^T Q."""
-        scale, prefix, tokens = ctx.scale, ctx.prefix, ctx.saved_tensors
-        heads = tokens[0].shape[1]
-        gradient = F.pad(gradient / heads, (prefix, 0))
-        of_queries, of_keys = [], []
+    def backward(
+        ctx: Any, of_result: Float[Tensor, "b heads n d"] | None, of_total: Float[Tensor, "b n n"] | None
+    ) -> tuple[Tensor | None, ...]:
+        """With P the softmax: dP = dO V^T + dA / heads, dS = P (dP - sum_n P dP); dQ = dS K and dK = dS^T Q, times the
+        scale; dV = P^T dO.
+        """
+        query, key, value = ctx.saved_tensors
+        single = full_precision(query[:0]).dtype  # in which rows are summed up
+        of_query = torch.zeros_like(query)
+        of_key, of_value = (torch.zeros_like(tensor, dtype=single) for tensor in (key, value))
         with torch.autocast("cpu", enabled=False):
-            for query, key in _pairs(tokens):
-                of_query, of_key = torch.zeros_like(query), torch.zeros_like(key, dtype=gradient.dtype)
-                for picture in range(len(query)):
-                    patches = query[picture, :, prefix:]
-                    for rows, weights in _weights(patches, key[picture], scale):
-                        of_weights = gradient[picture, rows]
-                        of_logits = of_weights - (weights * of_weights).sum(dim=-1, keepdim=True)
-                        of_logits = (of_logits * weights * scale).to(query.dtype)
-                        of_query[picture, :, prefix:][:, rows] = of_logits @ key[picture]
-                        of_key[picture] += of_logits.mT @ patches[:, rows]
-                of_queries.append(of_query)
-                of_keys.append(of_key.to(key.dtype))
-        return None, None, *of_queries, *of_keys
-
-
-def _pairs(tokens: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Query and key of each block, of all queries followed by all keys."""
-    middle = len(tokens) // 2
-    return zip(tokens[:middle], tokens[middle:], strict=True)
+            for picture in range(len(query)):
+                for rows, weights in _weights(query[picture], key[picture], ctx.scale):
+                    of_weights = None
+                    if of_result is not None:
+                        of_rows = of_result[picture, :, rows]
+                        of_weights = full_precision(torch.bmm(of_rows, value[picture].mT))
+                        of_value[picture] += torch.bmm(weights.mT, of_rows)
+                    if of_total is not None:
+                        share = of_total[picture, rows] / len(weights)
+                        of_weights = share.repeat(len(weights), 1, 1) if of_weights is None else of_weights.add_(share)
+                    if of_weights is None:
+                        continue
+                    of_weights.sub_((weights * of_weights).sum(dim=-1, keepdim=True)).mul_(weights)
+                    of_logits = of_weights.to(query.dtype)
+                    of_query[picture, :, rows] = torch.bmm(of_logits, key[picture])
+                    of_key[picture] += torch.bmm(of_logits.mT, query[picture, :, rows])
+        of_key = of_key.mul_(ctx.scale).to(key.dtype)
+        return of_query.mul_(ctx.scale), of_key, of_value.to(value.dtype), None, of_total

@@ -48,6 +48,7 @@ class AMN(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
+        network.backbone.spreads = True
         self.network = network
         self.config = config
         for parameter in (*network.class_head.parameters(), *network.backbone.token_classifier()):

@@ -105,6 +105,7 @@ class BAO(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
+        network.backbone.spreads = True
         self.network = network
         self.target: Network | None = None
         self.config = config

@@ -41,6 +41,7 @@ class BNR(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
+        network.backbone.spreads = True
         self.network = network
         self.config = config
 

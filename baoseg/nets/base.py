@@ -61,7 +61,8 @@ class Backbone(nn.Module):
     `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
     must have undergone, `attends` whether Features carry attention, `token_head` the
     class token's classifier (K + 1 outputs). `head_kernel` is the family's default for the
-    class head in `Network`; `initialise_head` fills all heads.
+    class head in `Network`; `initialise_head` fills all heads. Methods whose losses spread maps through the attention
+    set `spreads`.
     """
 
     channels: int
@@ -70,6 +71,7 @@ class Backbone(nn.Module):
     attends: bool
     token_head: nn.Linear | None
     head_kernel: int = 1
+    spreads: bool = False
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         raise NotImplementedError

@@ -141,6 +141,7 @@ class Conformer(Backbone):
             scale=self.transformer_block.scale,
             prefix=1,
             grid=grid,
+            spreads=self.spreads,
         )
 
         features = self.conv_block(stem)[0]

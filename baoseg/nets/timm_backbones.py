@@ -339,6 +339,7 @@ class TimmTransformer(Backbone):
                 scale=layers[0].scale,
                 prefix=prefix,
                 grid=grid,
+                spreads=self.spreads,
                 sums=all(layer.fused_attn and layer.attn_drop.p == 0 for layer in layers),
             )
         with nullcontext() if attending is None else self._watched(attending):
