@@ -14,6 +14,17 @@ from torch.utils._pytree import tree_leaves
 from baoseg import attention
 from baoseg.attention import Attending, Attention, Summed
 
+SIZES = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 2),
+        "blocks": st.integers(1, 3),
+        "heads": st.integers(1, 3),
+        "prefix": st.integers(0, 3),
+        "grid": st.tuples(st.integers(1, 5), st.integers(1, 4)),
+        "width": st.integers(1, 6),
+    }
+)
+
 
 def random_attention(
     generator: torch.Generator, *, batch=2, blocks=2, heads=3, prefix=1, grid=(3, 4), width=5, spread_out=1.0
@@ -73,16 +84,7 @@ WAYS = pytest.mark.parametrize("way", [summed, lambda a: a], ids=["summed", "fus
 @WAYS
 @settings(deadline=None, max_examples=20)
 @given(
-    sizes=st.fixed_dictionaries(
-        {
-            "batch": st.integers(1, 2),
-            "blocks": st.integers(1, 3),
-            "heads": st.integers(1, 3),
-            "prefix": st.integers(0, 3),
-            "grid": st.tuples(st.integers(1, 5), st.integers(1, 4)),
-            "width": st.integers(1, 6),
-        }
-    ),
+    sizes=SIZES,
     maps=st.integers(1, 14),  # more than a head is wide, too
     seed=st.integers(0, 2**31),
 )
@@ -201,16 +203,7 @@ def test_scores_on_another_grid_are_refused(way, generator):
 
 @settings(deadline=None, max_examples=20)
 @given(
-    sizes=st.fixed_dictionaries(
-        {
-            "batch": st.integers(1, 2),
-            "blocks": st.integers(1, 3),
-            "heads": st.integers(1, 3),
-            "prefix": st.integers(0, 3),
-            "grid": st.tuples(st.integers(1, 5), st.integers(1, 4)),
-            "width": st.integers(4, 6),
-        }
-    ),
+    sizes=SIZES,
     rows=st.integers(1, 30),
     seed=st.integers(0, 2**31),
 )
