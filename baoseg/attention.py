@@ -60,9 +60,9 @@ class Summed:
 class Attending:
     """The self-attention of a network's blocks in one forward pass, and what `spread` needs of it.
 
-    `width` is that of a token, all heads together; `scale`, `prefix` and `grid` are those of `Attention`. With `sums`
-    A* may be summed up; then each block has to attend by calling this. `spreads` says whether gradients of A* will be
-    asked for: where gradients are taken, but none of A*, fused kernels are faster.
+    `width` is that of a token, all heads together; `scale`, `prefix` and `grid` are those of `Attention`. With
+    `spreads` A* may be summed up; then each block has to attend by calling this. Where nothing is spread, fused kernels
+    are faster.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Attending:
         prefix: int,
         grid: tuple[int, int],
         spreads: bool,
-        sums: bool = True,
     ) -> None:
         self.scale, self.prefix, self.grid = scale, prefix, grid
         self.queries: list[Tensor] = []
@@ -85,7 +84,7 @@ class Attending:
         n = prefix + math.prod(grid)
         # what is captured to run elsewhere has no loop over a number of queries that it does not know
         here = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        if sums and here and n <= 2 * blocks * width and (spreads or not torch.is_grad_enabled()):
+        if spreads and here and n <= 2 * blocks * width:
             self.total = torch.zeros(len(images), n, n, dtype=full_precision(images).dtype)
 
     def __call__(
@@ -148,14 +147,14 @@ def _attend(
 
 
 def _weights(
-    query: Float[Tensor, "heads m d"], key: Float[Tensor, "heads n d"], scale: float
+    query: Float[Tensor, "heads n d"], key: Float[Tensor, "heads n d"], scale: float
 ) -> Iterator[tuple[slice, Float[Tensor, "heads rows n"]]]:
     """softmax(Q K^T scale) of ROWS queries at a time, each in the memory of the one before."""
-    (heads, m, _), n = query.shape, key.shape[1]
-    buffers = query.new_empty(2, heads * min(ROWS, m) * n)
+    heads, n, _ = query.shape
+    buffers = query.new_empty(2, heads * min(ROWS, n) * n)
     scaled, transposed = query * scale, key.contiguous().transpose(1, 2)
-    for first in range(0, m, ROWS):
-        rows = slice(first, min(first + ROWS, m))
+    for first in range(0, n, ROWS):
+        rows = slice(first, min(first + ROWS, n))
         shape = (heads, rows.stop - first, n)
         logits, weights = (buffer[: math.prod(shape)].view(shape) for buffer in buffers)
         torch.bmm(scaled[:, rows], transposed, out=logits)

@@ -48,7 +48,6 @@ class AMN(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
-        network.backbone.spreads = True
         self.network = network
         self.config = config
         for parameter in (*network.class_head.parameters(), *network.backbone.token_classifier()):
@@ -62,7 +61,7 @@ class AMN(Method):
         """L = PCL(AM, seed labels). Raises RecipeError if the batch brings none."""
         if batch.pixel_labels is None:
             raise RecipeError("amn learns from seeds; name the stage that makes them (`labelled_by` in the recipe)")
-        activations = self.activations(self.network(batch.images), batch.labels)
+        activations = self.activations(self.network(batch.images, spreads=True), batch.labels)
         labels = labels_on_grid(batch.pixel_labels, activations)
         labels = labels.masked_fill(~on_grid(batch.valid, activations)[:, 0], IGNORE)
         return {"pcl": losses.pixel_classification(activations, labels, smoothing=self.config.smoothing)}
@@ -82,7 +81,7 @@ class AMN(Method):
         Deviations: scales are summed after the softmax, where the released code averages the logits before it; and the
         seed labels have no say, where the released code leaves pixels that they call background unnormalised.
         """
-        probabilities = self.activations(self.network(images), labels).softmax(dim=1)
+        probabilities = self.activations(self.network(images, spreads=True), labels).softmax(dim=1)
         return Maps(probabilities[:, BACKGROUND + 1 :] if classes is None else probabilities[:, classes])
 
 

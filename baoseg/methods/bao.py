@@ -105,7 +105,6 @@ class BAO(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
-        network.backbone.spreads = True
         self.network = network
         self.target: Network | None = None
         self.config = config
@@ -130,7 +129,7 @@ class BAO(Method):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = L_cls + lambda_pcl L_pcl(AM, p) (eq. 8)."""
-        features = self.network(batch.images)
+        features = self.network(batch.images, spreads=True)
         class_maps = self.network.class_maps(features)
         activations = self.activations(features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
@@ -152,7 +151,7 @@ class BAO(Method):
 
         M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2.
         """
-        features = self._target(batch.images)
+        features = self._target(batch.images, spreads=True)
         foreground = refine(self._target.class_maps(features), features)
         valid = on_grid(batch.valid, foreground)
         foreground = normalise(foreground, valid=valid, scaling=self.config.scaling) * batch.labels[:, :, None, None]
@@ -175,7 +174,7 @@ class BAO(Method):
         """
         config = self.config
         centred = config.background is Background.CENTRED
-        features = self.network(images)
+        features = self.network(images, spreads=True)
         class_maps = self.network.class_maps(features, classes=classes)
         if config.backgrounds == 1 and config.class_channels is ClassMaps.REFINED:
             background = self.network.background_map(features, labels, centred=centred)

@@ -41,13 +41,12 @@ class BNR(Method):
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
-        network.backbone.spreads = True
         self.network = network
         self.config = config
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = L_cls + L_M** (eq. 9)."""
-        features = self.network(batch.images)
+        features = self.network(batch.images, spreads=True)
         class_maps = self.network.class_maps(features)
         noisy = self.add_noise(refine(class_maps, features), features)
         logits = losses.pool(noisy, on_grid(batch.valid, noisy))
@@ -77,5 +76,5 @@ class BNR(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        features = self.network(images)
+        features = self.network(images, spreads=True)
         return Maps(refine(self.network.class_maps(features, classes=classes), features))

@@ -34,5 +34,5 @@ class TransCAM(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        features = self.network(images)
+        features = self.network(images, spreads=True)
         return Maps(refine(self.network.class_maps(features, classes=classes), features))

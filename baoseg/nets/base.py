@@ -61,8 +61,8 @@ class Backbone(nn.Module):
     `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
     must have undergone, `attends` whether Features carry attention, `token_head` the
     class token's classifier (K + 1 outputs). `head_kernel` is the family's default for the
-    class head in `Network`; `initialise_head` fills all heads. Methods whose losses spread maps through the attention
-    set `spreads`.
+    class head in `Network`; `initialise_head` fills all heads. Those that attend take
+    `spreads` as well: whether maps will be spread through the attention, so that it is prepared for that (`Attending`).
     """
 
     channels: int
@@ -71,7 +71,6 @@ class Backbone(nn.Module):
     attends: bool
     token_head: nn.Linear | None
     head_kernel: int = 1
-    spreads: bool = False
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         raise NotImplementedError

@@ -6,11 +6,11 @@
                 thirds of the blocks have their convolutions at 1/4, 1/8 and 1/16
 
 in the form of TransCAM and BAO: the last fusion block keeps stride 1, so that feature map and tokens share a
-grid, and the queries and keys of all blocks are given out for the spread of the class maps.
+grid, and the attention of all blocks is given out for the spread of the class maps.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +126,7 @@ class Conformer(Backbone):
         yield from self.token_norm.parameters()
         yield from super().token_classifier()
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b 3 H W"], *, spreads: bool = False) -> Features:
         stem = convolve(pad_to_multiple(images, self.stride), self.stem_conv, self.stem_norm)
         stem = self.stem_pool(F.relu(stem, inplace=True))
         patches = self.patch_embed(stem)
@@ -141,7 +141,7 @@ class Conformer(Backbone):
             scale=self.transformer_block.scale,
             prefix=1,
             grid=grid,
-            spreads=self.spreads,
+            spreads=spreads,
         )
 
         features = self.conv_block(stem)[0]
@@ -162,15 +162,10 @@ def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.Batch
     norm's input, and not kept: a fifth of the memory of a Conformer-S for some hundredths of its time.
     """
     if norm.training or torch.is_grad_enabled():
-        convolved: Tensor = conv(features)
+        convolved, source = conv(features), features.detach()
         wider = conv.kernel_size == (1, 1) and conv.out_channels > conv.in_channels
-        result: Tensor
-        if wider and torch.is_grad_enabled():
-            source = features.detach()
-            with _made_again(convolved, lambda: conv(source)):
-                result = norm(convolved)
-        else:
-            result = norm(convolved)
+        with _made_again(convolved, lambda: conv(source)) if wider else nullcontext():
+            result: Tensor = norm(convolved)
         return result
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -68,9 +68,11 @@ class Network(nn.Module):
         if frozen_batch_norm:
             freeze_batch_norm(self)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
-        """Features of normalised pictures of any size."""
-        features: Features = self.backbone(images)
+    def forward(self, images: Float[Tensor, "b 3 H W"], *, spreads: bool = False) -> Features:
+        """Features of normalised pictures of any size; `spreads`: maps will be spread through their attention, which
+        is faster then and gives the same.
+        """
+        features: Features = self.backbone(images, spreads=spreads) if self.backbone.attends else self.backbone(images)
         return features
 
     def class_maps(self, features: Features, *, classes: Int[Tensor, "k"] | None = None) -> Float[Tensor, "b k h w"]:

@@ -326,7 +326,7 @@ class TimmTransformer(Backbone):
             self.token_head = nn.Linear(self.channels, num_classes + 1)
             self.initialise_head(self.token_head)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b 3 H W"], *, spreads: bool = False) -> Features:
         images = pad_to_multiple(images, self.stride)
         grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
         prefix, attending = self.model.num_prefix_tokens, None
@@ -339,8 +339,7 @@ class TimmTransformer(Backbone):
                 scale=layers[0].scale,
                 prefix=prefix,
                 grid=grid,
-                spreads=self.spreads,
-                sums=all(layer.fused_attn and layer.attn_drop.p == 0 for layer in layers),
+                spreads=spreads and all(layer.fused_attn and layer.attn_drop.p == 0 for layer in layers),
             )
         with nullcontext() if attending is None else self._watched(attending):
             tokens = self.model.forward_features(images)

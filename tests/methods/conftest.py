@@ -33,7 +33,7 @@ class SmallBackbone(Backbone):
         self.token_head = nn.Linear(self.channels, CLASSES)
         self.projections = nn.ModuleList(nn.Linear(self.channels, 4 * 5) for _ in range(2))
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Tensor, *, spreads: bool = False) -> Features:
         feature_map = self.norm(self.features(images))
         if not self.attends:
             return Features(feature_map, None, None)

@@ -91,6 +91,19 @@ def test_what_is_made_again_is_not_kept():
     assert torch.equal(norm(value).grad_fn._saved_input, value)
 
 
+@torch.no_grad()
+def test_attention_prepared_for_a_spread_gives_the_same():
+    network = nets.build(nets.Config(backbone="conformer_nano"), 3).eval()
+    images, scores = torch.randn(2, 3, 40, 56), torch.rand(2, 4, 5, 7)
+    plain, prepared = network(images), network(images, spreads=True)
+    assert isinstance(plain.attention, attention.Attention)
+    assert isinstance(prepared.attention, attention.Summed)
+    assert prepared.attention.blocks == plain.attention.blocks == 6
+    torch.testing.assert_close(prepared.map, plain.map, atol=1e-4, rtol=1e-4)
+    expected = attention.spread(scores, plain.attention)
+    torch.testing.assert_close(attention.spread(scores, prepared.attention), expected, atol=1e-4, rtol=1e-4)
+
+
 def count(ratio, width, depth=12):
     """Parameters of a published classifier of 1000 classes, added up layer by layer."""
 

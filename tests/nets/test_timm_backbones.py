@@ -97,7 +97,7 @@ def test_summed_while_attending_equals_captured(kind, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         captured = backbone(images)
         with torch.no_grad():
-            summed = backbone(images)
+            summed = backbone(images, spreads=True)
             expected = star(captured.attention)
     assert isinstance(captured.attention, Attention)
     assert isinstance(summed.attention, Summed)
@@ -112,7 +112,7 @@ def test_without_fused_attention_queries_and_keys_are_captured():
     backbone = vit("plain")
     for block in backbone.model.blocks:
         block.attn.fused_attn = False
-    assert isinstance(backbone(torch.randn(1, 3, 32, 32)).attention, Attention)
+    assert isinstance(backbone(torch.randn(1, 3, 32, 32), spreads=True).attention, Attention)
 
 
 def test_a_copy_of_a_vit_captures_for_itself():
