@@ -17,5 +17,9 @@ class RunError(BaosegError):
     """A run folder cannot be written, or does not fit what is asked of it."""
 
 
+class TargetError(RunError):
+    """One file cannot be written under its name, which is too long or that of a folder. Other files can."""
+
+
 class RecipeError(BaosegError):
     """Settings are unknown or contradict one another."""

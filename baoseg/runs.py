@@ -19,15 +19,19 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baoseg.errors import RunError
+from baoseg.errors import RunError, TargetError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TEMPORARY = ".bao-"  # how the names of unfinished files begin; their length does not depend on that of the file
+LONGEST_SUFFIX = 16  # bytes; writers know formats by suffixes that are shorter
 
 
 @contextlib.contextmanager
@@ -35,12 +39,15 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it into place when the block ends well.
 
     A reader sees the old file or the new one, never a part. Folders are made as needed. Raises RunError when the
-    disk is full or the folder cannot be written; nothing is left behind then.
+    disk is full or the folder cannot be written, TargetError when only the name is at fault; nothing is left behind
+    then. The block does not run where it is known before that the file cannot be written.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        check_target(path)
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=suffix)
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
@@ -49,10 +56,27 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; a run folder is shared as any other
         temporary.replace(path)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {_remedy(error)}") from error
+        raise _of_target(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Raise TargetError for a file that can never be written: its name is too long, or a folder has it."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _of_target(path, error) from error
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise _of_target(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+
+
+def _of_target(path: Path, error: OSError) -> RunError:
+    kind = TargetError if error.errno in {errno.ENAMETOOLONG, errno.EISDIR} else RunError
+    return kind(f"{path}: cannot be written: {_remedy(error)}")
 
 
 def _remedy(error: OSError) -> str:
@@ -63,6 +87,10 @@ def _remedy(error: OSError) -> str:
             return "no permission; choose another folder with --out"
         case errno.ENOTDIR | errno.EEXIST:
             return "a file is in the way of a folder; choose another folder with --out"
+        case errno.ENAMETOOLONG:
+            return "the name is too long for the file system; shorten it"
+        case errno.EISDIR:
+            return "a folder has this name; rename or remove it"
         case _:
             return error.strerror or str(error)
 

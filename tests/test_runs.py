@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 from baoseg import runs
-from baoseg.errors import RunError
+from baoseg.errors import RunError, TargetError
 from baoseg.runs import Run, atomic, read_json, write_json
 
 
@@ -95,6 +95,35 @@ def test_a_file_in_the_way_of_the_run_folder_is_said_so(tmp_path):
         with pytest.raises(RunError, match="a file is in the way of a folder"), atomic(path):
             pass
     assert (tmp_path / "run").read_text() == "a file"
+
+
+@pytest.mark.parametrize("stem", ["n" * 251, "猫" * 83, "n.v2" * 62, f"n.{'s' * 249}"])
+def test_a_name_of_255_bytes_can_be_written(tmp_path, stem):
+    """The longest name that file systems take; that of the unfinished file is short and hidden."""
+    path = tmp_path / (stem if len(os.fsencode(stem)) > 251 else f"{stem}.png")
+    with atomic(path) as temporary:
+        assert temporary.name.startswith(".") and len(os.fsencode(temporary.name)) <= 40
+        temporary.write_text("content")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [(path.name, "content")]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("n" * 252 + ".png", "the name is too long for the file system"), ("folder", "a folder has this name")],
+)
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(tmp_path, name, problem):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(TargetError, match=problem) as caught, atomic(tmp_path / name):
+        pytest.fail("the block must not run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_a_folder_that_takes_the_name_meanwhile_is_one_line(tmp_path):
+    with pytest.raises(TargetError, match="a folder has this name"), atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("content")
+        (tmp_path / "a.txt").mkdir()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
 
 
 def test_other_failures_keep_the_systems_words(tmp_path):
