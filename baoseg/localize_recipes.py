@@ -75,7 +75,13 @@ def published(layout: Layout, backbone: str) -> Config:
         optimizer=train.Optimizer.SGD,
         decay=train.Decay.POLY,
     )
-    method = bas.Config(alpha=chosen.alpha, beta=chosen.beta, generator_after=network.after, guide_classifier=True)
+    method = bas.Config(
+        alpha=chosen.alpha,
+        beta=chosen.beta,
+        generator_after=network.after,
+        generator_bias=True,
+        guide_classifier=True,
+    )
     return Config(
         name=f"bas-{layout}-{backbone}",
         data=DataConfig(path=str(layout), layout=layout, eval_split="val" if layout is Layout.ILSVRC else "test"),

@@ -100,7 +100,8 @@ def infer(
         inputs = views(image, side, config=config, normalisation=normalisation, stride=stride)
         maps = method.maps(inputs, given.expand(len(inputs), -1), classes=chosen)
         channels = maps.scores if maps.background is None else torch.cat([maps.background, maps.scores], dim=1)
-        channels = F.interpolate(channels.float(), size=grid, mode="bilinear", align_corners=False)
+        finer = channels.shape[-1] * stride > inputs.shape[-1]  # than class maps (BAS): averaged for coarser seeds
+        channels = F.interpolate(channels.float(), size=grid, mode="bilinear", align_corners=False, antialias=finer)
         total = total + channels[0]
         if config.flip:
             total = total + channels[1].flip(-1)

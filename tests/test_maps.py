@@ -281,3 +281,50 @@ def test_keep_aspect_seeds_lie_on_the_pictures_own_grid():
 def test_settings_that_make_no_map_are_refused(wrong):
     with pytest.raises(RecipeError, match="name a size"):
         Config(**wrong)
+
+
+class FinerProbe(Method):
+    """A map at stride 1 of a backbone of stride 4, as BAS's generator after an early stage makes it."""
+
+    learns_background = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(5)))
+
+    def maps(self, images, labels, *, classes=None):
+        return Maps(F.conv2d(images, self.filters)[:, slice(None) if classes is None else classes - 1])
+
+
+def tents(cells: int, wanted: int) -> np.ndarray:
+    """[wanted, cells]: how much each cell counts. A tent as wide as two of the larger cells."""
+    scale = cells / wanted
+    width = max(scale, 1.0)
+    weights = np.zeros((wanted, cells))
+    for row in range(wanted):
+        centre = (row + 0.5) * scale
+        for cell in range(cells):
+            weights[row, cell] = max(0.0, 1 - abs(cell + 0.5 - centre) / width)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(30, 41), (90, 200)])
+def test_a_map_finer_than_the_seeds_is_averaged_at_each_scale(size):
+    """Of 48 x 48 cells every one counts where the seed has 8 x 11; where it has more, maps are enlarged."""
+    image, method = picture(*size), FinerProbe().eval()
+    image[:, ::2, ::3] = 255  # details that sampling would see or miss by chance
+    seed = infer(method, image, LABELS, config=Config(sizes=(32, 48)), normalisation=NORMALISATION, stride=4)
+    grid = ((size[0] + 3) // 4, (size[1] + 3) // 4)
+    total = np.zeros((2, *grid))
+    mean, std = (np.array(values)[:, None, None] for values in (NORMALISATION.mean, NORMALISATION.std))
+    for side in (32, 48):
+        scaled = TF.resize(image, [side, side], interpolation=InterpolationMode.BICUBIC, antialias=True).numpy()
+        for mirrored in (False, True):
+            view = ((scaled / 255 - mean) / std)[:, :, :: -1 if mirrored else 1]
+            maps = np.einsum("kc, c h w -> k h w", method.filters.detach().numpy()[[1, 3], :, 0, 0], view)
+            found = np.einsum("y h, k h w, x w -> k y x", tents(side, grid[0]), maps, tents(side, grid[1]))
+            total += found[:, :, :: -1 if mirrored else 1]
+    total = np.maximum(total, 0)
+    total -= total.min(axis=(1, 2), keepdims=True)
+    total /= total.max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(seed.scores.numpy(), total, atol=1e-5)

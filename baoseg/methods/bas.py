@@ -5,7 +5,8 @@ classifier still sees of the object's class when the map is cut out of its featu
 as small as possible.
 
 For segmentation a picture may have several labels. For localization it has one: that class is the one drawn, eq. 9 is
-the cross-entropy of eq. 7, and eq. 10 is eq. 8. The released codes of the two differ in `Config.guide_classifier`.
+the cross-entropy of eq. 7, and eq. 10 is eq. 8. The released codes of the two differ in `Config.guide_classifier` and
+`Config.generator_bias`.
 """
 
 import math
@@ -57,6 +58,7 @@ class Config:
     beta: float = 1.2  # of the area constraint; table 7: alpha + weight
     weight: float = 1.0  # lambda, of the background activation suppression
     generator_after: int = 3  # stage of the backbone (table 8)
+    generator_bias: bool = False  # of the generator's convolution, as released for localization; not for segmentation
     guide_classifier: bool = False  # eq. 5 trains F2 too, as released for localization; for segmentation it does not
     relu: Relu = Relu.RAW
     foreground: Foreground = Foreground.NONE
@@ -72,8 +74,8 @@ class Config:
 
 class BAS(Method):
     """Deviations from the paper: pooling and area leave padding out, as everywhere here. A generator's map on a finer
-    grid than the class maps' is averaged to that, in eq. 5 and for `maps`. A picture without any class counts in L_cls
-    alone, with 0. With K = 1 there is no absent class, so eq. 9 is 0 and the classifier does not learn.
+    grid than the class maps' is averaged to that in eq. 5, and nowhere else. A picture without any class counts in
+    L_cls alone, with 0. With K = 1 there is no absent class, so eq. 9 is 0 and the classifier does not learn.
     """
 
     def __init__(self, network: Network, config: Config) -> None:
@@ -84,7 +86,11 @@ class BAS(Method):
 
     @staticmethod
     def heads(config: Config) -> Heads:
-        return Heads(generator_after=config.generator_after, foreground=config.foreground is not Foreground.NONE)
+        return Heads(
+            generator_after=config.generator_after,
+            foreground=config.foreground is not Foreground.NONE,
+            generator_bias=config.generator_bias,
+        )
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = L_mcls + alpha L_frg + beta L_ac + lambda L_bas (eq. 10), the last three of one present class, drawn for
@@ -142,13 +148,9 @@ class BAS(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        """`generated`, on the grid of the class maps."""
+        """`generated`: eq. 5 alone needs the coarser grid of the class maps."""
         scores = self.generated(images)
-        if classes is not None:
-            scores = scores[:, classes - 1]
-        stride = self.network.backbone.stride
-        grid = (math.ceil(images.shape[2] / stride), math.ceil(images.shape[3] / stride))
-        return Maps(F.interpolate(scores, size=grid, mode="area"))
+        return Maps(scores if classes is None else scores[:, classes - 1])
 
     def generated(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K h2 w2"]:
         """The generator's maps M on its own grid, held down by the class-agnostic one where there is one (sec. 5.5).

@@ -37,7 +37,7 @@ class Method(Learner):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        """Refined maps on the feature grid, before any clipping or normalisation.
+        """Refined maps on the feature grid, before any clipping or normalisation; BAS's are on its generator's grid.
 
         `classes` are the class indices (1..K) to compute, all K without it; `labels` condition the background map of
         methods that learn one.

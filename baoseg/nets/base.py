@@ -32,6 +32,7 @@ class Heads:
     backgrounds: int = 0  # background channels of the activation head (AMN, BAO); 0: no label encoder, no such head
     generator_after: int | None = None  # stage of the backbone, from 1, after which BAS's generator sits; None: none
     foreground: bool = False  # whether the generator has one more map, of all classes together (BAS sec. 5.5)
+    generator_bias: bool = False  # whether the generator's convolution has a bias
 
 
 @dataclass(frozen=True)

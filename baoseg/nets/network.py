@@ -62,8 +62,11 @@ class Network(nn.Module):
         self.generator: nn.Conv2d | None = None
         if heads.generator_after is not None:
             channels = backbone.split(heads.generator_after).channels
-            self.generator = nn.Conv2d(channels, num_classes + heads.foreground, 3, padding=1, bias=False)
+            maps = num_classes + heads.foreground
+            self.generator = nn.Conv2d(channels, maps, 3, padding=1, bias=heads.generator_bias)
             nn.init.xavier_uniform_(self.generator.weight)  # as released
+            if self.generator.bias is not None:
+                nn.init.zeros_(self.generator.bias)
         self.frozen_batch_norm = frozen_batch_norm
         if frozen_batch_norm:
             freeze_batch_norm(self)

@@ -143,6 +143,20 @@ def test_generator_is_a_convolution_without_bias(foreground):
     torch.testing.assert_close(network.prediction_maps(features), expected)
 
 
+def test_a_generator_with_a_bias_starts_at_none_and_takes_weights_of_one_without():
+    network = nets.build(RESNET, 5, heads=Heads(generator_after=3, generator_bias=True)).eval()
+    assert network.generator.bias.tolist() == [0.0] * 5
+    torch.nn.init.normal_(network.generator.bias, std=2)
+    features = network.split().lower(torch.randn(1, 3, 64, 48))
+    plain = nn.functional.conv2d(features, network.generator.weight, padding=1)
+    expected = 1 / (1 + torch.exp(-plain - network.generator.bias[:, None, None]))
+    torch.testing.assert_close(network.prediction_maps(features), expected)
+    without = nets.build(RESNET, 5, heads=Heads(generator_after=3), seed=3)
+    report = weights.load_into(network, without.state_dict(), allow_missing_heads=True)
+    assert report.missing == ("generator.bias",)
+    assert torch.equal(network.generator.weight, without.generator.weight)
+
+
 def test_other_networks_have_no_generator():
     network = nets.build(RESNET, 5)
     assert network.generator is None
