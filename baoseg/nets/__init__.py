@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from baoseg import progress
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
 from baoseg.nets import conformer, resnet38, weights
@@ -21,6 +22,7 @@ from baoseg.nets.resnet38 import ResNet38 as ResNet38
 
 TIMM = "timm:"
 RESNET38 = "resnet38"
+BODY = "backbone."  # before the names of a backbone's layers
 NO_HEADS = Heads()
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,14 @@ def _check_options(config: Config, known: list[str]) -> None:
 
 
 def load_backbone(backbone: Backbone, state: weights.State, *, source: Path) -> None:
-    """Fill a ResNet-38 or a timm backbone from a state dict in published names. Raises CheckpointError."""
+    """Fill a ResNet-38 or a timm backbone from a state dict in published names. Raises CheckpointError.
+
+    Where other tools keep it beside their heads, under `backbone.`, that part is taken.
+    """
+    if prefixed := {key: value for key, value in state.items() if key.startswith(BODY)}:
+        others = len(state) - len(prefixed)
+        progress.say(f"{source}: cut the prefix {BODY} off; {others} tensors beside it are left out")
+        state = {key.removeprefix(BODY): value for key, value in prefixed.items()}
     if isinstance(backbone, ResNet38):
         resnet38.load(backbone, state, source=source)
         return
@@ -120,10 +129,15 @@ def load_backbone(backbone: Backbone, state: weights.State, *, source: Path) -> 
     timm_backbones.load(backbone, state, source=source)
 
 
+def holds_network(backbone: Backbone, state: weights.State) -> bool:
+    """Whether it is a whole network of ours on such a backbone; other tools know no `backbone.model.` of timm's."""
+    timms = not isinstance(backbone, Conformer | ResNet38)
+    return any(key.startswith(f"{BODY}model." if timms else BODY) for key in state)
+
+
 def _load_weights(network: Network, path: Path) -> None:
     state = weights.read_checkpoint(path)
-    ours = any(key.startswith("backbone.") for key in state)
-    if ours or isinstance(network.backbone, Conformer):
+    if holds_network(network.backbone, state) or isinstance(network.backbone, Conformer):
         report = weights.load_into(network, state, allow_missing_heads=True, source=path)
         log.info("%s: %s", path, report)
     else:

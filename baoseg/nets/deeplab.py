@@ -172,7 +172,7 @@ class DeepLab(SegmentationNetwork):
 
         The network of a labeler provides its backbone, too.
         """
-        if _has(state, "backbone."):
+        if nets.holds_network(self.backbone, state):
             _fill(self, self._renamed(state), source=source)
             return
         caffe = isinstance(self.backbone, CaffeResNet)

@@ -16,18 +16,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from baoseg import progress
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
-from baoseg.nets import conformer, mxnet
+from baoseg.nets import conformer, mxnet, wrappings
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
+from baoseg.nets.wrappings import State
 from baoseg.runs import atomic
-
-State = dict[str, Shaped[Tensor, "..."]]
 
 CONV_BLOCK = {
     "conv1": "conv1",
@@ -322,22 +321,43 @@ def published_conformer(
 def read_checkpoint(path: Path) -> State:
     """Tensors by name from .safetensors, from a file of torch.save, or from a .params of MXNet; no code in it is run.
 
-    MXNet's names of ResNet-38 become those of PyTorch. {"model": ...} and {"state_dict": ...} are opened, the prefix
-    "module." of parallel training is cut off.
-    Raises CheckpointError if the file is missing, damaged, or holds objects other than tensors.
+    MXNet's names of ResNet-38 become those of PyTorch. What trainings wrap around a state dict is taken off
+    (`wrappings.unwrapped`), and a line says so.
+    Raises CheckpointError if the file is missing, damaged, holds objects other than tensors, or has a tensor with
+    values that are NaN or infinite in 32 bit.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights; check the path")
     if path.suffix == ".params":
-        return mxnet.to_pytorch(mxnet.read(path))
-    content: Any
+        state = mxnet.to_pytorch(mxnet.read(path))
+    elif read_metadata(path) is not None:
+        state = safetensors.torch.load_file(path)
+    else:
+        state = _unwrapped(path)
+    _require_finite(path, state)
+    return state
+
+
+def _unwrapped(path: Path) -> State:
+    try:
+        state, notes = wrappings.unwrapped(_content(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if notes:
+        progress.say(f"{path}: {'; '.join(notes)}")
+    return state
+
+
+def _content(path: Path) -> Any:
+    """What the file holds, whatever that is."""
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: an ONNX file, which is for other tools; name the weights that it was made from")
     try:
         if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            # the training settings that many checkpoints carry along; plain data
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        # the training settings that many checkpoints carry along; plain data
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: damaged, or holds Python objects, which are not loaded for safety; "
@@ -345,14 +365,24 @@ def read_checkpoint(path: Path) -> State:
         ) from None
     except Exception as error:  # damaged files make the readers fail in any way
         raise _damaged(path, error) from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
-        raise CheckpointError(f"{path}: holds no state dict; save model.state_dict() in it")
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return dict(content)
+
+
+def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Whoever computes with a NaN gets masks of background, or no error at all."""
+    bad = [name for name, value in state.items() if not _finite(value)]
+    if bad:
+        others = f" (so have {len(bad) - 1} more of {len(state)} tensors)" if len(bad) > 1 else ""
+        raise CheckpointError(
+            f"{path}: {bad[0]} has values that are NaN or infinite{others}; fetch the file again, or train again with "
+            "a smaller learning rate (--lr) or --precision 32-true"
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether the values are numbers in the 32 bit of the networks."""
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    return bool((value.abs() if value.is_complex() else value).float().isfinite().all())
 
 
 def save(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -374,10 +404,6 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
         return json.loads(noted["baoseg"]) if "baoseg" in noted else None
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from None
-
-
-def _is_entry(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

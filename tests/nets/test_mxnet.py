@@ -160,3 +160,12 @@ def test_the_imagenet_model_fills_a_resnet38(tmp_path):
     assert len(filled) == len(arrays) - 2
     np.testing.assert_array_equal(state["b4_5.conv_branch2b1.weight"], arrays["arg:res4b5_branch2b1_weight"])
     np.testing.assert_array_equal(state["bn7.running_var"], arrays["aux:bn7_moving_var"])
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path):
+    path = tmp_path / "nan.params"
+    arrays = imagenet_model()
+    arrays["arg:res2a_branch1_weight"][0, 0] = np.nan
+    path.write_bytes(file_bytes(arrays, version=0))
+    with pytest.raises(CheckpointError, match=r"nan.params: b2.conv_branch1.weight has values that are NaN or infinite"):
+        weights.read_checkpoint(path)
