@@ -167,5 +167,5 @@ def test_values_that_are_no_numbers_are_refused(tmp_path):
     arrays = imagenet_model()
     arrays["arg:res2a_branch1_weight"][0, 0] = np.nan
     path.write_bytes(file_bytes(arrays, version=0))
-    with pytest.raises(CheckpointError, match=r"nan.params: b2.conv_branch1.weight has values that are NaN or infinite"):
+    with pytest.raises(CheckpointError, match=r"nan.params: b2.conv_branch1.weight has values that are NaN"):
         weights.read_checkpoint(path)
