@@ -29,6 +29,7 @@ COCO = DataConfig(path="COCO2014", train_split="train", eval_split="train")
 VOC_SCALES, COCO_SCALES = (250, 750), (320, 960)
 # Half of a VOC picture of 500 x 375 pixels, the whole of it, one and a half, and twice that
 IRN_MAPS = MapsConfig(sizes=(216, 432, 648, 864), keep_aspect=True)
+VOC_LABELS = 21  # that a CRF of label images counts in TransCAM's code, however few are in a picture
 RESNET50 = nets.Config(backbone="timm:resnet50.tv_in1k", pretrained=True)  # torchvision's weights, as IRN has them
 UNCHANGED = transforms.Config(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # the colours
 
@@ -159,9 +160,10 @@ def bas_coco() -> Recipe:
 
 def _on_conformer(name: str, data: DataConfig, method: Settings, schedule: train.Config) -> Recipe:
     """What TransCAM and BNR share: the backbone, PSA and a CRF, the segmentation network (noise reduction sec. 4.2)."""
+    n_labels = VOC_LABELS if data == VOC else None  # nothing is released for COCO
     stage = Stage(method=method, schedule=schedule)
-    walked = _psa(stage.name)
-    drawn = Refinement(of=walked.name, by=crf.LABELS)
+    walked = _psa(stage.name, n_labels)
+    drawn = Refinement(of=walked.name, by=replace(crf.LABELS, n_labels=n_labels))
     return Recipe(
         name=name,
         data=data,
@@ -177,15 +179,23 @@ def _large_fov_on_coco(masks: str) -> Segmentation:
     return recipes.large_fov(masks, epochs=10, resize_long=COCO_SCALES)
 
 
-def _psa(of: str) -> Refinement:
-    """PSA on ResNet-38 with the rates and the walk of TransCAM's released code.
+def _psa(of: str, n_labels: int | None) -> Refinement:
+    """PSA on ResNet-38 with the fixed scores, the rates and the walk of TransCAM's released code.
 
-    Deviations from it: labels and the background of the walk come from PSA's alphas, there from fixed scores (0.25 and
-    0.60 after a CRF, 0.42 in the walk); pictures are 500 pixels long.
+    Its background is no power of the class maps but 0.25 and 0.60 in the labels, 0.42 in the walk. Deviation from it:
+    pictures are 500 pixels long.
     """
     return Refinement(
         of=of,
-        by=psa.Config(beta=14.0, steps=128),
+        by=psa.Config(
+            beta=14.0,
+            steps=128,
+            fixed_scores=True,
+            low_score=0.25,
+            high_score=0.60,
+            walk_score=0.42,
+            n_labels=n_labels,
+        ),
         schedule=train.Config(
             epochs=8,
             batch_size=8,

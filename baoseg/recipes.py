@@ -286,6 +286,9 @@ def bao_voc() -> Recipe:
     )
 
 
+BAO_LABELS = 91  # that the CRF of the released code counts, a default that suits COCO and is used on VOC as well
+
+
 def bao_voc_reference() -> Recipe:
     """`bao-voc` with the behaviour of the released code wherever ours differs on purpose."""
     recipe = bao_voc()
@@ -299,7 +302,7 @@ def bao_voc_reference() -> Recipe:
         net=replace(recipe.net, activation_start=nets.ActivationStart.RELEASED),
         augment=transforms.Config(mark_padding=False),
         stages=(classifier, replace(own, method=reference)),
-        refinements=recipe.refinements,
+        refinements=(Refinement(of="bao", by=replace(crf.LABELS, n_labels=BAO_LABELS)),),
         segmentations=recipe.segmentations,
         maps=MapsConfig(scaling=Scaling.RELEASED, stride=1),
     )

@@ -13,6 +13,7 @@ from baoseg.data.synthetic import Synthetic
 from baoseg.errors import CheckpointError
 from baoseg.methods import bao
 from baoseg.recipes import Recipe
+from baoseg.refine import crf, psa
 from baoseg.runs import Run
 
 PAPERS = ["bao-voc", "bao-voc-reference", *papers.RECIPES]
@@ -86,6 +87,24 @@ def test_noise_reduction_differs_from_transcam_by_the_method_alone(data: str) ->
     assert bnr["stages"][0]["method"] == {"method": "bnr", "noise": 1, "strength": "applied"}
     bnr["stages"][0]["method"] = {"method": "bnr"}
     assert json.dumps(bnr) == transcam.replace("transcam", "bnr")
+
+
+def test_masks_are_drawn_with_as_many_labels_as_the_released_codes_count() -> None:
+    counts = {
+        name: [
+            one.by.n_labels for one in recipes.named(name).refinements if isinstance(one.by, crf.Config | psa.Config)
+        ]
+        for name in PAPERS
+    }
+    assert counts == {
+        "bao-voc": [None],
+        "bao-voc-reference": [91],
+        "bao-coco": [None],
+        **{name: [21, 21] for name in ("transcam-voc", "bnr-voc")},
+        **{name: [None, None] for name in ("transcam-coco", "bnr-coco")},
+        **{name: [] for name in ("amn-voc", "bas-voc", "bas-coco")},
+    }
+    assert recipes.refined(tiny.RECIPE, ["crf"]).refinements[-1].by == crf.LABELS
 
 
 # ------------------------------------------------------------------------------------------- weights

@@ -34,6 +34,7 @@ def test_reference_differs_from_the_default_in_the_named_switches_alone() -> Non
     own["maps"] |= {"scaling": "released", "stride": 1}
     own["net"]["activation_start"] = "released"
     own["stages"][1]["method"] |= method
+    own["refinements"][0]["by"]["n_labels"] = 91
     assert own == reference
 
 

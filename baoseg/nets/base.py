@@ -1,6 +1,6 @@
 """What a backbone is: pictures in, a feature map out, and attention where the backbone has some."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -122,6 +122,19 @@ def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tens
     if height % stride or width % stride:
         images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[int]) -> Float[Tensor, "b c H W"]:
+    """Maps on a grid of ceil(size / stride) cells, enlarged to the pixels of a picture of this size: bilinear.
+
+    The cells cover the padded picture (`pad_to_multiple`), so they are enlarged to all of it, and that is cut. Enlarged
+    to the picture alone they would be squeezed: what belongs at its far end would be up to a cell before it.
+    """
+    height, width = size
+    if stride == 1:
+        return maps
+    pixels = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return pixels[..., :height, :width]
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -43,10 +43,13 @@ class Config:
     bilateral_srgb: float = 5.0
     bilateral_compat: float = 10.0
     steps: int = 10
+    n_labels: int | None = None  # of `from_labels`: labels that share 1 - gt_prob; None: those in the label image
 
     def __post_init__(self) -> None:
         if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) <= 0 or self.steps < 0:
             raise RecipeError(f"crf: {self}; widths must be above 0 and steps not negative")
+        if self.n_labels is not None and self.n_labels < 2:
+            raise RecipeError(f"crf: n_labels is {self.n_labels}; choose 2 or more, or None: those of each mask")
 
 
 LABELS = Config()  # IRN and its followers, for label images
@@ -63,7 +66,11 @@ def from_labels(
     refined label image. It may lack a label: the marginals of one that vanishes are still there. A single label has
     the marginal 1 everywhere.
 
-    Raises DataError if image and labels do not fit each other, or if there is no label but 255.
+    With `config.n_labels` there are so many labels: those that the image lacks take part, share 1 - `gt_prob` with the
+    others, and are left out of the result, whose marginals then sum to less than 1. They are nowhere the best.
+
+    Raises DataError if image and labels do not fit each other, if there is no label but 255, or if there are more than
+    `config.n_labels`.
     """
     if not 0 < gt_prob < 1:
         raise RecipeError(f"crf: gt_prob is {gt_prob}; choose a probability between 0 and 1")
@@ -74,10 +81,16 @@ def from_labels(
     present = present_labels(labels)
     if len(present) == 0:
         raise DataError(f"crf: no class present; the labels are {IGNORE} everywhere")
-    count = len(present)
+    count = config.n_labels or len(present)
+    if len(present) > count:
+        raise DataError(f"crf: {len(present)} labels in a mask, and n_labels is {count}; choose a higher n_labels")
     others = (1 - gt_prob) / max(count - 1, 1)
     probabilities = torch.where(labels == present[:, None, None], gt_prob, others)
-    return _mean_field(image, torch.where(labels == IGNORE, 1 / count, probabilities).log(), config)
+    absent = count - len(present)
+    if absent:
+        probabilities = torch.cat([probabilities, torch.full_like(probabilities[:1], others)])
+    unaries = torch.where(labels == IGNORE, 1 / count, probabilities).log()
+    return _mean_field(image, unaries, config, alike=max(absent, 1))[: len(present)]
 
 
 def present_labels(labels: Tensor | np.ndarray) -> Int64[Tensor, "k"]:
@@ -127,12 +140,15 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def _mean_field(
-    image: UInt8[Tensor, "h w 3"], log_unaries: Float[Tensor, "k h w"], config: Config
+    image: UInt8[Tensor, "h w 3"], log_unaries: Float[Tensor, "k h w"], config: Config, *, alike: int = 1
 ) -> Float[Tensor, "k h w"]:
     """Algorithm 1 with Potts compatibility: a label gains what the kernels gather of it around a pixel.
 
     The last label is not filtered. The marginals of a pixel sum to 1 and the kernels are linear, so what they gather of
     it is what they gather of a constant 1, less what they gather of the other labels.
+
+    The last channel stands for so many labels of the same unary as `alike` says. By symmetry their marginals stay the
+    same, so they are one channel: its marginal is their sum, and each gains its share of what is gathered of that.
     """
     if len(log_unaries) == 1:
         return torch.ones_like(log_unaries)
@@ -143,13 +159,16 @@ def _mean_field(
     bilateral = _kernel(features, compat=config.bilateral_compat)
 
     unaries = log_unaries.flatten(1)
+    if alike > 1:
+        unaries = torch.cat([unaries[:-1], unaries[-1:] + math.log(alike)])
     ones = unaries.new_ones(height * width, 1)
     of_all = (gaussian.filter(ones) + bilateral.filter(ones))[:, 0]
     marginals = unaries.softmax(dim=0)
     for _ in range(config.steps):
         most = _points_first(marginals[:-1])
         messages = (gaussian.filter(most) + bilateral.filter(most)).unbind(dim=1)
-        marginals = (unaries + torch.stack([*messages, of_all - sum(messages)])).softmax(dim=0)
+        last = of_all - sum(messages)
+        marginals = (unaries + torch.stack([*messages, last if alike == 1 else last / alike])).softmax(dim=0)
     return marginals.unflatten(1, (height, width))
 
 

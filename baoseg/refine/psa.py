@@ -6,7 +6,7 @@ then spreads the seed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from baoseg.data.transforms import normalise
 from baoseg.errors import RecipeError
 from baoseg.learner import Learner
 from baoseg.masks import label_image
-from baoseg.nets.base import Backbone, freeze_batch_norm
-from baoseg.refine import affinity_labels, pairs, random_walk
+from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_multiple
+from baoseg.refine import affinity_labels, crf, pairs, random_walk
 from baoseg.refine.random_walk import Offset
 from baoseg.seeds import Seed
 from baoseg.types import Batch, full_precision
@@ -28,12 +28,17 @@ STRIDE = 8  # of PSA's ResNet-38 in its last stages
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of PSA; the alphas are for seeds without a background map."""
+    """Settings of PSA; alphas and fixed scores are for seeds without a background map."""
 
     radius: int = 5  # pairs of cells are nearer than this, in training and in the walk (sec. 3.2)
     low_alpha: float = 4.0  # of the labels: PSA has 4 and 24, others 8 and 32; the released code has 4 and 32
     high_alpha: float = 24.0
     background_alpha: float = 16.0  # of the walk
+    fixed_scores: bool = False  # whether the background has the same score everywhere, as TransCAM released, not alphas
+    low_score: float = 0.25  # of the labels: what is background even for it is sure to be background
+    high_score: float = 0.60  # of the labels: what is of a class in spite of it is sure to be of that class
+    walk_score: float = 0.42
+    n_labels: int | None = None  # of the CRF of label images, see `crf.Config`; alphas have one of probabilities
     learned_background: bool = True  # whether the background map of a seed, where it has one, stands for the alphas
     beta: float = 8.0  # sec. 3.3
     steps: int = 256  # of the walk: 2^logt
@@ -44,12 +49,23 @@ class Config:
             raise RecipeError(f"psa: {self}; a radius of 2 or more, and alphas above 0, the low one first")
         if self.beta <= 0 or self.steps < 0 or min(self.widths) < 1:
             raise RecipeError(f"psa: {self}; beta and widths above 0, steps not negative")
+        if not 0 <= self.low_score <= self.high_score <= 1 or not 0 <= self.walk_score <= 1:
+            raise RecipeError(f"psa: {self}; fixed scores lie in 0..1, the low one first")
+        crf.Config(n_labels=self.n_labels)  # refuses what is no number of labels
 
 
 def labels(image: UInt8[Tensor, "3 h w"], seed: Seed, config: Config) -> UInt8[Tensor, "h w"]:
-    """Labels to learn from: by the seed's background map where it has one, else by the alphas."""
+    """Labels to learn from: by the seed's background map where it has one, else by the alphas or the fixed scores.
+
+    A fixed score is a threshold, so those labels are made as IRN makes its own (`affinity_labels.from_thresholds`).
+    """
+    drawn = replace(crf.LABELS, n_labels=config.n_labels)
     if config.learned_background and seed.background is not None:
-        return affinity_labels.from_background(image, seed)
+        return affinity_labels.from_background(image, seed, config=drawn)
+    if config.fixed_scores:
+        return affinity_labels.from_thresholds(
+            image, seed, background=config.low_score, foreground=config.high_score, config=drawn
+        )
     return affinity_labels.from_alphas(image, seed, low=config.low_alpha, high=config.high_alpha)
 
 
@@ -113,8 +129,9 @@ class AffinityNet(Learner):
     def walked(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> Seed:
         """T^t of the class maps and of the background (sec. 3.3), on the grid of the features.
 
-        The background is the seed's own or (1 - max_s M_s)^alpha. The network is in evaluation mode afterwards. Where a
-        side of the picture is no multiple of the stride, seed and features lie up to a cell apart at its far end.
+        The background is the seed's own, (1 - max_s M_s)^alpha, or the fixed score. Where a side of the picture is no
+        multiple of the stride, the last cells reach beyond it, and the seed is on the pixels instead, without what lies
+        beyond. The network is in evaluation mode afterwards.
 
         Raises DataError for a seed of a picture of another size, or with values that are no numbers.
         """
@@ -124,12 +141,17 @@ class AffinityNet(Learner):
         features = self.features(inputs[None])
         seed = seed.upsample()
         background = seed.background if config.learned_background else None
-        if background is None:
+        if background is None and config.fixed_scores:
+            background = torch.full(seed.size, config.walk_score)
+        elif background is None:
             background = affinity_labels.background_score(seed, alpha=config.background_alpha)
         scores = torch.cat([background[None], seed.scores]).to(features)
-        maps = F.adaptive_avg_pool2d(scores[None], (features.shape[2], features.shape[3]))
+        maps = F.avg_pool2d(pad_to_multiple(scores[None], self.stride), self.stride)
         moves = random_walk.transition(random_walk.feature_affinity(features, radius=config.radius), beta=config.beta)
-        maps = random_walk.walk(maps, moves, steps=config.steps)[0].cpu()
+        maps = random_walk.walk(maps, moves, steps=config.steps).cpu()
+        if any(side % self.stride for side in seed.size):
+            maps = enlarge_cells(maps, self.stride, seed.size)
+        maps = maps[0]
         return Seed(seed.classes, maps[1:], maps[0], seed.size)
 
     def refine(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> UInt8[Tensor, "h w"]:

@@ -87,7 +87,7 @@ def test_small_pictures_equal_the_authors_code(height, width):
 def test_the_presets_are_those_of_the_papers():
     positions = {"gaussian_sxy": 3.0, "gaussian_compat": 3.0}
     expected = {**positions, "bilateral_sxy": 50.0, "bilateral_srgb": 5.0, "bilateral_compat": 10.0, "steps": 10}
-    assert dataclasses.asdict(crf.LABELS) == expected
+    assert dataclasses.asdict(crf.LABELS) == {**expected, "n_labels": None}
     assert (crf.PROBABILITIES.bilateral_sxy, crf.PROBABILITIES.bilateral_srgb) == (80.0, 13.0)
 
 
@@ -163,24 +163,21 @@ def test_the_filter_is_about_a_gaussian():
     assert (found - exact).abs().sum(1).mean() < 0.25  # of 2 at most
 
 
-def test_mean_field_by_loops():
+def mean_field_by_loops(image, unary, config):
     """Algorithm 1 with the symmetric normalisation, pixel by pixel in float64, on the lattice's own matrices."""
-    height, width, count = 4, 5, 3
-    image = picture(height, width)
-    probabilities = torch.rand(count, height, width, generator=torch.Generator().manual_seed(2))
+    (height, width), count = image.shape[:2], len(unary)
     position = np.array([[x, y] for y in range(height) for x in range(width)], dtype=np.float64)
     colour = image.reshape(-1, 3).double().numpy()
     kernels = []
     for features, compat in (
-        (position / SMALL.gaussian_sxy, SMALL.gaussian_compat),
-        (np.hstack([position / SMALL.bilateral_sxy, colour / SMALL.bilateral_srgb]), SMALL.bilateral_compat),
+        (position / config.gaussian_sxy, config.gaussian_compat),
+        (np.hstack([position / config.bilateral_sxy, colour / config.bilateral_srgb]), config.bilateral_compat),
     ):
         kernel = slow_lattice(features)
         norm = kernel.sum(1)
         kernels.append(compat * kernel / np.sqrt(np.outer(norm, norm)))
-    unary = -np.log(probabilities.reshape(count, -1).double().numpy())
     marginals = np.exp(-unary) / np.exp(-unary).sum(0)
-    for _ in range(SMALL.steps):
+    for _ in range(config.steps):
         updated = np.zeros_like(marginals)
         for pixel in range(height * width):
             energy = [
@@ -197,8 +194,65 @@ def test_mean_field_by_loops():
             likely = np.exp(-(np.array(energy) - min(energy)))
             updated[:, pixel] = likely / likely.sum()
         marginals = updated
+    return torch.from_numpy(marginals).float()
+
+
+def test_mean_field_by_loops():
+    image = picture(4, 5)
+    probabilities = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(2))
+    expected = mean_field_by_loops(image, -np.log(probabilities.reshape(3, -1).double().numpy()), SMALL)
     found = crf.from_probabilities(image, probabilities, config=SMALL).flatten(1)
-    torch.testing.assert_close(found, torch.from_numpy(marginals).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("present", [(0, 2), (3,)])
+@pytest.mark.parametrize("n_labels", [2, 4, 7])
+def test_labels_that_the_mask_lacks_take_part_as_in_the_released_codes(n_labels, present):
+    """n_labels unaries, each made and filtered by itself: 0.7 for a pixel's own label, 0.3 / (n_labels - 1) else."""
+    image, config = picture(3, 4), dataclasses.replace(SMALL, n_labels=n_labels, steps=3)
+    labels = torch.tensor(present)[torch.tensor([0, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 1]) % len(present)].view(3, 4)
+    labels[1, 2] = 255
+    unary = np.full((n_labels, 12), -np.log(0.3 / (n_labels - 1)))
+    for pixel, label in enumerate(labels.flatten().tolist()):
+        if label == 255:
+            unary[:, pixel] = -np.log(1 / n_labels)
+        else:
+            unary[present.index(label), pixel] = -np.log(0.7)
+    expected = mean_field_by_loops(image, unary, config)
+    found = crf.from_labels(image, labels, config=config)
+    assert found.shape == (len(present), 3, 4)
+    torch.testing.assert_close(found.flatten(1), expected[: len(present)], rtol=1e-3, atol=1e-5)
+    assert torch.equal(found.flatten(1).argmax(0), expected.argmax(0))  # absent labels win nowhere
+
+
+@pytest.mark.parametrize(("n_labels", "other"), [(None, 0.3), (2, 0.3), (21, 0.015), (91, 0.3 / 90)])
+def test_the_unary_by_hand(n_labels, other):
+    labels = torch.tensor([[0, 7, 255]])
+    found = crf.from_labels(picture(1, 3), labels, config=crf.Config(steps=0, n_labels=n_labels))
+    doubt = 1 / (n_labels or 2)
+    expected = torch.tensor([[[0.7, other, doubt]], [[other, 0.7, doubt]]])
+    torch.testing.assert_close(found, expected)
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), count=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_as_many_labels_as_the_mask_has_are_the_default(height, width, count, seed):
+    labels = torch.randint(count, (height, width), generator=torch.Generator().manual_seed(seed))
+    present = len(labels.unique())
+    plain = crf.from_labels(picture(height, width), labels, config=SMALL)
+    same = crf.from_labels(picture(height, width), labels, config=dataclasses.replace(SMALL, n_labels=max(present, 2)))
+    if present > 1:
+        assert torch.equal(same, plain)
+    else:
+        assert torch.equal(plain, torch.ones(1, height, width))
+
+
+def test_too_few_labels_are_refused():
+    labels = torch.arange(3).repeat(2, 1)
+    with pytest.raises(DataError, match="crf: 3 labels in a mask, and n_labels is 2; choose a higher n_labels"):
+        crf.from_labels(picture(2, 3), labels, config=crf.Config(n_labels=2))
+    with pytest.raises(RecipeError, match="n_labels is 1; choose 2 or more"):
+        crf.Config(n_labels=1)
 
 
 def test_noise_in_the_labels_goes_and_the_edge_of_the_picture_stays():

@@ -1,5 +1,6 @@
 """AffinityNet: its features, its loss and its walk, each rendered once more from the paper."""
 
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from baoseg.data.transforms import normalise
 from baoseg.errors import DataError, RecipeError
 from baoseg.masks import label_image
 from baoseg.nets import timm_backbones
-from baoseg.refine import affinity_labels, psa
+from baoseg.refine import affinity_labels, crf, psa
 from baoseg.refine.psa import AffinityNet, Config
 from baoseg.seeds import Seed
 from baoseg.types import Batch
@@ -176,6 +177,34 @@ def test_the_walk_takes_the_background_along(background, learned):
     assert torch.equal(net.refine(image, seed), mask.to(torch.uint8))
 
 
+@pytest.mark.parametrize("size", [(37, 51), (5, 16), (32, 20)])
+def test_cells_reach_beyond_the_picture_where_it_is_no_multiple_of_the_stride(size):
+    """Averages over cells of 8 x 8 of the picture with its last row and column repeated; enlarged eightfold, then cut.
+
+    With 0 steps the walk is the identity, so the seed is what it was, but for the cells.
+    """
+    net = network(config=Config(steps=0))
+    image, seed = picture(*size), seed_of(*size, background=True)
+    found = net.walked(image, seed)
+    height, width = size
+    maps = torch.cat([seed.background[None], seed.scores])
+    rows, columns = (torch.arange(-(-side // 8) * 8).clamp(max=side - 1) for side in size)
+    cells = maps[:, rows][:, :, columns].unflatten(2, (-1, 8)).unflatten(1, (-1, 8)).mean(dim=(2, 4))
+    place = [((torch.arange(side) + 0.5) / 8 - 0.5).clamp(min=0) for side in size]
+    expected = torch.empty_like(maps)
+    for y, x in itertools.product(range(height), range(width)):
+        (top, low), (left, far) = (
+            (int(at), min(int(at) + 1, n - 1))
+            for at, n in zip((place[0][y], place[1][x]), cells.shape[1:], strict=True)
+        )
+        dy, dx = place[0][y] - top, place[1][x] - left
+        upper = cells[:, top, left] * (1 - dx) + cells[:, top, far] * dx
+        lower = cells[:, low, left] * (1 - dx) + cells[:, low, far] * dx
+        expected[:, y, x] = upper * (1 - dy) + lower * dy
+    assert found.size == size
+    torch.testing.assert_close(torch.cat([found.background[None], found.scores]), expected)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (37, 51)])
 def test_pictures_of_any_size(size):
     net, image, seed = network(), picture(*size), seed_of(*size)
@@ -196,6 +225,50 @@ def test_labels_come_from_the_background_map_or_the_alphas():
     assert torch.equal(psa.labels(image, seed, Config(learned_background=False)), by_alphas)
     without = seed_of(16, 16)
     assert torch.equal(psa.labels(image, without, Config()), by_alphas)
+
+
+def test_fixed_scores_are_two_thresholds_by_hand():
+    """A CRF of sharp colours changes nothing here: 0.2 is background, 0.5 in doubt, 0.7 of its class."""
+    image = torch.zeros(3, 24, 24, dtype=torch.uint8)
+    image[0, :, 8:16], image[2, :, 16:] = 255, 255
+    columns = torch.tensor([0.2, 0.5, 0.7]).repeat_interleave(8)
+    seed = Seed(torch.tensor([4]), columns.expand(1, 24, 24), None, (24, 24))
+    fixed = Config(fixed_scores=True)
+    expected = torch.tensor([0, 255, 4]).repeat_interleave(8).expand(24, 24)
+    assert torch.equal(psa.labels(image, seed, fixed).long(), expected)
+    lower = Config(fixed_scores=True, low_score=0.1, high_score=0.5)
+    expected = torch.tensor([255, 4, 4]).repeat_interleave(8).expand(24, 24)
+    assert torch.equal(psa.labels(image, seed, lower).long(), expected)
+
+
+@pytest.mark.parametrize("n_labels", [None, 21])
+def test_fixed_scores_as_transcam_released_them(n_labels):
+    """The masks at 0.60 and at 0.25 after the CRF; what is of a class in the first, background in both, and doubt."""
+    image, seed = picture(24, 24), seed_of(24, 24)
+    config = crf.Config(n_labels=n_labels)
+    sure, all_of_it = (
+        affinity_labels.after_crf(image, label_image(seed, threshold=score), config) for score in (0.60, 0.25)
+    )
+    label = sure.clone()
+    label[sure == 0] = 255
+    label[sure.int() + all_of_it.int() == 0] = 0
+    found = psa.labels(image, seed, Config(fixed_scores=True, n_labels=n_labels))
+    assert torch.equal(found, label)
+    with_background = seed_of(24, 24, background=True)  # which stands for them, unless it is not asked
+    own = affinity_labels.from_background(image, with_background, config=config)
+    assert torch.equal(psa.labels(image, with_background, Config(fixed_scores=True, n_labels=n_labels)), own)
+    deaf = Config(fixed_scores=True, learned_background=False, n_labels=n_labels)
+    assert torch.equal(psa.labels(image, with_background, deaf), label)
+
+
+@pytest.mark.parametrize("size", [(32, 24), (37, 51)])
+def test_the_fixed_score_of_the_walk_is_the_same_everywhere(size):
+    """The rates of a cell sum to 1, so that a constant stays what it is."""
+    net = network(config=Config(fixed_scores=True, steps=16))
+    found = net.walked(picture(*size), seed_of(*size))
+    torch.testing.assert_close(found.background, torch.full_like(found.background, 0.42))
+    by_alpha = network(config=Config(steps=16)).walked(picture(*size), seed_of(*size))
+    torch.testing.assert_close(found.scores, by_alpha.scores)
 
 
 def test_it_learns_two_halves():
@@ -240,8 +313,11 @@ def test_bad_input():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"radius": 1}, {"low_alpha": 30.0}, {"low_alpha": 0.0}, {"beta": 0.0}, {"steps": -1}, {"widths": (0, 1, 1)}],
+    [
+        *({"radius": 1}, {"low_alpha": 30.0}, {"low_alpha": 0.0}, {"beta": 0.0}, {"steps": -1}, {"widths": (0, 1, 1)}),
+        *({"low_score": 0.7}, {"high_score": 1.1}, {"walk_score": -0.1}, {"n_labels": 1}),
+    ],
 )
 def test_bad_settings(settings):
-    with pytest.raises(RecipeError, match="psa:"):
+    with pytest.raises(RecipeError, match=r"psa:|crf: n_labels"):
         Config(**settings)
