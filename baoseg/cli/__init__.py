@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tyro
 
-from baoseg.cli import export, label, localize, predict, prepare, recipes, runs, steps, weights
+from baoseg.cli import export, label, localize, predict, prepare, recipes, runs, steps, try_, weights
 from baoseg.errors import BaosegError
 
 Verb = Callable[..., None]
@@ -16,7 +16,7 @@ def _by_name(*verbs: Verb) -> dict[str, Verb]:
 
 
 VERBS = _by_name(
-    *(runs.demo, runs.run, runs.compare, runs.reproduce, runs.fuse),
+    *(try_.try_, runs.demo, runs.run, runs.compare, runs.reproduce, runs.fuse),
     *(steps.train, steps.maps, steps.masks, steps.refine, steps.segment, steps.evaluate, steps.report),
     *(predict.predict, label.label, localize.localize),
 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from baoseg import progress
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError
-from baoseg.nets import conformer, mxnet, wrappings
+from baoseg.nets import conformer, embedded, mxnet, wrappings
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 from baoseg.nets.wrappings import State
@@ -321,11 +321,14 @@ def published_conformer(
 def read_checkpoint(path: Path) -> State:
     """Tensors by name from .safetensors, from a file of torch.save, or from a .params of MXNet; no code in it is run.
 
+    `embedded:NAME` stands for weights that come with the installation, see `nets.embedded`.
     MXNet's names of ResNet-38 become those of PyTorch. What trainings wrap around a state dict is taken off
     (`wrappings.unwrapped`), and a line says so.
     Raises CheckpointError if the file is missing, damaged, holds objects other than tensors, or has a tensor with
     values that are NaN or infinite in 32 bit.
     """
+    if embedded.is_embedded(path):
+        return embedded.read(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights; check the path")
     if path.suffix == ".params":
