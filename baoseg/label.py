@@ -22,7 +22,6 @@ import os
 import tarfile
 import time
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,12 +33,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from baoseg import loading, progress, shards
 from baoseg.data.folder import parse_labels
-from baoseg.data.images import from_pil, with_palette, write_mask
+from baoseg.data.images import from_bytes, with_palette, write_mask
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.labeler import Labeler
 from baoseg.runs import atomic
@@ -297,7 +295,7 @@ class _Work:
                 f"{len(pictures)} pictures of this name; give each picture a name of its own, and in a shard put "
                 "its labels next to it"
             )
-        return Picture(_image(pictures[0], name), _labels(dict(files), self.model.classes) if self.job.labels else None)
+        return Picture(from_bytes(pictures[0]), _labels(dict(files), self.model.classes) if self.job.labels else None)
 
     def _label(self, picture: "Future[Picture]") -> tuple[UInt8[Tensor, "h w"], tuple[str, ...]]:
         """The mask, and the labels that came with the picture or else the classes that the mask shows."""
@@ -394,17 +392,6 @@ def _beside(path: Path) -> Files:
         except OSError as error:
             raise DataError(f"{suffix} cannot be read ({error.strerror})") from None
     return files
-
-
-def _image(content: bytes, name: str) -> UInt8[Tensor, "3 h w"]:
-    try:
-        picture = Image.open(io.BytesIO(content))
-        picture.filename = name  # for the error of `from_pil`
-        return from_pil(picture)
-    except UnidentifiedImageError:
-        raise DataError("not a known kind of image file; save it as PNG or JPEG") from None
-    except (OSError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise DataError(f"this image cannot be read ({error}); copy it again from its source") from None
 
 
 def _png(mask: UInt8[Tensor, "h w"]) -> bytes:

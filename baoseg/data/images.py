@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import io
+import re
 import struct
 import warnings
 import zlib
@@ -11,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 from torch import Tensor
 
 from baoseg.errors import DataError
 from baoseg.runs import atomic
+from baoseg.types import IGNORE
 
 # What Pillow raises for files that are damaged, cut short, of no known kind, or absurdly large.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -30,7 +33,14 @@ _DAMAGE = (
 )
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # of files that keep class indices as they are
+_MASK_FORMATS = {"PNG", "BMP", "DIB", "TIFF"}  # Pillow's names of the same
+_LOSSY_IN_TIFF = {"jpeg", "tiff_jpeg", "webp"}
+# Formats whose header says the size, but for the orientation. Images of other formats are decoded to learn it.
+_SIZE_IN_HEADER = {*_MASK_FORMATS, "GIF", "JPEG", "MPO", "PPM", "WEBP"}
+_SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose mode "I" is 16 bits scaled to 0..65535
 _ORIENTATION = 0x0112  # the EXIF tag
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 # EXIF orientation -> what turns the stored picture upright; those from 5 on swap the sides.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,8 +67,8 @@ def from_pil(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """A picture that Pillow holds, as `read_image` gives that of a file. Raises DataError as `read_image`."""
     try:
         return _upright(image)
-    except _DAMAGE as error:
-        raise DataError(f"picture {getattr(image, 'filename', '')}: {_what_is_wrong(error, 'image')}") from None
+    except DAMAGE as error:
+        raise DataError(f"picture {getattr(image, 'filename', '')}: {what_is_wrong(error, 'image')}") from None
 
 
 def as_picture(image: Picture) -> UInt8[Tensor, "3 h w"]:
@@ -76,29 +86,152 @@ def as_picture(image: Picture) -> UInt8[Tensor, "3 h w"]:
     return image
 
 
+def from_bytes(content: bytes) -> UInt8[Tensor, "3 h w"]:
+    """An image file in memory. Raises DataError as `read_image`, without a name.
+
+    Pillow's warnings are left to the caller: threads may read, and to silence them is a matter of the process.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _upright(image)
+    except DAMAGE as error:
+        raise DataError(what_is_wrong(error, "image")) from None
+
+
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of the upright picture, from the header alone. Raises DataError as `read_image`."""
+    """Height and width of the upright picture: those of `read_image`, as far as possible from the header alone.
+
+    Raises DataError as `read_image`.
+    """
     with _opened(path, "image") as file:
+        if file.format not in _SIZE_IN_HEADER:
+            file.load()
         width, height = file.size
+        if file.format == "TIFF":  # Pillow turns these by itself, some versions when they are opened, some when loaded
+            tags = getattr(file, "tag_v2")  # noqa: B009 - of this kind of file alone
+            width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
         if isinstance(file, PngImagePlugin.PngImageFile) and not _may_have_exif(path):
             return height, width  # asking Pillow would decode the whole picture to look behind it
         return (width, height) if _orientation(file) >= 5 else (height, width)
 
 
-def read_mask(path: Path) -> UInt8[Tensor, "h w"]:
-    """A mask of class indices: the palette index or the grey value of each pixel.
+def read_mask(path: Path, *, classes: int = IGNORE - 1) -> UInt8[Tensor, "h w"]:
+    """A mask of class indices: the palette index or the grey value of each pixel as it is stored, in up to 8 bits.
 
-    Raises DataError if the file is missing or unreadable, or if it holds colours instead of indices.
+    Where a palette has only the colours that VOC gives to 0..`classes` and 255, but at other indices, the colours
+    count; so they do in an RGB file of these colours. Any other palette is taken as indices.
+    Raises DataError if the file is missing or unreadable, if its format does not keep values exactly (JPEG), or if it
+    holds other colours, or larger values.
     """
     with _opened(path, "mask") as file:
+        lossy = file.format == "TIFF" and file.info.get("compression") in _LOSSY_IN_TIFF
+        if lossy or file.format not in _MASK_FORMATS:
+            raise DataError(
+                f"{path}: inside a {'JPEG or WebP' if lossy else file.format} image, which does not keep class "
+                "indices exactly; make the mask again from its source, as a palette or 8-bit greyscale PNG"
+            )
+        step = _scaled_by(file)
         file.load()
-        mode, indices = file.mode, np.array(file)
-    if mode not in {"P", "L", "1"}:
+        mode, values = file.mode, np.array(file)
+        if mode == "P":
+            values = _by_palette(values, file.getpalette() or [], classes)
+        orientation = _orientation(file)
+    if mode == "RGB":
+        indices = _by_colour(values, classes)
+    elif mode.startswith("I"):
+        indices = _of_many_bits(path, values)
+    else:
+        indices = values.astype(np.uint8) // step if mode in {"P", "L", "1"} else None
+    if indices is None:
         raise DataError(
-            f"{path}: a mask holds class indices, this file holds {mode} pixels; "
+            f"{path}: a mask holds class indices, this file holds {mode} pixels"
+            f"{f' of other colours than those of VOC for 0..{classes} and {IGNORE}' if mode == 'RGB' else ''}; "
             "save it as a palette or 8-bit greyscale PNG"
         )
-    return torch.from_numpy(indices.astype(np.uint8))
+    if orientation in _UPRIGHT:
+        indices = np.array(Image.fromarray(indices).transpose(_UPRIGHT[orientation]))
+    return torch.from_numpy(indices)
+
+
+def _scaled_by(file: Image.Image) -> int:
+    """By what Pillow multiplies the values of a greyscale file with less than 8 bits a pixel; before it is loaded."""
+    layout = str(file.tile[0][3]) if isinstance(file, ImageFile.ImageFile) and file.tile else ""
+    bits = re.search(r"\bL;([24])", layout)
+    return 255 // (2 ** int(bits[1]) - 1) if bits else 1
+
+
+def _of_many_bits(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    if values.min() < 0 or values.max() > IGNORE:
+        raise DataError(
+            f"{path}: the mask holds the value {max(values.max(), values.min(), key=abs)}, and class indices are "
+            f"0..{IGNORE}; save it as a palette or 8-bit greyscale PNG of class indices"
+        )
+    return values.astype(np.uint8)
+
+
+def _by_palette(values: UInt8[np.ndarray, "h w"], palette: list[int], classes: int) -> UInt8[np.ndarray, "h w"]:
+    """The indices, or what the colours say where they are VOC's in another order: see `read_mask`.
+
+    Greys that are class indices themselves count in the same way: programs that make greyscale files smaller leave
+    these. Other greys from dark to light are there to be looked at.
+    """
+    if bytes(palette) == _palette()[: len(palette)]:
+        return values
+    colours = np.array(palette, dtype=np.uint8).reshape(-1, 3)
+    used = np.unique(values)
+    if used.max(initial=0) >= len(colours):
+        return values
+    grey = (colours == colours[:, :1]).all()
+    lookup = _in_order_of(_greys(), colours, used, classes) if grey else None
+    if lookup is not None and not np.isin(lookup[used], np.arange(1, classes + 1)).any():
+        lookup = None
+    if lookup is None and not (grey and (np.diff(colours[:, 0].astype(int)) >= 0).all()):
+        lookup = _in_order_of(voc_palette(), colours, used, classes)
+    return values if lookup is None else lookup[values]
+
+
+def _in_order_of(
+    own: UInt8[np.ndarray, "256 3"], colours: UInt8[np.ndarray, "n 3"], used: UInt8[np.ndarray, "u"], classes: int
+) -> UInt8[np.ndarray, "256"] | None:
+    """By index in `colours`, the index of its colour in `own`: of those used. None where it cannot be told.
+
+    It can where each colour is in its own place or that of a class, the background or 255, and a colour that is used
+    stands for one index alone.
+    """
+    meant, codes = _meaning(own.tobytes(), classes), _codes(colours).tolist()
+    lookup = np.arange(IGNORE + 1, dtype=np.uint8)
+    for index, at_home in enumerate((colours == own[: len(colours)]).all(axis=1)):
+        if not at_home and codes[index] not in meant:
+            return None
+        if index in used and codes.index(codes[index]) != index:
+            return None
+        lookup[index] = index if at_home else meant[codes[index]]
+    return lookup
+
+
+def _by_colour(values: UInt8[np.ndarray, "h w 3"], classes: int) -> UInt8[np.ndarray, "h w"] | None:
+    """The classes that VOC's colours stand for; None where there are others."""
+    meant = _meaning(_palette(), classes)
+    codes, position = np.unique(_codes(values), return_inverse=True)
+    if any(code not in meant for code in codes.tolist()):
+        return None
+    return np.array([meant[code] for code in codes.tolist()], dtype=np.uint8)[position].reshape(values.shape[:2])
+
+
+def _codes(colours: UInt8[np.ndarray, "*shape 3"]) -> np.ndarray:
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return (red << 16) + (green << 8) + blue
+
+
+@functools.cache
+def _meaning(palette: bytes, classes: int) -> dict[int, int]:
+    """The indices 0..`classes` and 255 by the code of their colour in a palette of 256."""
+    codes = _codes(np.frombuffer(palette, dtype=np.uint8).reshape(-1, 3)).tolist()
+    return {codes[index]: index for index in (*range(classes + 1), IGNORE)}
+
+
+def _greys() -> UInt8[np.ndarray, "256 3"]:
+    return np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
 
 
 def write_mask(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
@@ -136,8 +269,8 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             yield file
-    except _DAMAGE as error:
-        raise DataError(f"{path}: {_what_is_wrong(error, kind)}") from None
+    except DAMAGE as error:
+        raise DataError(f"{path}: {what_is_wrong(error, kind)}") from None
 
 
 def _upright(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
@@ -150,10 +283,10 @@ def _upright(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" and image.format not in _SIXTEEN_BITS:
+        raise ValueError("32-bit greyscale, whose range is unknown")
     if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion would clip it at 255
         grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("more than 16 bits a pixel")
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point pixels")
@@ -167,7 +300,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; a damaged EXIF block counts as none, as in every viewer."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
+    except DAMAGE:
         return 1
     return orientation if orientation in _UPRIGHT else 1
 
@@ -177,12 +310,18 @@ def _may_have_exif(path: Path) -> bool:
     return any(word in content for word in (b"eXIf", b"Raw profile type exif", b"adobe.xmp"))
 
 
-def _what_is_wrong(error: BaseException, kind: str) -> str:
+def what_is_wrong(error: BaseException, kind: str) -> str:
+    """One line without the name of the file: what is wrong with it, and the remedy."""
     if isinstance(error, FileNotFoundError):
         return f"no such {kind}; restore the file or correct its path"
     if isinstance(error, PermissionError):
         return f"no permission to read this {kind}; change its permissions"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not a known kind of {kind} file; save it as PNG{' or JPEG' if kind == 'image' else ''}"
+    if isinstance(error, Image.DecompressionBombError):  # the limit that Pillow refuses at is twice its own number
+        return (
+            f"this {kind} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read; make it "
+            "smaller, or cut it into tiles"
+        )
     reason = " ".join(str(error).split())  # always one line
     return f"this {kind} cannot be read ({reason}); copy it again from its source or save it as 8-bit PNG"

@@ -1,11 +1,22 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 
-from baoseg.data.images import image_size, read_image, read_mask, voc_palette, write_mask
+from baoseg.data.images import (
+    from_bytes,
+    image_size,
+    read_image,
+    read_mask,
+    voc_palette,
+    with_palette,
+    write_mask,
+)
 from baoseg.errors import DataError, RunError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -206,9 +217,205 @@ def test_a_grey_mask_holds_its_values(tmp_path):
     assert read_mask(tmp_path / "bilevel.png").tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
 def test_a_mask_of_colours_is_an_error(tmp_path, mode):
-    Image.new(mode, (2, 2)).save(tmp_path / "mask.png", pnginfo=PngImagePlugin.PngInfo())
+    name = "mask.tif" if mode == "F" else "mask.png"
+    Image.new(mode, (2, 2), 7 if mode == "F" else (255,) * len(mode)).save(tmp_path / name)
+    with pytest.raises(DataError) as error:
+        read_mask(tmp_path / name)
+    one_line(error, name, mode, "palette")
+
+
+def raw_png(rows, *, bits, kind, palette=b""):
+    """A PNG written by hand: `kind` is 0 for greyscale, 3 for a palette."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    def packed(row):
+        text = "".join(f"{value:0{bits}b}" for value in row)
+        text += "0" * (-len(text) % 8)
+        return bytes(int(text[start : start + 8], 2) for start in range(0, len(text), 8))
+
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, kind, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + packed(row) for row in rows))
+    chunks = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else []), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), bits=st.sampled_from([1, 2, 4, 8, 16]), kind=st.sampled_from([0, 3]))
+def test_masks_are_the_samples_of_the_file_at_any_number_of_bits(tmp_path_factory, data, bits, kind):
+    if kind == 3 and bits == 16:
+        return
+    path = tmp_path_factory.mktemp("bits") / "mask.png"
+    row = st.lists(st.integers(0, min(2**bits, 256) - 1), min_size=5, max_size=5)
+    rows = data.draw(st.lists(row, min_size=1, max_size=3))
+    palette = np.random.default_rng(0).integers(1, 256, 3 * min(2**bits, 256)).astype(np.uint8).tobytes()
+    path.write_bytes(raw_png(rows, bits=bits, kind=kind, palette=palette if kind == 3 else b""))
+    assert read_mask(path).tolist() == rows
+
+
+@pytest.mark.parametrize(("bits", "layout"), [(2, "L;2"), (4, "L;4")])
+def test_a_tiff_mask_of_few_bits(tmp_path, bits, layout):
+    values = [[0, 1, 2, 3]]
+    packed = bytes([0b00011011]) if bits == 2 else bytes([0x01, 0x23])
+    entries = [(256, 4, 4), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]
+    entries += [(278, 4, 1), (279, 4, len(packed))]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries) + bytes(4)
+    (tmp_path / "mask.tif").write_bytes(b"II*\0" + struct.pack("<I", 10) + packed.ljust(2, b"\0") + directory)
+    with Image.open(tmp_path / "mask.tif") as file:
+        assert layout in str(file.tile)
+    assert read_mask(tmp_path / "mask.tif").tolist() == values
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_a_mask_of_more_bits_is_read_if_its_values_are_indices(tmp_path, kind):
+    Image.fromarray(np.array([[0, 3, 255]], dtype=kind)).save(tmp_path / "mask.tif")
+    assert read_mask(tmp_path / "mask.tif").tolist() == [[0, 3, 255]]
+    Image.fromarray(np.array([[0, 3, 256]], dtype=kind)).save(tmp_path / "mask.tif")
+    with pytest.raises(DataError) as error:
+        read_mask(tmp_path / "mask.tif")
+    one_line(error, "mask.tif", "256", "0..255")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_masks_in_formats_that_keep_indices(tmp_path, suffix):
+    mask = np.array([[0, 3, 20], [255, 1, 0]], dtype=np.uint8)
+    for image in (Image.fromarray(mask), with_palette(torch.from_numpy(mask))):
+        image.save(tmp_path / f"mask.{suffix}")
+        assert read_mask(tmp_path / f"mask.{suffix}").tolist() == mask.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("WEBP", {}), ("GIF", {}), ("TIFF", {"compression": "jpeg"}), ("JPEG2000", {})],
+)
+def test_a_mask_that_is_lossy_inside_is_refused_whatever_it_is_called(tmp_path, kind, options):
+    Image.fromarray(np.zeros((16, 16), dtype=np.uint8)).save(tmp_path / "mask.png", format=kind, **options)
     with pytest.raises(DataError) as error:
         read_mask(tmp_path / "mask.png")
-    one_line(error, "mask.png", mode, "palette")
+    one_line(error, "mask.png", kind if kind != "TIFF" else "JPEG", "exactly")
+
+
+def in_palette(values, colours):
+    image = Image.fromarray(np.array(values, dtype=np.uint8))
+    image.putpalette(np.array(colours, dtype=np.uint8).tobytes())
+    return image
+
+
+def test_voc_colours_in_another_order_count_as_colours(tmp_path):
+    path, mask = tmp_path / "mask.png", np.array([[0, 1, 2, 3, 255]], dtype=np.uint8)
+    colours = voc_palette()[mask]
+    for image in (
+        Image.fromarray(colours),  # RGB
+        Image.fromarray(colours).convert("P", palette=Image.Palette.ADAPTIVE, colors=5),
+        in_palette([[4, 3, 2, 1, 0]], voc_palette()[[255, 3, 2, 1, 0]]),
+        in_palette([[3, 2, 1, 0, 255]], [*voc_palette()[[3, 2, 1, 0]], *voc_palette()[4:]]),  # the rest in its place
+    ):
+        image.save(path)
+        assert read_mask(path, classes=3).tolist() == mask.tolist()
+
+
+def test_greys_that_are_indices_count_where_a_palette_was_made_of_them(tmp_path):
+    in_palette([[0, 1, 2, 3]], [[grey] * 3 for grey in (0, 3, 20, 255)]).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", classes=20).tolist() == [[0, 3, 20, 255]]
+    assert read_mask(tmp_path / "mask.png", classes=3).tolist() == [[0, 1, 2, 3]]  # 20 is no class
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)],
+        [(0, 0, 0), (128, 0, 0), (0, 0, 128), (1, 2, 3)],  # one colour is not VOC's
+        [(128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128)],  # CamVid's: VOC has them far above class 3
+        [(0, 0, 0)] * 4,
+        [(0, 0, 0), (85, 85, 85), (170, 170, 170), (255, 255, 255)],
+        [(0, 0, 0), (64, 64, 64), (128, 128, 128), (192, 192, 192)],  # greys that VOC has too
+        [(192, 192, 192), (10, 10, 10), (0, 0, 0), (255, 255, 255)],
+        voc_palette()[:4],
+    ],
+)
+def test_other_palettes_are_indices(tmp_path, colours):
+    in_palette([[0, 1, 2, 3]], colours).save(tmp_path / "mask.png")
+    for classes in (3, 80):
+        if classes == 3 or tuple(colours[0]) != (128, 128, 128):
+            assert read_mask(tmp_path / "mask.png", classes=classes).tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_scan_that_is_too_large_is_told_the_limit(tmp_path):
+    path = tmp_path / "scan.png"
+    content = bytearray(raw_png([[0]], bits=8, kind=0))
+    content[16:24] = struct.pack(">II", 20_000, 10_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    path.write_bytes(content)
+    for read in (read_image, image_size, read_mask, lambda path: from_bytes(path.read_bytes())):
+        with pytest.raises(DataError) as error:
+            read(path)
+        one_line(error, "more than 178,956,970 pixels", "tiles")
+        assert "copy it again" not in str(error.value)
+
+
+def test_32_bit_greyscale_has_no_known_range(tmp_path):
+    for values in ([[0, 90, 255]], [[0, 4000, 65535]]):
+        Image.fromarray(np.array(values, dtype=np.int32)).save(tmp_path / "deep.tif")
+        with pytest.raises(DataError) as error:
+            read_image(tmp_path / "deep.tif")
+        one_line(error, "deep.tif", "32-bit", "8-bit")
+    Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16)).save(tmp_path / "g16.pgm")  # 16 bits, mode I inside
+    assert read_image(tmp_path / "g16.pgm")[0].tolist() == [[0, 1, 255]]
+    assert image_size(tmp_path / "g16.pgm") == (1, 3)
+
+
+def xmp(orientation):
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    )
+
+
+def metadata(kind, where, orientation):
+    """What Pillow's save takes to write an orientation there."""
+    options = {}
+    if kind == "TIFF":
+        tags = {"exif": {0x0112: orientation}, "xmp": {700: xmp(orientation).encode()}}
+        return {"tiffinfo": {**tags["exif"], **tags["xmp"]} if where == "both" else tags[where]}
+    if where != "xmp":
+        options["exif"] = with_orientation(orientation)
+    if where != "exif" and kind == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp(orientation), zip=True)
+    elif where != "exif":
+        options["xmp"] = xmp(orientation).encode()
+    return options
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(["TIFF", "JPEG", "PNG", "WEBP", "MPO", "AVIF"]),
+    where=st.sampled_from(["exif", "xmp", "both"]),
+    orientation=st.sampled_from(sorted(STORED)),
+)
+def test_size_and_pixels_agree_for_every_format_and_orientation(tmp_path_factory, kind, where, orientation):
+    if kind == "AVIF" and not features.check("avif"):
+        return
+    grey = {1: 0, 2: 50, 3: 100, 4: 150, 5: 200, 6: 250}
+    stored = np.kron([[grey[mark] for mark in row] for row in STORED[orientation]], np.ones((16, 16)))
+    path = tmp_path_factory.mktemp("turned") / f"image.{kind.lower()}"
+    options = {"quality": 95} if kind in {"JPEG", "WEBP", "MPO", "AVIF"} else {}
+    image = Image.fromarray(stored.astype(np.uint8)).convert("RGB")
+    if kind == "MPO":
+        options |= {"save_all": True, "append_images": [image]}
+    image.save(path, format=kind, **options, **metadata(kind, where, orientation))
+    upright = read_image(path)
+    assert image_size(path) == tuple(upright.shape[1:]) == (32, 48)
+    centres = upright[0, 8::16, 8::16].int()
+    assert (centres - torch.tensor([[0, 50, 100], [150, 200, 250]])).abs().max() < 12
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "JPEG2000", "TGA", "PCX", "ICO", "SGI"])
+def test_size_of_formats_without_orientation(tmp_path, kind):
+    Image.new("RGB", (30, 20)).save(tmp_path / "image", format=kind)
+    assert image_size(tmp_path / "image") == tuple(read_image(tmp_path / "image").shape[1:])
