@@ -2,9 +2,9 @@
 
 Labels are for training; boxes and masks are for evaluation only. Four layouts are read:
 
-    folder       labels.csv (image,label), boxes.csv (image,x0,y0,x1,y1; a line for each box), and optional:
-                 classes.txt, splits/SPLIT.txt, masks/NAME.png (0 beside the object), ignored/NAME.png (0 where a pixel
-                 counts)
+    folder       labels.csv (image,label or, as for segmentation, image,labels), boxes.csv (image,x0,y0,x1,y1; a line
+                 for each box), and optional: classes.txt, splits/SPLIT.txt, masks/NAME.png (0 beside the object),
+                 ignored/NAME.png (0 where a pixel counts)
     cub          CUB-200-2011: images.txt, image_class_labels.txt, train_test_split.txt, bounding_boxes.txt,
                  classes.txt, images/, and, if it is there, segmentations/
     ilsvrc       Data/CLS-LOC/train/SYNSET/*.JPEG, Data/CLS-LOC/val/*.JPEG, Annotations/CLS-LOC/val/*.xml
@@ -18,11 +18,13 @@ import csv
 import hashlib
 import json
 import math
+import posixpath
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 import torch
@@ -31,11 +33,16 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from baoseg.data.images import read_image, read_mask
+from baoseg.data.folder import parse_labels
+from baoseg.data.images import image_size, read_image, read_mask
 from baoseg.errors import DataError
+from baoseg.progress import say, track
 from baoseg.types import BACKGROUND, IGNORE, ClassSet, Sample
 
 Box = tuple[int, int, int, int]
+BEYOND = 0.1  # share of an image's side by which a box may reach beyond it: what annotators draw too far is cut off
+LABELS = (("image", "label"), ("image", "labels"))  # headers of labels.csv; several labels may stand under the second
+CORNERS = ("image", "x0", "y0", "x1", "y1")
 
 
 class Layout(StrEnum):
@@ -178,39 +185,75 @@ def open_boxed(config: Config, split: Literal["train", "eval"]) -> Boxed:
     kept = [entry for entry in entries if entry.label in set(classes)]
     if not kept:
         raise DataError(f"{root}: no picture in the split {name!r} of the classes {_some(classes)}; name another split")
+    labels: dict[str, str] = {}
+    for entry in entries:
+        if entry.name in labels:
+            other = "" if labels[entry.name] == entry.label else f", as {labels[entry.name]!r} and as {entry.label!r}"
+            raise DataError(f"{root}: {entry.name} is in the lists more than once{other}; keep one line")
+        labels[entry.name] = entry.label
     if missing := [entry.path for entry in kept if not entry.path.is_file()]:
-        raise DataError(f"{missing[0]}: no such image{_more(missing)}; restore it, or take it out of the lists")
+        raise DataError(_missing(missing[0]) + _more(missing))
     return Boxed(ClassSet(classes), name, kept)
 
 
 def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
     """A plain folder. Without split files there is one split, of all pictures, by any name."""
-    table = root / "labels.csv"
-    labels = dict(_rows(table, ("image", "label")))
-    boxes: dict[str, list[Box]] = {}
-    if (path := root / "boxes.csv").exists():
-        for image, *corners in _rows(path, ("image", "x0", "y0", "x1", "y1")):
-            if image not in labels:
-                raise DataError(f"{path}: {image} has no line in labels.csv; add one, or take its box out")
-            boxes.setdefault(image, []).append(_box(corners, f"{path}, {image}"))
+    problems: list[str] = []
+    names, entries = _folder(root, split, problems)
+    _refuse(problems)
+    return names, entries
+
+
+def folder_problems(root: Path, *, decode: bool = True) -> list[str]:
+    """All that is wrong with a plain folder, each in one line. With `decode` every image is read to its end.
+
+    Boxes are asked for in the split `test`, or where there is none in every split that is not one to train on.
+    """
+    problems: list[str] = []
+    splits = sorted(path.stem for path in (root / "splits").glob("*.txt"))
+    evaluated = [name for name in splits if not name.startswith("train")] or splits or ["all"]
+    seen: dict[Path, Entry] = {}
+    try:
+        for split in splits or ["all"]:
+            names, entries = _folder(root, split, problems)
+            if not entries:
+                problems.append(f"{root}: no image in the split {split}; add some")
+                continue
+            there = [entry for entry in entries if entry.path.is_file()]
+            problems += [_missing(entry.path) for entry in entries if not entry.path.is_file()]
+            seen |= {entry.path: entry for entry in there}
+            if split in evaluated and not problems:
+                problems += truth_problems(Boxed(ClassSet(tuple(names)), split, there), strict=True)
+    except DataError as error:  # nothing else can be understood without this table
+        problems.append(str(error))
+    for path in track(seen, title="images", total=len(seen)) if decode else ():
+        try:
+            read_image(path)
+        except DataError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _folder(root: Path, split: str, problems: list[str]) -> tuple[list[str], list[Entry]]:
+    """Class names and pictures of a split; what is wrong with the lists is added to `problems`."""
+    listed = root / "classes.txt"
+    named = [_plain(name) for name in _lines(listed)] if listed.exists() else []
+    labels = _labels(root, named, problems)
+    boxes = _boxes(root, labels, problems)
+    names = named or sorted(set(labels.values()))
+    by_name: dict[str, str] = {}
+    for image in labels:
+        if (other := by_name.setdefault(_name(image), image)) != image:
+            problems.append(f"{root / 'labels.csv'}: {other} and {image} have the same name; rename one")
     chosen = list(labels)
     if (root / "splits").is_dir():
-        chosen = _lines(root / "splits" / f"{split}.txt")
-        if unlabelled := [image for image in chosen if image not in labels]:
-            raise DataError(f"{table}: {unlabelled[0]} of the split {split} has no line{_more(unlabelled)}; add one")
-    listed = root / "classes.txt"
-    names = _lines(listed) if listed.exists() else sorted(set(labels.values()))
-    if unknown := [label for label in labels.values() if label not in names]:
-        raise DataError(
-            f"{table}: {unknown[0]!r} is no class of classes.txt{_more(unknown)}; correct it or add it there"
-        )
+        chosen = _split(root / "splits" / f"{split}.txt", labels, by_name, problems)
     entries = []
     for image in chosen:
-        name = str(Path(image).with_suffix(""))
-        mask, ignored = root / "masks" / f"{name}.png", root / "ignored" / f"{name}.png"
+        mask, ignored = (root / kind / f"{_name(image)}.png" for kind in ("masks", "ignored"))
         entries.append(
             Entry(
-                name=name,
+                name=_name(image),
                 path=root / image,
                 label=labels[image],
                 boxes=tuple(boxes.get(image, ())),
@@ -219,6 +262,146 @@ def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
             )
         )
     return names, entries
+
+
+def _labels(root: Path, named: Sequence[str], problems: list[str]) -> dict[str, str]:
+    """The label of each image of labels.csv."""
+    table = root / "labels.csv"
+    header, rows = _rows(table, *LABELS)
+    cells = [_plain(row.cells[1]) for row in rows]
+    several = parse_labels(cells, named) if header[1] == "labels" else [_apart(cell, cells, named) for cell in cells]
+    labels: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for row, found in zip(rows, several, strict=True):
+        image, where = _image(root, row.cells[0]), f"{table}, line {row.line}"
+        if len(found) != 1:
+            problems.append(f"{where}: {image} has {len(found)} labels; for localization an image has one, write that")
+        elif named and found[0] not in named:
+            problems.append(f"{where}: {found[0]!r} is no class of classes.txt; correct it or add it there")
+        label = found[0] if found else ""
+        if labels.setdefault(image, label) != label:
+            problems.append(
+                f"{where}: {image} is {label!r} here and {labels[image]!r} in line {lines[image]}; keep one"
+            )
+        lines.setdefault(image, row.line)
+    return labels
+
+
+def _apart(cell: str, cells: Sequence[str], named: Sequence[str]) -> list[str]:
+    """A cell of the column `label`, which is one name, unless its parts are classes themselves."""
+    known = set(named) or {other for other in cells if not any(mark in other for mark in ",;|")}
+    for mark in ",;|":
+        parts = [part for part in map(str.strip, cell.split(mark)) if part]
+        if mark in cell and cell not in named and known.issuperset(parts):
+            return parts
+    return [cell]
+
+
+def _boxes(root: Path, labels: Mapping[str, str], problems: list[str]) -> dict[str, list[Box]]:
+    """The boxes of each image of boxes.csv; none where there is no such file."""
+    path, boxes = root / "boxes.csv", dict[str, list[Box]]()
+    if not path.exists():
+        return boxes
+    largest, begun = 0.0, len(problems)
+    _, rows = _rows(path, CORNERS)
+    for row in rows:
+        image, where = _image(root, row.cells[0]), f"{path}, line {row.line}"
+        if image not in labels:
+            problems.append(f"{where}: {image} has no line in labels.csv; add one, or take its box out")
+            continue
+        try:
+            corners = _numbers(row.cells[1:], 4, where)
+            largest = max(largest, *corners)
+            boxes.setdefault(image, []).append(_pixels(corners, where))
+        except DataError as error:
+            problems.append(str(error))
+    if boxes and largest <= 1 and len(problems) == begun:
+        problems.append(f"{path}: all boxes lie in 0..1; write them in pixels of their images")
+    return boxes
+
+
+def _pixels(corners: Sequence[float], where: str) -> Box:
+    """A box of one's own list. Raises DataError for one that is not in pixels or not of two corners."""
+    shown = ", ".join(f"{corner:g}" for corner in corners)
+    if max(corners) <= 1 and min(corners) >= 0 and any(corner % 1 for corner in corners):
+        raise DataError(f"{where}: the box {shown} lies in 0..1; write it in pixels of the image")
+    if corners[2] <= corners[0] or corners[3] <= corners[1]:
+        raise DataError(
+            f"{where}: the box {shown} ends before it starts, or at once; write x0, y0, x1, y1, not x, y, width, height"
+        )
+    return _box(corners, where)
+
+
+def _split(path: Path, labels: Mapping[str, str], by_name: Mapping[str, str], problems: list[str]) -> list[str]:
+    """The images that a split file names, with or without the suffix."""
+    chosen: dict[str, None] = {}
+    for line in _lines(path):
+        image = _image(path.parent.parent, line)
+        image = image if image in labels else by_name.get(image, image)
+        if image not in labels:
+            problems.append(f"{path}: {line} has no line in labels.csv; add one, or take it out of the split")
+        elif image in chosen:
+            problems.append(f"{path}: {line} is in the split more than once; keep one line")
+        else:
+            chosen[image] = None
+    return list(chosen)
+
+
+def _name(image: str) -> str:
+    return posixpath.splitext(image)[0]
+
+
+def _image(root: Path, written: str) -> str:
+    """An image's path as it is known by: with slashes, and without detours."""
+    if "\\" in written and not (root / written).exists():
+        written = written.replace("\\", "/")
+    return posixpath.normpath(written)
+
+
+def _plain(text: str) -> str:
+    """A class's name: one form of each letter, single spaces."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def truth_problems(boxed: Boxed, *, strict: bool) -> list[str]:
+    """What evaluation would fail at, found without decoding images: each in one line.
+
+    A box that lies outside its image; an image with neither box nor mask; a mask that is not there or of another size.
+    Where `strict`, masks are read, and a box may not reach beyond its image by more than BEYOND of the image's side, as
+    boxes that were drawn at another size do.
+    """
+    problems = []
+    cut = 0
+    for index, entry in track(enumerate(boxed.entries), title="boxes", total=len(boxed)):
+        try:
+            height, width = image_size(entry.path)
+            if strict or not (entry.boxes or entry.masks):
+                boxed.mask(index)
+                boxed.boxes(index)
+            sizes = {path: image_size(path) for path in (*entry.masks, *([entry.ignored] if entry.ignored else []))}
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        for path, size in sizes.items():
+            if size != (height, width):
+                problems.append(
+                    f"{path}: the mask is {size[1]}x{size[0]} pixels and its image, upright, {width}x{height}; make "
+                    "them the same size"
+                )
+        for box in entry.boxes:
+            x0, y0, x1, y1 = box
+            beyond = max(-x0 / width, -y0 / height, (x1 - width) / width, (y1 - height) / height)
+            outside = x0 >= width or y0 >= height or x1 < 0 or y1 < 0
+            if outside or (strict and beyond > BEYOND):
+                how = "lies outside" if outside else "reaches far beyond"
+                problems.append(
+                    f"{boxed.split}/{entry.name}: the box {list(box)} {how} the image of {width}x{height} pixels; "
+                    "correct it"
+                )
+            cut += min(x0, y0) < 0 or x1 > width or y1 > height
+    if cut:
+        say(f"{cut} boxes of {boxed.split} reach beyond their images: they are cut off at the sides.")
+    return problems
 
 
 def read_cub(root: Path, split: str) -> tuple[list[str], list[Entry]]:
@@ -278,7 +461,10 @@ def read_ilsvrc(root: Path, split: str) -> tuple[list[str], list[Entry]]:
 def read_openimages(root: Path, split: str) -> tuple[list[str], list[Entry]]:
     """OpenImages-WSOL, splits train, val and test; the last two have masks."""
     lists = root / "metadata" / split
-    labels = dict(_split_off(lists / "class_labels.txt", 2))
+    labels: dict[str, str] = {}
+    for image, label in _split_off(lists / "class_labels.txt", 2):
+        if labels.setdefault(image, label) != label:
+            raise DataError(f"{lists}: class_labels.txt gives {image} {labels[image]!r} and {label!r}; keep one line")
     masks: dict[str, list[Path]] = {}
     ignored: dict[str, Path] = {}
     if (path := lists / "localization.txt").exists():
@@ -322,20 +508,30 @@ def _annotation(path: Path) -> tuple[str, tuple[Box, ...]]:
     return labels.pop(), tuple(_box(some, str(path)) for some in corners)
 
 
-def _rows(path: Path, header: tuple[str, ...]) -> list[list[str]]:
-    """The lines of a CSV file with these columns."""
+class _Row(NamedTuple):
+    line: int
+    cells: list[str]
+
+
+def _rows(path: Path, *headers: tuple[str, ...]) -> tuple[tuple[str, ...], list[_Row]]:
+    """The header of a CSV file, which is one of `headers`, and its lines; those without any field are passed over."""
+    shown = " or ".join(",".join(header) for header in headers)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[field.strip() for field in row] for row in csv.reader(file) if row]
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
+            rows = [_Row(reader.line_num, [field.strip() for field in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); save it as CSV with the columns {','.join(header)}"
-        ) from None
-    if not rows or tuple(rows[0]) != header:
-        raise DataError(f"{path}: the first line is not {','.join(header)!r}; write it there")
-    if odd := [row for row in rows[1:] if len(row) != len(header) or "" in row]:
-        raise DataError(f"{path}: {','.join(odd[0])!r} does not have the columns {','.join(header)}; correct the line")
-    return rows[1:]
+        raise DataError(f"{path}: cannot be read ({error}); save it as CSV with the columns {shown}") from None
+    rows = [row for row in rows if any(row.cells)]
+    if not rows or tuple(rows[0].cells) not in headers:
+        raise DataError(f"{path}: the first line is not {shown}; write that there, with commas between the columns")
+    header = tuple(rows[0].cells)
+    for line, cells in rows[1:]:
+        if len(cells) != len(header) or "" in cells:
+            raise DataError(
+                f"{path}, line {line}: {','.join(cells)!r} does not have the columns {','.join(header)}; correct it"
+            )
+    return header, rows[1:]
 
 
 def _split_off(path: Path, fields: int) -> Iterator[list[str]]:
@@ -347,8 +543,12 @@ def _split_off(path: Path, fields: int) -> Iterator[list[str]]:
 
 
 def _table(path: Path) -> dict[str, list[str]]:
-    """Lines of a number and what follows it."""
-    return {number: rest for number, *rest in (line.split() for line in _lines(path))}
+    """Lines of a number and what follows it. Raises DataError where a number has two lines that differ."""
+    table: dict[str, list[str]] = {}
+    for number, *rest in (line.split() for line in _lines(path)):
+        if table.setdefault(number, rest) != rest:
+            raise DataError(f"{path}: {number} has more than one line; keep one")
+    return table
 
 
 def _lines(path: Path) -> list[str]:
@@ -373,6 +573,20 @@ def _numbers(values: Iterable[str | float], count: int, where: str) -> list[floa
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise DataError(f"{where}: a box is not {count} numbers; correct it")
     return numbers
+
+
+def _missing(path: Path) -> str:
+    """That an image is not there, and which one is called alike."""
+    alike = path.name.casefold()
+    near = [other.name for other in sorted(path.parent.glob("*")) if other.name.casefold() == alike]
+    hint = f"there is {near[0]}, write that" if near else "restore it, or take it out of the lists"
+    return f"{path}: no such image; {hint}"
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise a DataError that is the first of the problems and counts the others, if there are any."""
+    if problems:
+        raise DataError(problems[0] + _more(problems))
 
 
 def _some(names: Sequence[str]) -> str:

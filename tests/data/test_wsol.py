@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from baoseg.data import Dataset
-from baoseg.data.wsol import Boxed, Config, Entry, Layout, open_boxed
+from baoseg.data.wsol import Boxed, Config, Entry, Layout, folder_problems, open_boxed, truth_problems
 from baoseg.errors import DataError
 from baoseg.types import ClassSet
 
@@ -230,3 +230,205 @@ def test_cub20(shared):
         ((x0, y0, x1, y1),) = test.boxes(i).tolist()
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
+
+
+# --- what people write into their lists ----------------------------------------------------------------------------
+
+
+def several(root: Path, count: int = 3, width: int = 40, height: int = 30) -> Path:
+    """Images of 40 x 30 pixels of cats and dogs, each with a box."""
+    labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]
+    for i in range(count):
+        picture(root / f"p{i}.png", width, height)
+        labels.append(f"p{i}.png,{('cat', 'dog')[i % 2]}")
+        boxes.append(f"p{i}.png,{2 + i},3,20,25")
+    write(root / "labels.csv", "\n".join(labels) + "\n")
+    write(root / "boxes.csv", "\n".join(boxes) + "\n")
+    return root
+
+
+def boxes_of(root: Path, *lines: str) -> None:
+    write(root / "boxes.csv", "\n".join(["image,x0,y0,x1,y1", *lines]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("p1.png,0.1,0.2,0.5,0.9", "boxes.csv, line 3: the box 0.1, 0.2, 0.5, 0.9 lies in 0..1; write it in pixels"),
+        ("p1.png,0,0,0.5,1", "line 3: the box 0, 0, 0.5, 1 lies in 0..1"),
+        ("p1.png,20,15,10,12", "line 3: the box 20, 15, 10, 12 ends before it starts.*not x, y, width, height"),
+        ("p1.png,5,5,5,9", "line 3: the box 5, 5, 5, 9 ends before it starts, or at once"),
+        ("p1.png,nan,5,5,9", "line 3: a box is not 4 numbers"),
+        ("p1.png,1e400,5,5,9", "line 3: a box is not 4 numbers"),
+        ("p1.png,-inf,5,5,9", "line 3: a box is not 4 numbers"),
+        ("p1.png,1,2,,9", "line 3: 'p1.png,1,2,,9' does not have the columns"),
+        ("p9.png,1,2,8,9", "line 3: p9.png has no line in labels.csv"),
+        ('"p1.png,1,2,8,9', "cannot be read"),
+    ],
+)
+def test_a_box_that_cannot_be_right_is_refused_with_its_line(tmp_path, line, message):
+    boxes_of(several(tmp_path), "p0.png,2,3,20,25", line, "p2.png,2,3,20,25")
+    with pytest.raises(DataError, match=message) as caught:
+        opened(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_images_as_shares_are_refused_and_whole_images_in_pixels_are_not(tmp_path):
+    """0,0,1,1 for each image is the frame in shares of its sides: a box of 2 x 2 pixels in each is no object."""
+    boxes_of(several(tmp_path), *(f"p{i}.png,0,0,1,1" for i in range(3)))
+    with pytest.raises(DataError, match=r"boxes\.csv: all boxes lie in 0\.\.1"):
+        opened(tmp_path)
+    boxes_of(tmp_path, "p0.png,0,0,1,1", *(f"p{i}.png,0,0,39,29" for i in range(1, 3)))
+    assert opened(tmp_path).boxes(0).tolist() == [[0, 0, 1, 1]]
+    boxes_of(tmp_path, "p0.png,0.5,0.9,1.5,12.7", "", ",,,,", "  ", "p1.png,1,2,3,4", "p2.png,1,2,3,4")
+    assert opened(tmp_path).boxes(0).tolist() == [[0, 0, 1, 12]]  # a part of a pixel is not in it
+
+
+def problems(root: Path, *, strict: bool = True) -> list[str]:
+    return truth_problems(opened(root), strict=strict)
+
+
+def test_boxes_are_held_against_the_sizes_of_images(tmp_path, capsys):
+    """40 x 30 pixels: ends at 40 and 30 are those of a list whose ends are outside, and 10 % are drawn too far."""
+    boxes_of(several(tmp_path), "p0.png,0,0,40,30", "p1.png,-4,-3,44,33", "p2.png,39,29,43,30")
+    assert problems(tmp_path) == []
+    assert "2 boxes of test reach beyond their images" in capsys.readouterr().out
+    boxes_of(tmp_path, "p0.png,-5,0,40,30", "p1.png,5,5,100,80", "p2.png,40,0,50,9", "p2.png,0,30,9,31")
+    found = problems(tmp_path)
+    assert [message.partition(" the image")[0] for message in found] == [
+        "test/p0: the box [-5, 0, 40, 30] reaches far beyond",
+        "test/p1: the box [5, 5, 100, 80] reaches far beyond",
+        "test/p2: the box [40, 0, 50, 9] lies outside",
+        "test/p2: the box [0, 30, 9, 31] lies outside",
+    ]
+    assert all(message.endswith("of 40x30 pixels; correct it") for message in found)
+    assert problems(tmp_path, strict=False) == found[2:]  # published boxes are cut off at the sides, as released
+
+
+def test_turned_images_have_the_size_that_training_sees(tmp_path):
+    several(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: 40 x 30 stored is 30 x 40 upright
+    Image.new("RGB", (40, 30)).save(tmp_path / "p0.png", exif=exif)
+    boxes_of(tmp_path, "p0.png,1,1,29,39", "p1.png,1,1,29,39", "p2.png,1,1,29,29")
+    assert problems(tmp_path) == [
+        "test/p1: the box [1, 1, 29, 39] reaches far beyond the image of 40x30 pixels; correct it"
+    ]
+
+
+def test_images_without_truth_and_masks_that_do_not_fit_are_found_early(tmp_path):
+    boxes_of(several(tmp_path, 4), "p0.png,1,1,9,9")
+    mask(tmp_path / "masks/p1.png", np.ones((3, 4)))
+    mask(tmp_path / "masks/p2.png", np.zeros((30, 40)))
+    found = problems(tmp_path)
+    assert [message.partition("; ")[0].removeprefix(f"{tmp_path}/") for message in found] == [
+        "masks/p1.png: the mask is 4x3 pixels and its image, upright, 40x30",
+        "masks/p2.png: shows no object",
+        "p3.png: has no box",
+    ]
+    entry = Entry(name="a", path=tmp_path / "p0.png", label="cat", masks=(tmp_path / "gone.png",))
+    (gone,) = truth_problems(Boxed(ClassSet(("cat",)), "test", [entry]), strict=False)
+    assert "gone.png: no such" in gone
+
+
+def test_an_image_twice(tmp_path):
+    """With one label it is one image; with two it is neither."""
+    several(tmp_path)
+    lines = ["image,label", "p0.png,cat", "./p1.png,dog", "p2.png,cat", "p1.png,dog"]
+    write(tmp_path / "labels.csv", "\n".join(lines))
+    assert opened(tmp_path).names == ("p0", "p1", "p2")
+    write(tmp_path / "labels.csv", "\n".join([*lines[:-1], "p1.png,cat"]))
+    with pytest.raises(DataError, match=r"line 5: p1\.png is 'cat' here and 'dog' in line 3; keep one"):
+        opened(tmp_path)
+    write(tmp_path / "labels.csv", "\n".join([*lines, "p1.jpg,dog"]))
+    with pytest.raises(DataError, match=r"p1\.png and p1\.jpg have the same name"):
+        opened(tmp_path)
+    several(tmp_path)
+    write(tmp_path / "splits/test.txt", "p0.png\np2\np0.png\n")
+    with pytest.raises(DataError, match=r"p0\.png is in the split more than once"):
+        opened(tmp_path)
+    write(tmp_path / "splits/test.txt", "p2\np0.png\n")  # with and without the suffix
+    assert opened(tmp_path).names == ("p2", "p0")
+
+
+def test_lists_of_data_sets_that_name_an_image_twice(tmp_path):
+    cub(tmp_path / "cub")
+    write(tmp_path / "cub/image_class_labels.txt", "1 1\n2 1\n3 2\n2 2\n")
+    with pytest.raises(DataError, match="2 has more than one line"):
+        opened(tmp_path / "cub", layout=Layout.CUB)
+    cub(tmp_path / "cub")
+    write(tmp_path / "cub/images.txt", "1 001.Auk/Auk_1.jpg\n2 001.Auk/Auk_2.jpg\n3 001.Auk/Auk_2.jpg\n")
+    with pytest.raises(DataError, match=r"Auk_2 is in the lists more than once, as '001\.Auk' and as '002\.Owl'"):
+        opened(tmp_path / "cub", layout=Layout.CUB)
+    picture(tmp_path / "open/test/x.jpg")
+    write(tmp_path / "open/metadata/test/class_labels.txt", "test/x.jpg,9\ntest/x.jpg,3\n")
+    with pytest.raises(DataError, match=r"gives test/x\.jpg '9' and '3'"):
+        opened(tmp_path / "open", layout=Layout.OPENIMAGES)
+
+
+def test_the_header_of_segmentation_is_read_as_there(tmp_path):
+    """Under `labels`, cells are those of a folder for segmentation: of those with one label each."""
+    several(tmp_path)
+    lines = ["image,labels", "p0.png,cat", "p1.png,dog", "p2.png,dog"]
+    write(tmp_path / "labels.csv", "\n".join(lines))
+    assert [entry.label for entry in opened(tmp_path).entries] == ["cat", "dog", "dog"]
+    write(tmp_path / "labels.csv", "\n".join([*lines[:-1], "p2.png,cat dog"]))
+    with pytest.raises(DataError, match=r"line 4: p2\.png has 2 labels; for localization an image has one"):
+        opened(tmp_path)
+    write(tmp_path / "labels.csv", "\n".join([*lines[:-1], "p2.png,grey  cat;"]))
+    assert opened(tmp_path).entries[2].label == "grey  cat".replace("  ", " ")
+
+
+@pytest.mark.parametrize("cell", ['"cat,dog"', "cat|dog", "dog; cat"])
+def test_two_classes_in_one_cell_are_two_classes(tmp_path, cell):
+    several(tmp_path)
+    write(tmp_path / "labels.csv", f"image,label\np0.png,cat\np1.png,dog\np2.png,{cell}\n")
+    with pytest.raises(DataError, match=r"line 4: p2\.png has 2 labels"):
+        opened(tmp_path)
+    write(tmp_path / "classes.txt", f"cat\ndog\n{cell.strip(chr(34))}\n")  # unless that is what a class is called
+    assert len(opened(tmp_path).classes) == 3
+
+
+def test_one_name_in_many_spellings_is_one_class(tmp_path):
+    several(tmp_path)
+    write(
+        tmp_path / "labels.csv",
+        "image,label\np0.png,caf\u00e9 cat\np1.png,cafe\u0301  cat\np2.png,caf\u00e9\u00a0cat\n",
+    )
+    assert opened(tmp_path).classes.names == ("caf\u00e9 cat",)
+
+
+def test_the_file_that_is_there_is_named(tmp_path):
+    several(tmp_path)
+    (tmp_path / "p0.png").rename(tmp_path / "p0.PNG")
+    with pytest.raises(DataError, match=r"p0\.png: no such image; there is p0\.PNG, write that"):
+        opened(tmp_path)
+    write(tmp_path / "labels.csv", "image,label\np0.PNG,cat\nsub\\\\p1.png,dog\n".replace("\\\\", "\\"))
+    picture(tmp_path / "sub/p1.png")
+    boxes_of(tmp_path, "sub\\p1.png,1,2,5,5")
+    assert opened(tmp_path).boxes(1).tolist() == [[1, 2, 5, 5]]
+
+
+def test_all_problems_of_a_folder(tmp_path):
+    assert folder_problems(several(tmp_path / "good")) == []
+    root = several(tmp_path / "bad", 5)
+    boxes_of(root, "p0.png,0.1,0.1,0.5,0.5", "p1.png,9,9,3,3", "p2.png,1,1,9,9", "p8.png,1,1,2,2", "p3.png,1,1,9,9")
+    (root / "p3.png").write_bytes(b"no image")
+    write(root / "splits/train.txt", "p0.png\np7.png\n")
+    write(root / "splits/test.txt", "p2.png\np3.png\n")
+    found = "\n".join(folder_problems(root))
+    for words in (
+        "line 2: the box 0.1",
+        "line 3: the box 9",
+        "line 5: p8.png",
+        "p7.png has no line",
+        "p3.png: not a known",
+    ):
+        assert found.count(words) == 1, found
+    assert found.count("\n") == 4
+    boxes_of(root, "p2.png,1,1,90,90")
+    write(root / "splits/train.txt", "p0.png\np1.png\n")
+    found = folder_problems(root)
+    assert len(found) == 2
+    assert "test/p2: the box [1, 1, 90, 90] reaches far beyond" in found[0]
+    assert "p3.png: not a known" in found[1]
