@@ -18,7 +18,15 @@ from rich.text import Text
 from baoseg import ranks
 
 T = TypeVar("T")
-console = Console()
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line, where one of Rich's would end with exit code 1."""
+        raise  # noqa: PLE0704 - Rich calls this while it handles the error
+
+
+console = _Console()
 if not console.is_terminal:
     console.width = 132  # a log has no width of its own: room for a table as it wants to be
 

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import re
 import shutil
@@ -419,3 +420,81 @@ def test_words_that_do_not_parse_exit_with_2(
         bao(*words)
     assert end.value.code == 2
     assert "--help" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------ consoles
+
+
+COMMAND = (sys.executable, "-c", "from baoseg.cli import main; main()")
+
+
+def photos(root: Path) -> Path:
+    root.mkdir()
+    (root / "labels.csv").write_text("image,labels\n猫.png,möwe\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", r"\u732b.png"), ("cp1252", r"\u732b.png"), ("utf-8", "猫.png")]
+)
+def test_a_console_that_cannot_encode_a_name_gets_an_escape(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str, shown: str
+) -> None:
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    root = photos(tmp_path / "zoë")
+    with monkeypatch.context() as patch:
+        for name, stream in streams.items():
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as end:
+            bao("prepare", "folder", root)
+        bao("weights", "list")  # a table
+        bao("recipes", "show", "bao-voc")
+        text = {}
+        for name, stream in streams.items():
+            stream.flush()
+            text[name] = stream.buffer.getvalue().decode(encoding)
+    assert end.value.code == 2
+    assert shown in text["stdout"] and "conformer-small" in text["stdout"]
+    assert ("zoë" if encoding != "ascii" else r"zo\xeb") in text["stderr"]
+
+
+def test_names_of_files_in_a_locale_of_plain_ascii(tmp_path: Path) -> None:
+    root = photos(tmp_path / "data")
+    (root / "猫.png").write_bytes(b"no picture")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    words = (*COMMAND, "prepare", "folder", str(root))
+    done = subprocess.run(words, env={**os.environ, **plain}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.startswith(f"{root}/\\u732b.png: not a known kind")  # it is found
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("recipes", "show", "bao-voc"), ("--help",)])
+def test_a_closed_pipe_ends_in_silence(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run((*COMMAND, *words), stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "photos"), "bao: photos: Permission denied; "),
+        (OSError(errno.ENOSPC, "No space left on device"), "bao: No space left on device; "),
+        (UnicodeEncodeError("latin-1", "猫.png", 0, 1, "ordinal not in range"), "bao: 猫.png: no such name in "),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(
+    bao: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    line: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    assert fails(bao, capsys, "demo").startswith(line)

@@ -1,7 +1,10 @@
 """The verbs of `bao`; no logic. Torch is imported when a verb runs, so that help appears at once."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper, UnsupportedOperation
 
 import tyro
 
@@ -40,11 +43,33 @@ GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
     "export": ("Networks and masks in the forms that other tools take.", _by_name(export.onnx, export.voc)),
 }
 LISTED = "list"  # what the name of a group alone does, where it can
+PIPE_CLOSED = 141  # what a shell says of a program that wrote to a closed pipe: 128 + SIGPIPE
 
 
 def main() -> None:
-    """Entry point of `bao`. Mistakes of the person at the keyboard end in one line and exit code 2."""
-    words = sys.argv[1:]
+    """Entry point of `bao`. Mistakes of the person at the keyboard end in one line and exit code 2.
+
+    Where nobody reads on (`bao recipes list | head -1`) it ends in silence.
+    """
+    _speak_utf8()
+    try:
+        try:
+            _run(sys.argv[1:])
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at the end of the interpreter a failure would be its own complaint
+    except BrokenPipeError:
+        _silence("stdout", "stderr")
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _silence("stdout")
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        _fail(f"{where}{error.strerror}; check the path, what you may do there, and the space that is left")
+
+
+def _run(words: list[str]) -> None:
     try:
         if words and words[0] in GROUPS:
             about, verbs = GROUPS[words[0]]
@@ -55,11 +80,38 @@ def main() -> None:
             about = "Pixel masks from image-level labels, with no background threshold to tune."
             _choose(VERBS | listed, words, prog="bao", description=about)
     except BaosegError as error:
-        print(f"bao: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except UnicodeEncodeError as error:  # of the name of a file: the streams take everything (`_speak_utf8`)
+        _fail(f"{error.object}: no such name in the encoding {error.encoding} of this locale; set PYTHONUTF8=1")
     except KeyboardInterrupt:
         print("\nbao: stopped; the same command continues where it was", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(problem: str) -> None:
+    print(f"bao: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _speak_utf8() -> None:
+    """Write what a console's encoding lacks as an escape, and name files in UTF-8 where the locale is plain ASCII.
+
+    Python chooses the encoding of file names when it starts, so it is started once more for the latter.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence(*names: str) -> None:
+    """Send what is still to be written to the standard streams of these names nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in filter(None, (getattr(sys, name) for name in names)):  # None: closed from the start (`>&-`)
+        with suppress(UnsupportedOperation):  # a stream in memory
+            os.dup2(nowhere, stream.fileno())
 
 
 def _choose(verbs: dict[str, Verb], words: list[str], *, prog: str, description: str) -> None:
