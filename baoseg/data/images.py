@@ -26,10 +26,28 @@ DAMAGE = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    ArithmeticError,
+    AssertionError,  # ICNS
+    LookupError,
+    MemoryError,
+    RuntimeError,  # AVIF; NotImplementedError: BLP, DDS
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+)
+
+# Formats that Pillow knows and that are not taken for images: data that need a program beside it (BUFR, GRIB, HDF5),
+# drawings (EPS, WMF), video (FLI, MPEG), and Kodak's Photo CD, whose suffix .pcd is that of point clouds today.
+_NOT_TAKEN = frozenset({"BUFR", "GRIB", "HDF5", "EPS", "WMF", "FLI", "MPEG", "PCD"})
+# Suffixes of what people call an image, whether or not it can be opened here: web, documents, cameras, science.
+_OF_IMAGES = frozenset(
+    {
+        *(".avif", ".avifs", ".heic", ".heics", ".heif", ".hif", ".jp2", ".jxl", ".jxr", ".wdp", ".webp"),
+        *(".ai", ".cdr", ".djvu", ".emf", ".eps", ".kra", ".pdf", ".ps", ".psb", ".svg", ".svgz", ".wmf", ".xcf"),
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
+        *(".nef", ".nrw", ".orf", ".pef", ".ptx", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+        *(".czi", ".dcm", ".exr", ".hdr", ".lif", ".nd2", ".ndpi", ".nii", ".pcd", ".svs", ".vms"),
+    }
 )
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
@@ -51,6 +69,22 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def image_suffixes() -> frozenset[str]:
+    """The suffixes, in small letters, of files that are taken for images: all that the installed Pillow opens.
+
+    Left out are `_NOT_TAKEN` and what it only writes (PDF, PALM).
+    A plugin that is registered with Pillow, as for HEIC, adds its suffixes.
+    """
+    Image.init()
+    opened = (Image.OPEN.keys() | {"MPO"}) - _NOT_TAKEN  # MPO is opened as JPEG
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in opened)
+
+
+def unread_suffixes() -> frozenset[str]:
+    """The suffixes, in small letters, of files that people call images and that are not taken for such here."""
+    return _OF_IMAGES - image_suffixes()
 
 
 def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:

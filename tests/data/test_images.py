@@ -1,3 +1,4 @@
+import io
 import struct
 import zlib
 
@@ -11,8 +12,10 @@ from PIL import Image, PngImagePlugin, features
 from baoseg.data.images import (
     from_bytes,
     image_size,
+    image_suffixes,
     read_image,
     read_mask,
+    unread_suffixes,
     voc_palette,
     with_palette,
     write_mask,
@@ -419,3 +422,67 @@ def test_size_and_pixels_agree_for_every_format_and_orientation(tmp_path_factory
 def test_size_of_formats_without_orientation(tmp_path, kind):
     Image.new("RGB", (30, 20)).save(tmp_path / "image", format=kind)
     assert image_size(tmp_path / "image") == tuple(read_image(tmp_path / "image").shape[1:])
+
+
+# ---------------------------------------------------------------------------------------- suffixes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:PIL")  # IM
+def test_every_suffix_of_a_raster_image_that_pillow_writes_is_taken_and_read(tmp_path):
+    """Each is written, and read with the colours that were written; lossy formats may change them a little."""
+    Image.init()
+    written = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    no_images = {".pdf", ".palm", ".eps", ".ps", ".wmf", ".emf", ".bufr", ".grib", ".h5", ".hdf"}
+    assert written - image_suffixes() == no_images
+    for number, suffix in enumerate(sorted(written - no_images)):
+        path = tmp_path / f"{number}{suffix}"
+        image = Image.new({".blp": "P", ".msp": "1", ".xbm": "1", ".pfm": "F"}.get(suffix, "RGB"), (32, 16))
+        if suffix == ".pfm":
+            continue  # floating-point pixels, whose range nobody knows: refused elsewhere
+        if image.mode == "RGB":
+            image.paste((250, 10, 10), (0, 0, 32, 16))
+        image.save(path)
+        assert from_bytes(path.read_bytes()).equal(read_image(path))
+        if image.mode == "RGB":
+            red, green, blue = read_image(path).float().mean(dim=(1, 2)).tolist()
+            assert red > 230 and green < 30 and blue < 30, suffix
+
+
+def test_an_icon_that_is_damaged_is_an_error_of_one_line():
+    with pytest.raises(DataError, match="this image cannot be read"):
+        from_bytes(b"icns" + (24).to_bytes(4, "big") + b"ic07" + (16).to_bytes(4, "big") + bytes(8))
+
+
+def test_what_people_call_an_image_and_is_not_read_has_a_suffix_too():
+    assert {".heic", ".dng", ".cr2", ".nef"} <= unread_suffixes() | image_suffixes()
+    assert {".pdf", ".eps", ".svg", ".pcd"} <= unread_suffixes()
+    assert not unread_suffixes() & image_suffixes()
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in unread_suffixes() | image_suffixes())
+
+
+def test_a_plugin_of_pillow_adds_its_suffix(monkeypatch):
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
+    monkeypatch.setitem(Image.OPEN, "HEIF", (None, None))
+    assert ".heic" in image_suffixes() - unread_suffixes()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(deadline=None, max_examples=40)
+@given(share=st.floats(0, 1))
+@pytest.mark.parametrize("kind", ["AVIF", "BLP", "DDS", "JPEG2000", "PNG", "QOI", "TGA", "TIFF", "WEBP"])
+def test_a_cut_file_of_any_format_is_read_or_an_error_of_one_line(kind, share):
+    pixels = Image.fromarray(np.arange(32 * 32, dtype=np.uint32).astype(np.uint8).reshape(32, 32))
+    pixels.convert("P" if kind == "BLP" else "RGB").save(file := io.BytesIO(), format=kind)
+    content = file.getvalue()
+    try:
+        assert from_bytes(content[: int(share * len(content))]).shape == (3, 32, 32)
+    except DataError as error:
+        assert "\n" not in str(error) and "object at 0x" not in str(error)
+
+
+def test_a_kind_of_compression_that_pillow_does_not_know_is_an_error_of_one_line():
+    Image.new("P", (32, 32)).save(file := io.BytesIO(), format="BLP")
+    content = bytearray(file.getvalue())
+    content[4] = 99
+    with pytest.raises(DataError, match="Unknown BLP compression"):
+        from_bytes(bytes(content))
