@@ -1,0 +1,72 @@
+"""Files that are called a little different on disk than in a list: copied from another system, or typed by hand."""
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+
+from baoseg.errors import DataError
+from baoseg.text import folded, tidy
+
+
+class Tree:
+    """What lies below a folder. Each folder is listed once: faster than asking for each file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listed: dict[str, Set[str]] = {}
+        self._tidied: dict[str, Mapping[str, Sequence[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path on disk of what a list calls `path`, relative to the root; None if there is none, or no single one.
+
+        It is the file of exactly that name or else the one whose name differs in the form of Unicode (NFC, NFD),
+        in spaces or in invisible characters alone, as `text.tidy` has it. Letter case has to agree.
+        """
+        folder, name = posixpath.split(path)
+        if name in self._names(folder):
+            return path
+        where = self._folder(folder)
+        alike = [] if where is None else self._by_tidied(where).get(tidy(name), [])
+        return posixpath.join(where or "", alike[0]) if len(alike) == 1 else None
+
+    def hint(self, path: str) -> str:
+        """Files that may be meant by a path that is not found: of another letter case or suffix. Empty without any."""
+        folder, name = posixpath.split(path)
+        where = self._folder(folder)
+        if where is None:
+            return ""
+        meant = self._by_tidied(where).get(tidy(name), [])
+        meant = meant or [other for other in self._names(where) if folded(tidy(other)) == folded(tidy(name))]
+        stem = _stem(name)
+        meant = meant or [other for other in self._names(where) if _stem(other) == stem]
+        return " and ".join(posixpath.join(where, other) for other in sorted(meant)[:2])
+
+    def _folder(self, path: str) -> str | None:
+        return path if not path or self._names(path) else self.find(path)
+
+    def _names(self, folder: str) -> Set[str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(os.listdir(self.root / folder))  # noqa: PTH208 - names, not paths
+            except (FileNotFoundError, NotADirectoryError):
+                self._listed[folder] = frozenset()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise DataError(
+                    f"{self.root / folder}: cannot be listed ({reason}); change its permissions or its name"
+                ) from None
+        return self._listed[folder]
+
+    def _by_tidied(self, folder: str) -> Mapping[str, Sequence[str]]:
+        if folder not in self._tidied:
+            names = defaultdict(list)
+            for name in self._names(folder):
+                names[tidy(name)].append(name)
+            self._tidied[folder] = dict(names)
+        return self._tidied[folder]
+
+
+def _stem(name: str) -> str:
+    return folded(tidy(posixpath.splitext(name)[0]))
