@@ -5,6 +5,13 @@
   maps `high_res` [k H W] of the picture's size or `cam` [k h w] on a coarser grid.
 - `.npy` with a dict from class index, again from 0 without the background, to a map [H W] (PSA, SEAM, TransCAM).
 
+Maps may hold truth values, integers or fractions: each map is brought to [0, 1] by its own extremes after negative
+values became 0, so neither the type nor the unit counts.
+
+Only the labels of the image tell whether indices are of another order or counted from 1: a file that has maps and none
+of the image's classes is refused, and so is a folder where most files lack a class of their image and have another
+(`survey`).
+
 A dict in an `.npy` is a pickle, and a pickle is a program: what it names is imported and called. The programs of these
 files are therefore read, not run (`_Reader`): nothing is imported, nothing is called, and whatever is not a number, a
 string, a plain container or an array of numbers is refused. A `pickle.Unpickler` that admits only the names of NumPy
@@ -17,7 +24,7 @@ import io
 import math
 import pickletools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -35,6 +42,8 @@ from baoseg.seeds import Seed
 
 STRIDE = 4  # pixels of the picture a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
 
+LOOKED_AT = 200  # files of a folder, before any is used: an order that is not ours is the same in all of them
+
 ByClass = Mapping[int, Shaped[np.ndarray, "_ _"]]  # class index from 0 -> map
 
 
@@ -51,54 +60,144 @@ def read(
 
     `flat` also admits a file named by the last part of `name` alone, as tools write that do not keep folders; it is
     for data sets in which those parts differ. Maps are brought to [0, 1] on a grid of a quarter of the picture's
-    sides. Classes that the picture does not have are dropped; a class that the file lacks has a map of zeros.
+    sides. Classes that the picture does not have are dropped; a class that the file lacks has a map of zeros, but
+    a file that has maps and none of the picture's classes is refused.
 
     Raises DataError, which names the file, if it is missing, damaged, of another format, of other classes or of
     another picture, and if it is a pickle and `allow_pickle` is not set.
     """
     path = _find(folder, name, flat=flat)
+    if path is None:
+        tried = ", ".join(str(each) for pair in _places(folder, name, flat=flat) for each in pair)
+        raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every picture")
     try:
         if path.suffix == ".npz":
             return _of_ours(seeds.load(path), labels=labels, size=size)
-        content = path.read_bytes()
-        if not allow_pickle and _HEADER.match(content):
-            raise ValueError("the file is a pickle (may run code); if you trust its maker, give --allow-pickle")
-        maps = _maps(_unpickle(content), size)
+        maps = _maps(_content(path, allow_pickle=allow_pickle), size)
         return Seed(*_select(maps, labels=labels, size=size), None, size)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
 
 
-def _find(folder: Path, name: str, *, flat: bool) -> Path:
+def survey(
+    folder: Path,
+    names: Sequence[str],
+    labels: Callable[[int], Float[Tensor, "K"]],
+    *,
+    allow_pickle: bool = False,
+    flat: bool = False,
+) -> str:
+    """Look at the seeds of these images before any is used: whether all are there, and of which classes they are.
+
+    `labels` gives those of an image by its number. The classes of at most `LOOKED_AT` files are read, evenly spaced.
+    Gives what is odd about them in a sentence, or nothing. Raises DataError for images without a seed, for files that
+    `read` refuses, and where more than half of the files lack a class of their image and have one that it lacks.
+    """
+    paths = [_find(folder, name, flat=flat) for name in names]
+    if absent := [name for name, path in zip(names, paths, strict=True) if path is None]:
+        raise DataError(
+            f"{folder}: {len(absent)} of {len(names)} images have no seed, {absent[0]} for one (.npz or .npy); "
+            "check the folder, or make a seed of every image"
+        )
+    lacking, odd = 0, []
+    chosen = range(0, len(names), math.ceil(len(names) / LOOKED_AT) or 1)
+    for index in chosen:
+        path, given = paths[index], labels(index)
+        assert path is not None
+        present = {*given.nonzero()[:, 0].tolist()}
+        try:
+            held = {*_classes(path, allow_pickle=allow_pickle)}
+            _check_classes(held, present, len(given))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from None
+        lacking += bool(present - held)
+        if present - held and held - present:
+            odd.append(f"{path.name} has the class indices {_listed(held)} for {_listed(present)}")
+    if len(odd) > len(chosen) / 2:
+        raise DataError(
+            f"{folder}: {len(odd)} of {len(chosen)} seeds lack a class of their image's labels and have another "
+            f"({odd[0]}); {_REMEDY}"
+        )
+    return f"{folder}: {lacking} of {len(chosen)} seeds lack a class that the labels name; 0 there" if lacking else ""
+
+
+def agree(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> None:
+    """Raises ValueError for a seed that is of another image, or of none of its classes."""
+    if seed.size != size:
+        raise ValueError(f"the seed of a picture of {_sides(seed.size)}, not {_sides(size)}; make it from this picture")
+    present = {*labels.nonzero()[:, 0].tolist()}
+    _check_classes({index - 1 for index in seed.classes.tolist()}, present, len(labels))
+
+
+_REMEDY = (
+    "indices count from 0 in the order of the classes, the background left out: take 1 off where they count from 1, "
+    "and put the class list into the order of the seeds where that is another"
+)
+
+
+def _check_classes(held: Collection[int], present: Collection[int], classes: int) -> None:
+    """Of a file and of its image, as indices from 0."""
+    if outside := [index for index in held if not 0 <= index < classes]:
+        raise ValueError(
+            f"class index {_listed(outside)} is outside 0..{classes - 1} (the background left out); "
+            "use seeds of the same classes"
+        )
+    if held and present and not {*held} & {*present}:
+        raise ValueError(
+            f"has maps of the class indices {_listed(held)}, and its image has the labels {_listed(present)}; {_REMEDY}"
+        )
+
+
+def _listed(indices: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(indices)))
+
+
+def _classes(path: Path, *, allow_pickle: bool) -> Collection[int]:
+    """The class indices of a file, from 0."""
+    if path.suffix == ".npz":
+        return [index - 1 for index in seeds.load(path).classes.tolist()]
+    return _maps(_content(path, allow_pickle=allow_pickle), None).keys()
+
+
+def _content(path: Path, *, allow_pickle: bool) -> Any:
+    content = path.read_bytes()
+    if not allow_pickle and _HEADER.match(content):
+        raise ValueError("the file is a pickle (may run code); if you trust its maker, give --allow-pickle")
+    return _unpickle(content)
+
+
+def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
     stems = [name, name.rpartition("/")[2]] if flat and "/" in name else [name]
-    paths = [[folder / f"{stem}{suffix}" for suffix in (".npz", ".npy")] for stem in stems]
-    for pair in paths:
+    return [[folder / f"{stem}{suffix}" for suffix in (".npz", ".npy")] for stem in stems]
+
+
+def _find(folder: Path, name: str, *, flat: bool) -> Path | None:
+    for pair in _places(folder, name, flat=flat):
         match [path for path in pair if path.is_file()]:
             case [path]:
                 return path
             case [one, other]:
                 raise DataError(f"{one}: there is {other.name} too; remove the one that is not meant")
-    tried = ", ".join(str(path) for pair in paths for path in pair)
-    raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every picture")
+    return None
 
 
 def _of_ours(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> Seed:
-    if seed.size != size:
-        raise ValueError(f"the seed of a picture of {_sides(seed.size)}, not {_sides(size)}; make it from this picture")
+    agree(seed, labels=labels, size=size)
     indices = [index - 1 for index in seed.classes.tolist()]
     classes, scores = _select(_by_class(indices, seed.scores.numpy()), labels=labels, size=size)
     background = None if seed.background is None else scaled(seed.background[None], _grid(size))[0]
     return dataclasses.replace(seed, classes=classes, scores=scores, background=background)
 
 
-def _maps(content: Any, size: tuple[int, int]) -> ByClass:
-    """The maps by class index from 0, of the dict that a tool saved."""
+def _maps(content: Any, size: tuple[int, int] | None) -> ByClass:
+    """The maps by class index from 0, of the dict that a tool saved. Shapes are checked where the size is known."""
     match content:
         case {"keys": keys, "high_res": np.ndarray() as stack}:
             maps = _by_class(_indices(keys), stack)
             _check_size(stack.shape[1:], size)
         case {"keys": keys, "cam": np.ndarray() as stack}:
             maps = _by_class(_indices(keys), stack)
+            _check_sides(stack.shape[1:], size)
         case dict() if all(type(key) is int and isinstance(value, np.ndarray) for key, value in content.items()):
             maps = content
             for each in maps.values():
@@ -135,8 +234,17 @@ def _by_class(indices: list[int], stack: Shaped[np.ndarray, "..."]) -> ByClass:
     return dict(zip(indices, stack, strict=True))
 
 
-def _check_size(shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    if shape != size:
+def _check_sides(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    """Of maps on a coarser grid, which may be square for all images, but do not lie where the image stands."""
+    if size is not None and (shape[0] - shape[1]) * (size[0] - size[1]) < 0:
+        raise ValueError(
+            f"maps of {shape[0]} x {shape[1]} cells for a picture of {_sides(size)}: rows and columns are exchanged; "
+            "save maps as [classes, height, width]"
+        )
+
+
+def _check_size(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    if size is not None and shape != size:
         raise ValueError(f"maps of {_sides(shape)} for a picture of {_sides(size)}; make them from this picture")
 
 
@@ -150,12 +258,7 @@ def _grid(size: tuple[int, int]) -> tuple[int, int]:
 
 def _select(maps: ByClass, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Classes [k] and scores [k h w] of the present classes."""
-    for index in maps:
-        if not 0 <= index < len(labels):
-            raise ValueError(
-                f"class index {index} is outside 0..{len(labels) - 1} (the background left out); "
-                "use seeds of the same classes"
-            )
+    _check_classes(maps.keys(), labels.nonzero()[:, 0].tolist(), len(labels))
     present = labels.nonzero()[:, 0]
     scores = torch.zeros(len(present), *_grid(size))
     for row, index in enumerate(present.tolist()):

@@ -15,7 +15,7 @@ from baoseg.methods import heads_of
 from baoseg.recipes import Recipe
 from baoseg.runs import Run
 from baoseg.steps.evaluation import evaluate_stages, make_report
-from baoseg.steps.mapping import make_maps, make_masks
+from baoseg.steps.mapping import check_sources, make_maps, make_masks
 from baoseg.steps.refining import add_refinements, refine_masks
 from baoseg.steps.segmenting import add_segmentation, segment_pictures
 from baoseg.steps.training import train_stages
@@ -43,6 +43,7 @@ __all__ = [
 def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues."""
     hardware.fabric()  # the processes of other devices start here, and come this way as well
+    check_sources(Run(out), recipe)
     folder = begin(recipe, out)
     _check_weights(folder, recipe)
     train_stages(folder, hardware=hardware)

@@ -140,7 +140,10 @@ def test_a_seed_of_ours_on_another_grid_comes_to_a_quarter_of_the_sides(tmp_path
     named=st.sets(st.integers(0, 4)),
 )
 def test_all_formats_say_the_same(tmp_path_factory, size, held, named):
-    """The classes are those of the picture; what a file lacks is zero, what it has beyond them is dropped."""
+    """The classes are those of the picture; what a file lacks is zero, what it has beyond them is dropped.
+
+    A file that has only others is refused.
+    """
     folder = tmp_path_factory.mktemp("seeds")
     maps = {index: random_maps(5, *size)[index] for index in sorted(held)}
     stack = np.stack([*maps.values()]) if maps else np.zeros((0, *size), np.float32)
@@ -149,6 +152,11 @@ def test_all_formats_say_the_same(tmp_path_factory, size, held, named):
     classes = torch.tensor(sorted(held), dtype=torch.int64) + 1
     seeds.save(folder / "ours.npz", Seed(classes, torch.from_numpy(stack), None, size))
     labels = torch.tensor([float(index in named) for index in range(5)])
+    if held and named and not held & named:
+        for name in ("psa", "irn", "ours"):
+            with pytest.raises(DataError, match=r"has maps of the class indices [\d, ]+, and its image has the labels"):
+                read(folder, name, labels=labels, size=size)
+        return
     found = [read(folder, name, labels=labels, size=size) for name in ("psa", "irn", "ours")]
     for seed in found:
         assert seed.classes.tolist() == [index + 1 for index in sorted(named)]
@@ -177,6 +185,88 @@ def test_values_of_any_size_are_brought_to_0_and_1(tmp_path):
     maps = np.tile(np.repeat([[0, 3e38]], 7, axis=1), (9, 1)).astype(np.float32)
     np.save(tmp_path / "a.npy", psa(np.stack([maps, maps / 1e38])), allow_pickle=True)
     torch.testing.assert_close(*read(tmp_path).scores)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.float16])
+def test_the_type_and_the_unit_of_values_do_not_count(tmp_path, dtype):
+    """A disc of 0 and 1, of 0 and 255, or of -5 and 37 is one seed."""
+    disc = (np.add.outer((np.arange(9) - 4) ** 2, (np.arange(14) - 7) ** 2) <= 9).astype(float)
+    for name, values in {"one": disc, "bytes": disc * 255, "logits": disc * 42 - 5}.items():
+        kept = values if dtype is not bool else disc
+        np.save(tmp_path / f"{name}.npy", irn(np.stack([kept, kept]).clip(0, 255).astype(dtype)), allow_pickle=True)
+    expected = on_grid([disc, disc])
+    for name in ("one", "bytes", "logits"):
+        torch.testing.assert_close(read(tmp_path, name).scores, expected, atol=1e-3, rtol=0)
+
+
+# classes of another order
+
+
+def saved(folder, classes, size=SIZE):
+    """A file for each image, with the classes from 0 that are listed for it."""
+    for number, keys in enumerate(classes):
+        np.save(folder / f"{number}.npy", {key: random_maps(*size) for key in keys}, allow_pickle=True)
+    return [str(number) for number in range(len(classes))]
+
+
+def survey(folder, held, labels, **more):
+    vectors = [torch.tensor([float(index in present) for index in range(5)]) for present in labels]
+    return formats.survey(folder, saved(folder, held), vectors.__getitem__, allow_pickle=True, **more)
+
+
+def test_seeds_counted_from_1_are_refused_one_by_one(tmp_path):
+    np.save(tmp_path / "a.npy", {"keys": np.array([2]), "high_res": random_maps(1, *SIZE)}, allow_pickle=True)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    path = tmp_path / "a.npy"
+    assert str(caught.value).startswith(
+        f"{path}: has maps of the class indices 2, and its image has the labels 1, 3; indices count from 0"
+    )
+    assert read(tmp_path, labels=torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])).classes.tolist() == [3, 4]
+    assert read(tmp_path, labels=torch.zeros(5)).classes.tolist() == []
+
+
+def test_seeds_counted_from_1_are_refused_by_the_folder_where_images_have_several_labels(tmp_path):
+    """Each file has one of its image's classes, so none of them is odd by itself."""
+    labels = [{0, 1}, {1, 2}, {0, 1, 2}]
+    with pytest.raises(DataError, match=r"3 of 3 seeds lack .* \(0.npy has the class indices 1, 2 for 0, 1\); indices"):
+        survey(tmp_path, [{index + 1 for index in present} for present in labels], labels)
+    assert survey(tmp_path, labels, labels) == ""
+
+
+def test_a_tool_that_finds_the_classes_itself_may_err(tmp_path):
+    labels = [{0, 1}, {1, 2}, {0, 1}, {3}, {2}]
+    assert survey(tmp_path, [{0, 2}, {1, 2}, {0, 1}, {3, 4}, {2}], labels).startswith(
+        f"{tmp_path}: 1 of 5 seeds lack a class"
+    )
+    assert survey(tmp_path, [set(range(5))] * 5, labels) == ""
+    assert survey(tmp_path, [set()] * 5, labels).startswith(f"{tmp_path}: 5 of 5 seeds lack")
+
+
+def test_seeds_that_are_missing_are_counted(tmp_path):
+    saved(tmp_path, [{0}, {0}])
+    names = ["0", "p/1", "2", "3"]
+    labels = torch.tensor([1.0])
+    with pytest.raises(DataError, match=rf"{tmp_path}: 3 of 4 images have no seed, p/1 for one \(.npz or .npy\)"):
+        formats.survey(tmp_path, names, lambda number: labels, allow_pickle=True)
+    with pytest.raises(DataError, match="2 of 4 images have no seed, 2 for one"):
+        formats.survey(tmp_path, names, lambda number: labels, allow_pickle=True, flat=True)
+
+
+def test_of_a_large_folder_so_many_files_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LOOKED_AT", 3)
+    seen = []
+    vectors = [torch.tensor([0.0, 1.0])] * 7
+    formats.survey(
+        tmp_path, saved(tmp_path, [{1}] * 7), lambda number: seen.append(number) or vectors[number], allow_pickle=True
+    )
+    assert seen == [0, 3, 6]
+
+
+def test_the_survey_names_a_file_that_cannot_be_read(tmp_path):
+    names = saved(tmp_path, [{1}, {7}])
+    with pytest.raises(DataError, match=r"1\.npy: class index 7 is outside 0\.\.1"):
+        formats.survey(tmp_path, names, lambda number: torch.tensor([0.0, 1.0]), allow_pickle=True)
 
 
 # which file
@@ -218,6 +308,11 @@ def test_two_seeds_of_one_picture_are_refused(tmp_path):
 
 MISTAKES = {
     "index too high": ({5: np.zeros(SIZE)}, r"class index 5 is outside 0\.\.4"),
+    "indices too high": ({1: np.zeros(SIZE), 7: np.zeros(SIZE), 5: np.zeros(SIZE)}, r"class index 5, 7 is outside"),
+    "another class": (
+        {0: np.zeros(SIZE), 2: np.zeros(SIZE)},
+        "indices 0, 2, and its image has the labels 1, 3; ",
+    ),
     "background as a key": ({-1: np.zeros(SIZE), 1: np.zeros(SIZE)}, r"class index -1 is outside 0\.\.4"),
     "size of another picture": ({1: np.zeros((14, 9))}, r"maps of 14 x 9 pixels for a picture of 9 x 14 pixels"),
     "no plane": ({1: np.zeros(9)}, r"maps of 9 pixels for a picture of"),
@@ -248,6 +343,10 @@ MISTAKES = {
     "a class twice": ({"keys": [1, 1], "cam": np.zeros((2, 3, 4))}, "a class has two maps"),
     "one plane": ({"keys": [1], "cam": np.zeros((3, 4))}, r"maps of shape \(3, 4\)"),
     "no cells": ({"keys": [1], "cam": np.zeros((1, 0, 4))}, r"maps of shape \(1, 0, 4\)"),
+    "rows and columns exchanged": (
+        {"keys": [1], "cam": np.zeros((1, 4, 3))},
+        "maps of 4 x 3 cells for a picture of 9 x 14 pixels: rows and columns are exchanged; ",
+    ),
     "high_res of another size": ({"keys": [1], "high_res": np.zeros((1, 3, 4))}, "maps of 3 x 4 pixels for a picture"),
     "a tensor": ({1: torch.zeros(SIZE)}, r"it names 'torch.* \(of a torch tensor, \.numpy\(\)\)"),
     "keys of a tensor": ({"keys": torch.tensor([1]), "cam": np.zeros((1, 3, 4))}, r"torch tensor, \.numpy\(\)"),

@@ -24,6 +24,7 @@ from baoseg.errors import CheckpointError, DataError, RecipeError, RunError
 from baoseg.evaluate import THRESHOLDS
 from baoseg.fusion import fuse
 from baoseg.methods import amn, bao, cam, transcam
+from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, read_json
 from baoseg.steps import mapping, segmenting, training
@@ -592,6 +593,36 @@ def test_seeds_of_a_run_can_be_fused_in_a_run_of_their_own(tiny_run: Run, tmp_pa
 def test_seeds_that_are_nowhere_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: neither a stage of this run nor a folder"):
         pipeline.fuse_seeds(tiny.RECIPE, [str(tmp_path / "nowhere")], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_are_looked_at_before_anything_is_made(tiny_run: Run, tmp_path: Path) -> None:
+    """Seeds of other classes, of too few images, and maps of a run with another class list."""
+    folder, scenes = tmp_path / "other", open_dataset(tiny.RECIPE.data, "eval")
+    folder.mkdir()
+    for index, name in enumerate(VAL[:-1]):
+        keys = {key: np.ones((64, 64), np.float32) for key in scenes.labels(index).nonzero()[:, 0].tolist()}
+        np.save(folder / f"{name}.npy", keys, allow_pickle=True)
+
+    def refused(source: Path, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            pipeline.fuse_seeds(tiny.RECIPE, [str(source)], tmp_path / "run", allow_pickle=True)
+        assert not (tmp_path / "run").exists()
+
+    refused(folder, rf"other: 1 of {len(VAL)} images have no seed, {VAL[-1]} for one")
+    np.save(folder / f"{VAL[-1]}.npy", {len(scenes.classes): np.ones((64, 64))}, allow_pickle=True)
+    refused(folder, rf"{VAL[-1]}.npy: class index {len(scenes.classes)} is outside")
+
+    copied = Run(shutil.copytree(tiny_run.root, tmp_path / "copied"))
+    path = copied.stage("bao").network
+    about = weights.read_metadata(path)
+    assert about is not None
+    names = about["classes"][::-1]
+    weights.save(path, baoseg.load(path).method.network, {**about, "classes": names})
+    refused(copied.root, f"bao: maps of the classes {', '.join(names)}, the data has ")
+    shutil.copy(tiny_run.stage("bao").network, copied.stage("bao").network)
+    copied.stage("bao").maps("val", VAL[0]).unlink()
+    refused(copied.root, rf"bao: 1 of {len(VAL)} images have no maps, .*{VAL[0]}.npz; run `bao maps \S+ --split val`")
 
 
 def test_the_network_in_training_is_evaluated_after_each_epoch(tmp_path: Path) -> None:

@@ -1,19 +1,20 @@
 """Maps of the stages and fusions, and the masks that they say."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, formats, labeler, masks, recipes, seeds
+from baoseg import costs, formats, labeler, masks, progress, recipes, seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
 from baoseg.fusion import fuse as fusion_of
 from baoseg.manifest import open_split, recipe_of
+from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, read_json
 from baoseg.steps.common import each, evaluated_stages, not_there, note_cost, trained_stages
@@ -79,40 +80,122 @@ def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
     )
 
 
+def check_sources(folder: Run, recipe: Recipe) -> None:
+    """Look at the seeds of other tools and runs that the fusions of `recipe` will read, before anything is made.
+
+    Raises DataError for a source that is not there, lacks images, or is of other classes.
+    """
+    dataset = open_split(recipe, None)
+    for fusion in recipe.fusions:
+        if missing := _without_maps(folder.stage(fusion.name), dataset):
+            _look_at(folder, recipe, fusion, dataset, missing)
+
+
+def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset, due: Sequence[int]) -> list[str]:
+    """What is odd about the sources, in sentences."""
+    names = [dataset.names[index] for index in due]
+    odd = []
+    for source in fusion.sources:
+        match _place(folder, recipe, fusion, source):
+            case None:
+                continue
+            case Stage() as stage:
+                _check_stage(stage, dataset, names)
+            case Path() as path:
+                odd.append(
+                    formats.survey(
+                        path,
+                        names,
+                        lambda number: dataset.labels(due[number]),
+                        allow_pickle=fusion.allow_pickle,
+                        flat=_flat(dataset),
+                    )
+                )
+    return [sentence for sentence in odd if sentence]
+
+
+def _check_stage(stage: Stage, dataset: Dataset, names: Sequence[str]) -> None:
+    """Of another run: it has maps of all images, and its classes are those of the data in their order."""
+    about = weights.read_metadata(stage.network) if stage.network.exists() else None
+    if about is not None and (classes := tuple(about["classes"])) != dataset.classes.names:
+        raise DataError(
+            f"{stage.root}: maps of the classes {', '.join(classes)}, the data has {', '.join(dataset.classes.names)}; "
+            "fuse maps of the same classes in the same order"
+        )
+    files = [stage.maps(dataset.split, name) for name in names]
+    if absent := [path for path in files if not path.exists()]:
+        raise DataError(
+            f"{stage.root}: {len(absent)} of {len(files)} images have no maps, the first would be {absent[0]}; "
+            f"run `bao maps {stage.root.parent} --split {dataset.split}` first"
+        )
+
+
 def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
     """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
-    paths = folder.stage(fusion.name)
+    paths, recipe = folder.stage(fusion.name), recipe_of(folder)
     missing = _without_maps(paths, dataset)
-    sources = [_source(folder, fusion, source, dataset) for source in fusion.sources]
+    if missing:
+        for sentence in _look_at(folder, recipe, fusion, dataset, missing):
+            progress.say(sentence)
+    sources = [_source(folder, recipe, fusion, source, dataset) for source in fusion.sources]
     for index in each(missing, of=len(dataset), title=f"{fusion.name} maps"):
         sample = dataset[index]
         seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
 
 
-def _source(folder: Run, fusion: recipes.Fusion, source: str, dataset: Dataset) -> Callable[[Sample], seeds.Seed]:
-    """What reads a picture's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
+def _place(folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str) -> Stage | Path | None:
+    """Where the seeds of another tool (a folder) or of another run (a stage) are; None for a stage of this run.
+
+    Raises DataError for a source that is none of them.
+    """
     path = Path(source)
-    if source != fusion.name and source in recipe_of(folder).names:
-        stage = folder.stage(source)
-    elif (path / "run.json").exists():
-        stage = Run(path).stage(read_json(Run(path).manifest)["stages"][-1])
-    elif (path / "maps").is_dir():
-        stage = Stage(path)
-    elif path.is_dir():
-        flat = len({name.rpartition("/")[2] for name in dataset.names}) == len(dataset)
+    if source != fusion.name and source in recipe.names:
+        return None
+    if (path / "run.json").exists():
+        return Run(path).stage(read_json(Run(path).manifest)["stages"][-1])
+    if (path / "maps").is_dir():
+        return Stage(path)
+    if path.is_dir():
+        return path
+    raise DataError(f"{source}: neither a stage of this run nor a folder; name a run, RUN/STAGE or a folder of maps")
+
+
+def _source(
+    folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str, dataset: Dataset
+) -> Callable[[Sample], seeds.Seed]:
+    """What reads a picture's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
+    place = _place(folder, recipe, fusion, source)
+    flat = _flat(dataset)
+    if isinstance(place, Path):
         return lambda sample: formats.read(
-            path,
+            place,
             sample.name,
             labels=sample.labels,
-            size=(int(sample.image.shape[1]), int(sample.image.shape[2])),
+            size=_size(sample),
             allow_pickle=fusion.allow_pickle,
             flat=flat,
         )
-    else:
-        raise DataError(
-            f"{source}: neither a stage of this run nor a folder; name a run, RUN/STAGE or a folder of maps"
-        )
-    return lambda sample: seeds.load(stage.maps(dataset.split, sample.name))
+    stage = folder.stage(source) if place is None else place
+
+    def read(sample: Sample) -> seeds.Seed:
+        path = stage.maps(dataset.split, sample.name)
+        seed = seeds.load(path)
+        try:
+            formats.agree(seed, labels=sample.labels, size=_size(sample))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
+        return seed
+
+    return read
+
+
+def _flat(dataset: Dataset) -> bool:
+    """Whether the last parts of the names tell the images apart, as tools write that do not keep folders."""
+    return len({name.rpartition("/")[2] for name in dataset.names}) == len(dataset)
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    return int(sample.image.shape[1]), int(sample.image.shape[2])
 
 
 def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
