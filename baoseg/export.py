@@ -50,7 +50,7 @@ class SegmenterGraph(nn.Module):
         self.pixels = _Normalise(network.normalisation)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b S h w"]]:
-        return (enlarge(self.network(self.pixels(images)), images.shape[-2:]),)
+        return (enlarge(self.network(self.pixels(images)), images.shape[-2:], self.network),)
 
 
 class LabelerGraph(nn.Module):

@@ -19,7 +19,8 @@ from baoseg.data.transforms import Normalisation, normalise
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.learner import Learner
 from baoseg.nets import deeplab, weights
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets.base import enlarge_cells
+from baoseg.nets.deeplab import Alignment, SegmentationNetwork
 from baoseg.refine import crf
 from baoseg.runs import Run, read_json
 from baoseg.types import IGNORE, Batch, ClassSet, full_precision
@@ -39,6 +40,7 @@ class NetConfig:
     mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # of the backbone
+    alignment: Alignment = Alignment.CELLS  # of the logits' cells with the picture
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -58,6 +60,7 @@ class NetConfig:
             options=dict(self.options),
             normalisation=normalisation,
             freeze_batch_norm=self.freeze_batch_norm,
+            alignment=self.alignment,
             seed=seed,
         )
 
@@ -96,7 +99,7 @@ class SegmentationLearner(Learner):
         """A mean over the pixels that have a label, weighted. Raises RecipeError if the batch brings no labels."""
         if batch.pixel_labels is None:
             raise RecipeError("a segmentation network learns from masks; the batch has none")
-        logits = enlarge(full_precision(self.network(batch.images)), batch.pixel_labels.shape[-2:])
+        logits = enlarge(full_precision(self.network(batch.images)), batch.images.shape[-2:], self.network)
         labels = batch.pixel_labels.long()
         errors = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         counts = (labels != IGNORE).to(errors.dtype)
@@ -174,7 +177,7 @@ class Segmenter:
     ) -> Float[Tensor, "S y x"]:
         logits = full_precision(self.network(view))
         logits[:, absent] = -math.inf
-        return enlarge(logits.softmax(dim=1), size)[0]
+        return enlarge(logits.softmax(dim=1), size, self.network, view=view.shape[-2:])[0]
 
 
 class _Span(NamedTuple):
@@ -214,11 +217,38 @@ class Window(NamedTuple):
         return slice(first - top, last - top), slice(begin - left, end - left)
 
 
-def enlarge(maps: Float[Tensor, "b S h w"], size: Sequence[int]) -> Float[Tensor, "b S H W"]:
-    """Bilinear, corners not aligned."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+def enlarge(
+    maps: Float[Tensor, "b S h w"],
+    size: Sequence[int],
+    network: SegmentationNetwork,
+    *,
+    view: Sequence[int] | None = None,
+) -> Float[Tensor, "b S H W"]:
+    """What a network has made of a view of a picture, on the pixels of the picture of this size: bilinear.
+
+    `view` is the size of the view, which shows all of the picture at another scale; None: it is the picture itself. The
+    cells lie in it as `network.alignment` says.
+    """
+    size, seen = tuple(size), tuple(size if view is None else view)
+    if network.alignment == Alignment.CORNERS:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    if network.alignment == Alignment.STRETCHED:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if seen == size:
+        return enlarge_cells(maps, network.stride, size)
+    if all(cells * network.stride == side for cells, side in zip(maps.shape[-2:], seen, strict=True)):
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)  # they cover it and nothing else
+    # Where the centres of the pixels lie on the grid, whose ends are at -1 and 1. (F.interpolate with a scale factor
+    # near 1 takes it for 1 where that changes no size.)
+    rows, columns = (
+        (2 * torch.arange(pixels, device=maps.device, dtype=maps.dtype) + 1)
+        * (side / (pixels * cells * network.stride))
+        - 1
+        for pixels, side, cells in zip(size, seen, maps.shape[-2:], strict=True)
+    )
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    places = places.expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _rescale(view: Float[Tensor, "1 3 h w"], scale: float) -> Float[Tensor, "1 3 H W"]:

@@ -21,7 +21,9 @@ from baoseg.data import open_dataset
 from baoseg.data.images import write_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets import weights
+from baoseg.nets.base import pad_to_multiple
+from baoseg.nets.deeplab import Alignment, SegmentationNetwork
 from baoseg.runs import Run
 from baoseg.segment import Inference, NetConfig, Segmenter
 from baoseg.types import Batch, ClassSet
@@ -99,6 +101,115 @@ def test_scores_are_means_over_scales_and_mirror_images():
             probabilities = network(one).softmax(dim=1)
             expected += nn.functional.interpolate(probabilities, size=(8, 12), mode="bilinear")[0] / 2
     assert torch.allclose(scores, expected, atol=1e-5)  # this network is the same for a mirror image
+
+
+class Averages(SegmentationNetwork):
+    """An ideal network: a cell's logits are the means of the colours of its pixels."""
+
+    num_classes = 1
+    normalisation = Normalisation(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    body = "nothing"
+
+    def __init__(self, stride: int, alignment: Alignment = Alignment.CELLS) -> None:
+        super().__init__()
+        self.stride, self.alignment = stride, alignment
+        self.gain = nn.Parameter(torch.tensor(0.2))  # so small that probabilities are linear
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = nn.functional.avg_pool2d(pad_to_multiple(images[:, :1], self.stride), self.stride)
+        return self.gain * torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+def ramp(size: tuple[int, int], edge: float, *, axis: int) -> torch.Tensor:
+    """Brightness rises by 2 in 255 a pixel along an axis and is one half at the edge, in pixels from its begin."""
+    place = torch.arange(size[axis]) + 0.5
+    values = (127.5 + 2 * (place - edge)).round().clamp(0, 255)
+    values = values[:, None] if axis == 0 else values
+    return values.expand(size).expand(3, *size).to(torch.uint8).contiguous()
+
+
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(
+    sides=st.tuples(st.integers(60, 180), st.integers(60, 180)),
+    share=st.floats(0.4, 0.6),  # so that the cells around the edge have no padding
+    stride=st.sampled_from([1, 4, 8]),
+    scales=st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 1.75]), min_size=1, max_size=3),
+    looks=st.tuples(st.booleans(), st.sampled_from([100, 1024])),
+)
+def test_an_edge_lies_where_it_is_in_the_picture(sides, share, stride, scales, looks):
+    flip, window = looks
+    inference = Inference(scales=tuple(scales), flip=flip, window=window, margin=64)
+    segmenter = Segmenter(Averages(stride), ClassSet(("one",)), inference=inference)
+    for axis, side in enumerate(sides):
+        image = ramp(sides, share * side, axis=axis)
+        before = (segmenter.mask(image) == 0).sum(dim=axis).double()
+        assert (before - share * side).abs().max() < 1
+        mirrored = (segmenter.mask(image.flip(axis + 1)) == 1).sum(dim=axis).double()
+        assert (mirrored - (1 - share) * side).abs().max() < 1
+
+
+def test_at_the_end_of_a_wide_picture_too():
+    """The case of an audit: it was 4 pixels off at a width of 500, and 12 at half of that."""
+    for scale, edge in itertools.product((0.5, 1.0), (100, 300, 460)):
+        inference = Inference(scales=(scale,), flip=False)
+        segmenter = Segmenter(Averages(8), ClassSet(("one",)), inference=inference)
+        assert abs(int((segmenter.mask(ramp((16, 500), edge, axis=1))[8] == 0).sum()) - edge) < 1
+
+
+def from_cells(cells: torch.Tensor, size: tuple[int, int], place) -> torch.Tensor:
+    """Pixel by pixel; `place(pixel, axis)` is where it lies between the centres of the cells."""
+    result = torch.empty(len(cells), *size, dtype=torch.float64)
+    for y, x in itertools.product(*(range(side) for side in size)):
+        at = [min(max(place(pixel, axis), 0), cells.shape[axis + 1] - 1) for axis, pixel in enumerate((y, x))]
+        (top, low), (left, far) = ((math.floor(one), math.ceil(one)) for one in at)
+        dy, dx = at[0] - top, at[1] - left
+        upper = cells[:, top, left] * (1 - dx) + cells[:, top, far] * dx
+        lower = cells[:, low, left] * (1 - dx) + cells[:, low, far] * dx
+        result[:, y, x] = upper * (1 - dy) + lower * dy
+    return result
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+@pytest.mark.parametrize(
+    ("size", "view"), [((9, 13), (9, 13)), ((11, 9), (6, 7)), ((8, 10), (16, 20)), ((10, 10), (39, 39))]
+)
+def test_enlarging_pixel_by_pixel(alignment, size, view):
+    """CELLS: a cell of 4 pixels of the view has its centre at 4 i + 2. CORNERS, STRETCHED: whatever its size."""
+    cells = torch.rand(2, *(-(-side // 4) for side in view), generator=torch.Generator().manual_seed(0)).double()
+    places = {
+        Alignment.CELLS: lambda pixel, axis: (pixel + 0.5) * view[axis] / size[axis] / 4 - 0.5,
+        Alignment.CORNERS: lambda pixel, axis: pixel * (cells.shape[axis + 1] - 1) / (size[axis] - 1),
+        Alignment.STRETCHED: lambda pixel, axis: (pixel + 0.5) * cells.shape[axis + 1] / size[axis] - 0.5,
+    }
+    found = segment.enlarge(cells[None], size, Averages(4, alignment), view=view)[0]
+    torch.testing.assert_close(found, from_cells(cells, size, places[alignment]))
+
+
+def test_training_compares_each_label_with_the_cells_around_it():
+    """The loss of logits that were enlarged pixel by pixel, to a crop of 21 x 27 pixels at stride 8."""
+    generator = torch.Generator().manual_seed(0)
+    network = Averages(8).double()
+    images = torch.rand(1, 3, 21, 27, generator=generator).double()
+    labels = torch.randint(2, (1, 21, 27), generator=generator).to(torch.uint8)
+    batch = Batch(images, torch.zeros(1, 1), torch.ones(1, 1, 21, 27, dtype=torch.bool), labels)
+    with torch.no_grad():
+        logits = from_cells(network(images)[0], (21, 27), lambda pixel, axis: (pixel + 0.5) / 8 - 0.5)
+    expected = (logits.logsumexp(0) - logits.gather(0, labels.long())[0]).mean()
+    assert segment.SegmentationLearner(network).loss(batch)["segmentation"].item() == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_the_alignment_is_kept_with_the_network_and_older_files_have_the_default(alignment, tmp_path):
+    net, path = replace(TINY, alignment=alignment), tmp_path / "network.safetensors"
+    segment.save(path, net.build(3), net=net, inference=Inference(), classes=CLASSES)
+    assert segment.load(path).network.alignment == alignment
+    state, about = weights.read_checkpoint(path), weights.read_metadata(path)
+    assert about is not None
+    del about["net"]["alignment"]
+    network = TINY.build(3)
+    network.load_state_dict(state)
+    weights.save(path, network, about)
+    assert segment.load(path).network.alignment == Alignment.CELLS
 
 
 def test_with_labels_no_other_class_is_found():

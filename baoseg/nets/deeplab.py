@@ -11,6 +11,7 @@ smp:ARCHITECTURE/ENCODER        e.g. smp:segformer/mit_b2, smp:deeplabv3plus/tu-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,19 @@ CAFFE_NORMALISATION = Normalisation(mean=(122.675 / 255, 116.669 / 255, 104.008 
 log = logging.getLogger(__name__)
 
 
+class Alignment(StrEnum):
+    """Where the cells of the logits lie in the picture, in training and at inference."""
+
+    CELLS = "cells"  # cell i covers the pixels from i times the stride on; the last ones reach beyond the picture
+    CORNERS = "corners"  # the centres of the corner cells lie on the corner pixels: SEAM, TransCAM
+    STRETCHED = "stretched"  # all cells together cover the picture alone: MCTformer, DeepLab v2 in PyTorch
+
+
 class SegmentationNetwork(nn.Module):
     """Normalised pictures of any size to logits of the S = K + 1 classes, the background first.
 
-    `num_classes` is K, `stride` the pixels a cell of the logits is wide: their grid is ceil(picture / stride).
+    `num_classes` is K, `stride` the pixels a cell of the logits is wide: their grid is ceil(picture / stride), and it
+    lies in the picture as `alignment` says, which makes a difference where a side is no multiple of the stride.
     `normalisation` is what the pictures must have undergone. `body` names the submodule that pretraining provides,
     `class_layers` the layers that depend on the classes.
     """
@@ -49,6 +59,7 @@ class SegmentationNetwork(nn.Module):
     body: str
     class_layers: str
     frozen_batch_norm = False  # of the body
+    alignment = Alignment.CELLS
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b S h w"]:
         raise NotImplementedError
@@ -264,6 +275,7 @@ def build(
     options: Mapping[str, Any] | None = None,
     normalisation: Normalisation | None = None,
     freeze_batch_norm: bool = False,
+    alignment: Alignment = Alignment.CELLS,
     seed: int = 0,
 ) -> SegmentationNetwork:
     """The network `name` for K classes and the background: first values from `seed` alone, then weights if asked for.
@@ -295,6 +307,7 @@ def build(
                 normalisation=normalisation,
             )
     network.frozen_batch_norm = freeze_batch_norm
+    network.alignment = alignment
     network.train()
     if weights is not None:
         load(network, Path(weights))
