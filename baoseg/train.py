@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from baoseg import progress
+from baoseg import guards, progress
 from baoseg.data import EpochSampler, TrainSet, batches, collate
 from baoseg.errors import RecipeError, RunError
 from baoseg.learner import Learner, Progress
@@ -91,6 +91,12 @@ class Hardware:
                 f"--devices {self.devices} --nodes {self.nodes} --accumulate {self.accumulate}: give 1 or more of each"
             )
 
+    @property
+    def more_stable(self) -> str:
+        """What helps where numbers grow beyond all bounds."""
+        single = "" if self.precision == "32-true" else ", or --precision 32-true, whose numbers have a wider range"
+        return f"use a smaller learning rate (--lr){single}"
+
     def fabric(self) -> Fabric:
         """With more devices than one, the processes for the others are started at the first call, by the same command.
 
@@ -128,7 +134,8 @@ def fit(
 
     `after_epoch` is called with the number of each epoch (from 1) that has ended, before its state is kept.
     A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
-    CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss is no number.
+    CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss or the weights
+    are NaN or infinite, RecipeError before the first step where batch norm cannot learn from so few images (`guards`).
     """
     fabric = hardware.fabric()
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -158,6 +165,21 @@ def fit(
     )
     steps = config.epochs * len(loader)
     learner.train()
+    alone = guards.smallest_part(batch_size, hardware.accumulate) == 1
+    if alone and finished < config.epochs and not (fabric.world_size > 1 and fabric.device.type == "cuda"):
+        guards.try_one_image(
+            learner,
+            collate([pictures[finished, 0]]).to(fabric.device),
+            name=str(stage.root),
+            batch_size=batch_size,
+            devices=fabric.world_size,
+            parts=hardware.accumulate,
+        )
+    watch = guards.LossWatch(
+        lambda first: cast(Tensor, fabric.all_reduce(first, reduce_op="min")),
+        every=1 if fabric.world_size == 1 and fabric.device.type == "cpu" else guards.EVERY,
+        remedy=hardware.more_stable,
+    )
     for epoch in range(finished, config.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch + RANKS_APART * fabric.global_rank)  # dropped paths draw from this
         sampler.set_epoch(epoch)
@@ -175,18 +197,16 @@ def fit(
                 with fabric.no_backward_sync(model, enabled=waits):
                     terms = {name: share * value for name, value in model(part).items()}
                     fabric.backward(torch.stack(list(terms.values())).sum())
+                watch.see(step + 1, terms)
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value.detach()
+            watch.check(step + 1, steps_per_epoch=len(loader), name=str(stage.root))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             learner.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
         means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
-        if not all(math.isfinite(value) for value in means.values()):
-            raise RunError(
-                f"{stage.root}: the loss is no number in epoch {epoch + 1} ({means}); "
-                "a smaller learning rate (--lr) or another precision may help"
-            )
+        guards.require_finite(learner, name=str(stage.root), epoch=epoch + 1, remedy=hardware.more_stable)
         rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
         if after_epoch is not None:
             learner.eval()

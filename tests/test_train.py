@@ -1,20 +1,26 @@
+import copy
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from baoseg import data, nets, train
+from baoseg import data, guards, nets, segment, train
 from baoseg.data import TrainSet, collate
 from baoseg.errors import RecipeError, RunError
+from baoseg.guards import LossWatch
+from baoseg.learner import Learner
 from baoseg.methods import Method, amn, bao, make
 from baoseg.nets import Heads
 from baoseg.runs import Run, Stage
 from baoseg.train import Config, Decay, Hardware, Optimizer
-from baoseg.types import IGNORE
+from baoseg.types import IGNORE, Batch
 
 SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 
@@ -77,8 +83,147 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no number in epoch 1.*--lr"):
-        fit(Run(tmp_path).stage("bao"), replace(SCHEDULE, lr=1e30))
+    stage = Run(tmp_path).stage("bao")
+    with pytest.raises(RunError) as caught:
+        fit(stage, replace(SCHEDULE, lr=1e30))
+    assert re.fullmatch(
+        rf"{stage.root}: the loss '\w+' is NaN or infinite in epoch 1, step 2; use a smaller learning rate \(--lr\)",
+        str(caught.value),
+    )
+    assert not stage.state.exists() and not stage.network.exists()
+
+
+class Bad(Learner):
+    """A loss of two terms, one of which becomes what is given in a step, and weights that an epoch may spoil."""
+
+    def __init__(self, *, at: int = 0, value: float = math.nan, spoilt: int = 0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.at, self.value, self.spoilt, self.steps = at, value, spoilt, 0
+
+    def head_parameters(self) -> Iterator[torch.nn.Parameter]:
+        yield self.weight
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.steps += 1
+        broken = self.value if self.steps == self.at else 1.0
+        return {"good": self.weight.sum() * 0, "area": self.weight.mean() * broken}
+
+    def after_step(self, progress: object) -> None:
+        if self.steps == self.spoilt:
+            with torch.no_grad():
+                self.weight[1] = math.inf
+
+
+def fit_bad(stage: Stage, learner: Bad, hardware: Hardware = tiny.HARDWARE) -> None:
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    samples = TrainSet(pictures, tiny.RECIPE.augment, data.transforms.Normalisation(), seed=2)
+    train.fit(learner, samples, config=SCHEDULE, stage=stage, seed=3, hardware=hardware)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_step_and_the_term_that_became_nan_are_named(tmp_path: Path, value: float) -> None:
+    """Three steps an epoch: the fifth is the second of the second epoch, and nothing is trained after it."""
+    learner, stage = Bad(at=5, value=value), Run(tmp_path).stage("bad")
+    with pytest.raises(RunError, match=r"bad: the loss 'area' is NaN or infinite in epoch 2, step 2; use a smaller"):
+        fit_bad(stage, learner)
+    assert learner.steps == 5
+    assert stage.losses.read_text().count("\n") == 2  # the first epoch is kept
+
+
+def test_a_loss_that_became_nan_is_found_between_looks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is not waited for at each step: the end of the epoch is looked at in any case."""
+    monkeypatch.setattr(guards, "LossWatch", lambda least, **more: LossWatch(least, **{**more, "every": 50}))
+    learner = Bad(at=5)
+    with pytest.raises(RunError, match="the loss 'area' is NaN or infinite in epoch 2, step 2; "):
+        fit_bad(Run(tmp_path).stage("bad"), learner)
+    assert learner.steps == 6
+
+
+def test_weights_that_an_epoch_leaves_infinite_are_not_kept(tmp_path: Path) -> None:
+    stage = Run(tmp_path).stage("bad")
+    with pytest.raises(RunError, match="bad: the weights weight are NaN or infinite after epoch 1; use a smaller"):
+        fit_bad(stage, Bad(spoilt=3), replace(tiny.HARDWARE, precision="bf16-mixed"))
+    assert not stage.state.exists()
+    assert "--precision 32-true" in replace(tiny.HARDWARE, precision="16-mixed").more_stable
+    assert "--precision" not in tiny.HARDWARE.more_stable
+
+
+# one image under batch norm
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_the_smallest_part_of_a_batch(size: int, parts: int) -> None:
+    batch = Batch(torch.zeros(size, 3, 1, 1), torch.zeros(size, 2), torch.ones(size, 1, 1, 1, dtype=torch.bool))
+    assert guards.smallest_part(size, parts) == min(len(part.images) for part in batch.parts(parts))
+
+
+POOLED = "smp:deeplabv3/resnet18"  # a branch of one cell for the whole image
+
+
+def segmenter(name: str) -> segment.SegmentationLearner:
+    return segment.SegmentationLearner(segment.NetConfig(name=name).build(3))
+
+
+def fit_segmenter(stage: Stage, learner: segment.SegmentationLearner, *, batch_size: int, accumulate: int = 1) -> None:
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    samples = TrainSet(pictures, tiny.RECIPE.augment, learner.network.normalisation, seed=2, pixel_labels=halves)
+    schedule = replace(SCHEDULE, epochs=1, batch_size=batch_size)
+    hardware = replace(tiny.HARDWARE, accumulate=accumulate)
+    train.fit(learner, samples, config=schedule, stage=stage, seed=3, hardware=hardware)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "accumulate", "remedy"),
+    [
+        (POOLED, 1, 1, "a batch has one image; use --batch-size 2 or more"),
+        ("smp:pan/resnet18", 1, 1, "a batch has one image"),
+        ("smp:deeplabv3plus/mobilenet_v2", 2, 2, "--accumulate 2 leaves one image in a part; leave --accumulate out"),
+        (POOLED, 5, 4, "--accumulate 4 leaves one image in a part; use --accumulate 2, or a larger --batch-size"),
+    ],
+)
+def test_one_image_under_batch_norm_is_refused_before_the_first_step(
+    tmp_path: Path, name: str, batch_size: int, accumulate: int, remedy: str
+) -> None:
+    learner, stage = segmenter(name), Run(tmp_path).stage("segment")
+    before, state = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
+    with pytest.raises(RecipeError) as caught:
+        fit_segmenter(stage, learner, batch_size=batch_size, accumulate=accumulate)
+    assert remedy in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{stage.root}: batch normalisation gets one value a channel")
+    after = learner.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not stage.root.exists()
+
+
+def test_a_share_of_one_image_names_the_devices() -> None:
+    pictures = data.open_dataset(tiny.RECIPE.data, "train")
+    learner = segmenter(POOLED)
+    samples = TrainSet(pictures, tiny.RECIPE.augment, learner.network.normalisation, seed=2, pixel_labels=halves)
+    with pytest.raises(
+        RecipeError, match=r"each of 4 devices has one image; use --batch-size 8 or more, or fewer --dev"
+    ):
+        guards.try_one_image(learner, collate([samples[0, 0]]), name="run", batch_size=1, devices=4, parts=1)
+
+
+def test_looking_at_one_image_first_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where batch norm has many cells, one image a step is learned from as it was before: bit for bit."""
+    outcomes = []
+    for folder in ("with", "without"):
+        torch.manual_seed(5)
+        pictures = data.open_dataset(tiny.RECIPE.data, "train")
+        network = nets.build(tiny.NET, len(pictures.classes), heads=Heads(backgrounds=1), seed=1)
+        method = make(bao.Config(target_trains=True), network)  # it has dropped paths and batch norm
+        samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
+        schedule = replace(SCHEDULE, epochs=1, batch_size=1)
+        train.fit(
+            method, samples, config=schedule, stage=Run(tmp_path / folder).stage("bao"), seed=3, hardware=tiny.HARDWARE
+        )
+        outcomes.append(method.state_dict())
+        monkeypatch.setattr(guards, "try_one_image", lambda *given, **more: None)
+    assert all(torch.equal(outcomes[1][key], value) for key, value in outcomes[0].items())
 
 
 def test_a_damaged_or_foreign_state_is_an_error(tmp_path: Path) -> None:
