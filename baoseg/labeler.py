@@ -25,6 +25,7 @@ from baoseg.runs import Run, read_json
 from baoseg.seeds import Seed
 from baoseg.types import ClassSet, Maps
 
+LIKELIEST = 1e9  # a label cut that no logit reaches: the likeliest class alone is predicted
 FORMAT = 1  # of the description in a network.safetensors; a reader refuses what it does not know
 
 

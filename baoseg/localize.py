@@ -1,6 +1,6 @@
 """Weakly supervised localization: a box and a foreground map for each picture, learned from one label a picture.
 
-    begin -> train_stages -> evaluate_stages -> make_report
+    begin -> train_stages -> evaluate_stages -> make_report, and make_maps
 
 As in `pipeline`, each step is a function of a run folder and can be run again. Pictures are seen as the field sees them
 (BAS sec. 4.1): squashed to a square of 256, random crops of 224 in training, the centre crop for the box, ten crops for
@@ -9,6 +9,7 @@ the class. A stage is a method, CAM or BAS, on the same network.
     RUN/run.json              settings and data
     RUN/STAGE/                network.safetensors, losses.csv, costs.json as in every run
     RUN/STAGE/boxes.csv       of each picture its box, IoU and rank, and for BAS its own threshold and the IoU with that
+    RUN/STAGE/maps/SPLIT/     seeds of whole pictures (`bao maps`)
     RUN/STAGE/metrics.json    `localization.LocalizationScores`, what the images' own thresholds reach, the top-k curve
     RUN/report.html
 """
@@ -17,10 +18,12 @@ import csv
 import io
 import itertools
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -37,10 +40,25 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import baoseg
-from baoseg import labeler, localization, losses, maps, masks, nets, progress, ranks, report, settings, train
+from baoseg import (
+    costs,
+    labeler,
+    localization,
+    losses,
+    manifest,
+    maps,
+    masks,
+    nets,
+    progress,
+    ranks,
+    report,
+    seeds,
+    settings,
+    train,
+)
 from baoseg.data import TrainSet, transforms
 from baoseg.data.transforms import normalise as normalise_image
-from baoseg.data.wsol import Boxed, open_boxed, squash, squash_mask
+from baoseg.data.wsol import Boxed, Layout, open_boxed, refuse, squash, squash_mask, truth_problems
 from baoseg.data.wsol import Config as DataConfig
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.learner import Learner
@@ -48,7 +66,7 @@ from baoseg.localization import CORRECT, Prediction, Truth, box_at, box_iou, eva
 from baoseg.methods import Method, Settings, bas, cam, heads_of, make, name_of
 from baoseg.nets import weights
 from baoseg.runs import Run, Stage, atomic, read_json, write_json
-from baoseg.steps.common import not_there
+from baoseg.steps.common import each, not_there, note_cost
 from baoseg.steps.training import fit
 from baoseg.train import Hardware
 from baoseg.types import BACKGROUND, IGNORE, Batch, ClassSet
@@ -124,31 +142,96 @@ def begin(config: Config, out: Path) -> Run:
 
 
 def _begun(config: Config, out: Path) -> Run:
-    folder = Run(out)
+    folder, config = Run(out), _with_whole_paths(config)
     opened = {"train": open_boxed(config.data, "train"), "eval": open_boxed(config.data, "eval")}
-    described = {
-        role: {"split": boxed.split, "images": len(boxed), "fingerprint": boxed.fingerprint()}
-        for role, boxed in opened.items()
-    }
-    wanted = {"localization": settings.to_json(config), "data": described}
-    if folder.manifest.exists():
-        noted = read_json(folder.manifest)
-        if changed := [key for key, value in wanted.items() if noted.get(key) != value]:
-            raise RunError(f"{out}: holds a run with other {changed[0]}; choose another folder with --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
-    else:
-        stages = [stage.name for stage in config.stages]
-        write_json(folder.manifest, {**wanted, "stages": stages, "version": baoseg.__version__})
+    data = {role: _described(boxed) for role, boxed in opened.items()}
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
+    begun = out.exists() and any(path != folder.manifest for path in out.iterdir())
+    if begun:
+        _require_same(folder, config, data)
+    _check(folder, config, opened)
+    noted = read_json(folder.manifest) if begun else {"version": baoseg.__version__}
+    about = {"localization": settings.to_json(config), "data": data, "stages": [stage.name for stage in config.stages]}
+    write_json(folder.manifest, {**noted, **about})  # the data may lie in another place than at the first call
     return folder
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Paths as they are from anywhere, so that a step may be run from another directory."""
+    data = replace(config.data, path=_whole(config.data.path))
+    net = config.net if config.net.weights is None else replace(config.net, weights=_whole(config.net.weights))
+    return replace(config, data=data, net=net)
+
+
+def _whole(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  (Path.resolve would follow links)
+
+
+def _described(boxed: Boxed) -> dict[str, Any]:
+    return {"split": boxed.split, "images": len(boxed), "fingerprint": boxed.fingerprint()}
+
+
+def _require_same(folder: Run, config: Config, data: Mapping[str, Any]) -> None:
+    """Raises RunError unless the folder holds a run with these settings on these data, wherever they lie now."""
+    if not folder.manifest.exists():
+        raise RunError(f"{folder.root}: exists and is no run folder; choose another folder with --out")
+    noted = config_of(folder)  # refuses one for segmentation
+    before, now = (settings.to_json(replace(one, data=replace(one.data, path=""))) for one in (noted, config))
+    if before != now:
+        raise RunError(
+            f"{folder.root}: holds a run with other settings ({manifest._difference(before, now)}); choose another "
+            "folder with --out, or delete this one"
+        )
+    if (found := read_json(folder.manifest)["data"]) != data:
+        raise RunError(
+            f"{folder.root}: holds a run with other data ({manifest._difference(found, data)}); choose another folder "
+            "with --out, or restore the data"
+        )
+
+
+def _check(folder: Run, config: Config, opened: Mapping[str, Boxed]) -> None:
+    """What training and evaluation would fail at is refused before them. Nothing is fetched from the internet."""
+    stages = [folder.stage(stage.name) for stage in config.stages]
+    if not all(paths.metrics.exists() for paths in stages):
+        refuse(truth_problems(opened["eval"], strict=config.data.layout is Layout.FOLDER))
+    local = replace(config.net, pretrained=config.net.pretrained and config.net.weights is not None)
+    due = [stage for stage, paths in zip(config.stages, stages, strict=True) if not paths.network.exists()]
+    for heads in {heads_of(stage.method) for stage in due}:
+        network = nets.build(local, len(opened["train"].classes), heads=heads, seed=config.seed)
+        _check_crop(config, network)
+
+
+def _check_crop(config: Config, network: nets.Network) -> None:
+    if config.crop % network.backbone.stride:
+        raise RecipeError(
+            f"crops of {config.crop} pixels are no multiple of the backbone's stride {network.backbone.stride}; "
+            "choose another crop"
+        )
+
+
+def holds(folder: Run) -> bool:
+    """Whether a run folder is one for localization. Raises RunError for a folder that is no run."""
+    return "localization" in read_json(folder.manifest)
 
 
 def config_of(folder: Run) -> Config:
     """The settings that a run folder was made with. Raises RunError when it is no localization run."""
-    manifest = read_json(folder.manifest)
-    if "localization" not in manifest:
+    noted = read_json(folder.manifest)
+    if "localization" not in noted:
         raise RunError(f"{folder.root}: is a run for segmentation; name one that `bao localize` made")
-    return settings.from_json(manifest["localization"], Config, source=str(folder.manifest))
+    return settings.from_json(noted["localization"], Config, source=str(folder.manifest))
+
+
+def _opened(folder: Run, config: Config, role: Literal["train", "eval"]) -> Boxed:
+    """The data of a run. Raises RunError for others than it was begun on."""
+    boxed = open_boxed(config.data, role)
+    if (noted := read_json(folder.manifest)["data"][role]) != (now := _described(boxed)):
+        raise RunError(
+            f"{folder.root}: {config.data.path} holds other data than this run was made on "
+            f"({manifest._difference(noted, now)}); restore the data, or begin a run on them in another folder"
+        )
+    return boxed
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -172,7 +255,7 @@ class Classifier(Learner):
 def train_stages(folder: Run, *, hardware: Hardware) -> None:
     """Train each stage that is not trained yet."""
     config = config_of(folder)
-    pictures = open_boxed(config.data, "train").squares(config.side)
+    pictures = _opened(folder, config, "train").squares(config.side)
     for stage in config.stages:
         paths = folder.stage(stage.name)
         if not not_there([paths.network]):
@@ -181,11 +264,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
         network = nets.build(config.net, len(pictures.classes), heads=heads, seed=config.seed)
         if stage.start is not None:
             labeler.warm_start(network, folder.stage(stage.start).network)
-        if config.crop % network.backbone.stride:
-            raise RecipeError(
-                f"crops of {config.crop} pixels are no multiple of the backbone's stride {network.backbone.stride}; "
-                "choose another crop"
-            )
+        _check_crop(config, network)
         learner = make(stage.method, network) if isinstance(stage.method, bas.Config) else Classifier(network)
         samples = TrainSet(pictures, augmentation(config), network.normalisation, seed=config.seed)
         fit(paths, learner, samples, schedule=stage.schedule, seed=config.seed, hardware=hardware)
@@ -216,7 +295,8 @@ def _save(path: Path, network: nets.Network, config: Config, stage: Localizer, c
         "method": settings.to_json(stage.method, Settings),
         "net": settings.to_json(config.net),
         "maps": settings.to_json(maps.Config(sizes=(config.side,))),
-        "masks": settings.to_json(masks.Config()),
+        "masks": settings.to_json(masks.Config(threshold=stage.threshold)),
+        "label_cut": labeler.LIKELIEST,  # cross-entropy tells one class from the others; where 0 is says nothing
     }
     weights.save(path, network, about)
 
@@ -257,12 +337,7 @@ def localize_picture(
     logits = method.classify(views)
     middle = slice(4, 5) if config.ten_crops else slice(1)  # the corners come before the centre
     centre, of_centre = views[middle], logits[middle]
-    if isinstance(method, bas.BAS):
-        scores = method.generated(centre)
-    else:
-        scores = method.maps(centre, torch.zeros_like(of_centre)).scores
-    known = int(of_centre.argmax()) if target is None else target
-    averages = bas.top_averages(scores, of_centre, torch.tensor([known], device=device))[0]
+    known, averages = _averages(method, centre, of_centre, target)
     chosen = averages[[min(k, len(averages)) - 1 for k in top]]
     large = F.interpolate(chosen[None].float(), size=crop, mode="bilinear", align_corners=False)
     large = maps.normalise(large - large.amin(dim=(2, 3), keepdim=True))[0]
@@ -274,6 +349,33 @@ def localize_picture(
         labels = F.one_hot(torch.tensor(known, device=device), logits.shape[1]).float()
         threshold = bas.image_threshold(method.network, centre, labels, large[:1], config=method.config)
     return Found(large.cpu(), rank, threshold)
+
+
+@torch.inference_mode()
+def _seed(method: Method, image: UInt8[Tensor, "3 h w"], target: int | None, *, side: int, top_k: int) -> seeds.Seed:
+    """The map of a whole picture, as `localize_picture` makes that of its centre crop, on the seeds' grid."""
+    size = (int(image.shape[1]), int(image.shape[2]))
+    device = next(method.parameters()).device
+    view = normalise_image(squash(image.to(device), side)[None], method.network.normalisation)
+    known, averages = _averages(method, view, method.classify(view), target)
+    stride = maps.Config().stride
+    grid = (math.ceil(size[0] / stride), math.ceil(size[1] / stride))
+    chosen = averages[None, min(top_k, len(averages)) - 1, None].float()
+    scores = F.interpolate(chosen, size=grid, mode="bilinear", align_corners=False, antialias=True)
+    scores = maps.normalise(scores - scores.amin(dim=(2, 3), keepdim=True))[0].cpu()
+    return seeds.Seed(torch.tensor([known + 1]), scores, None, size)
+
+
+def _averages(
+    method: Method, view: Float[Tensor, "1 3 h w"], logits: Float[Tensor, "1 K"], target: int | None
+) -> tuple[int, Float[Tensor, "K h2 w2"]]:
+    """The class looked for, and its map averaged with those of k - 1 others, for each k."""
+    if isinstance(method, bas.BAS):
+        scores = method.generated(view)
+    else:
+        scores = method.maps(view, torch.zeros_like(logits)).scores
+    known = int(logits.argmax()) if target is None else target
+    return known, bas.top_averages(scores, logits, torch.tensor([known], device=logits.device))[0]
 
 
 def truth_on_crop(
@@ -298,6 +400,44 @@ def truth_on_crop(
     return Truth(boxes=on_crop, mask=square.where(square == IGNORE, (square > BACKGROUND).to(torch.uint8)))
 
 
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Write the seed of each picture of a split (the evaluation split by default) for each stage: the map of its class,
+    averaged over as many classes as for the box, of the whole picture where boxes are drawn on its centre crop.
+    """
+    config = config_of(folder)
+    dataset = _opened(folder, config, "eval")
+    if split is not None:
+        dataset = open_boxed(replace(config.data, eval_split=split), "eval")
+    for stage in config.stages:
+        paths = _trained(folder, stage)
+        missing = not_there([paths.maps(dataset.split, name) for name in dataset.names])
+        if not missing:
+            continue
+        model = labeler.load(paths.network, device=hardware.fabric().device)
+        with costs.measure(model.device) as cost:
+            for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
+                target = _target(model, dataset, index)
+                seed = _seed(model.method, dataset[index].image, target, side=config.side, top_k=stage.top_k)
+                seeds.save(paths.maps(dataset.split, dataset.names[index]), seed)
+        note_cost(paths, "maps", cost, pictures=len(missing))
+
+
+def _trained(folder: Run, stage: Localizer) -> Stage:
+    paths = folder.stage(stage.name)
+    if not paths.network.exists():
+        raise RunError(f"{paths.network}: not trained yet; run `bao localize` on {folder.root} again")
+    return paths
+
+
+def _target(model: labeler.Labeler, dataset: Boxed, index: int) -> int | None:
+    """Number 0..K-1 of a picture's class in the network; None where it has not learned that."""
+    label = dataset.entries[index].label
+    return model.classes.names.index(label) if label in model.classes.names else None
+
+
 # --- evaluation ----------------------------------------------------------------------------------------------------
 
 
@@ -312,11 +452,9 @@ class Tally:
 def evaluate_stages(folder: Run, *, hardware: Hardware) -> None:
     """Write boxes.csv and metrics.json of each stage that has none yet. A box is right if its IoU is at least 0.5."""
     config = config_of(folder)
-    dataset = open_boxed(config.data, "eval")
+    dataset = _opened(folder, config, "eval")
     for stage in config.stages:
-        paths = folder.stage(stage.name)
-        if not paths.network.exists():
-            raise RunError(f"{paths.network}: not trained yet; run `bao localize` on {folder.root} again")
+        paths = _trained(folder, stage)
         if not not_there([paths.metrics]):
             continue
         model = labeler.load(paths.network, device=hardware.fabric().device)
@@ -373,8 +511,7 @@ class _Measured:
 def _measured(
     model: labeler.Labeler, dataset: Boxed, index: int, *, config: Config, stage: Localizer, top: Sequence[int]
 ) -> _Measured:
-    sample, label = dataset[index], dataset.entries[index].label
-    target = model.classes.names.index(label) if label in model.classes.names else None
+    sample, target = dataset[index], _target(model, dataset, index)
     size = (int(sample.image.shape[1]), int(sample.image.shape[2]))
     try:
         truth = truth_on_crop(dataset.boxes(index), sample.mask, size, config=config)
@@ -455,7 +592,7 @@ def _rows(folder: Run) -> list[tuple[str, list[str], list[str]]]:
     """Name of each stage, and its cells of OWN_COLUMNS (but the name) and of ORACLE_COLUMNS."""
     rows = []
     for name in read_json(folder.manifest)["stages"]:
-        metrics, cost = read_json(folder.stage(name).metrics), read_json(folder.stage(name).costs)["train"]
+        metrics, cost = _metrics(folder, name), read_json(folder.stage(name).costs)["train"]
         own, oracle = metrics["image_specific"] or {}, metrics["oracle"]
         levels, peak = oracle["max_box_accuracy"], oracle["peak_iou"] or {}
         shown = [*(metrics[key] for key in ("gt_known", "top1", "top5", "median_iou")), own.get("gt_known")]
@@ -468,6 +605,15 @@ def _rows(folder: Run) -> list[tuple[str, list[str], list[str]]]:
             )
         )
     return rows
+
+
+def _metrics(folder: Run, name: str) -> dict[str, Any]:
+    """Of an evaluated stage. Raises RunError for one that is not."""
+    path = folder.stage(name).metrics
+    if not path.exists():
+        raise RunError(f"{path}: not evaluated yet; run `bao evaluate {folder.root}` first")
+    found: dict[str, Any] = read_json(path)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -484,9 +630,9 @@ def make_report(folder: Run, *, gallery: int = GALLERY) -> Path:
 
 
 def _write_report(folder: Run, *, gallery: int) -> None:
-    config, manifest = config_of(folder), read_json(folder.manifest)
-    dataset = open_boxed(config.data, "eval")
-    metrics = {name: read_json(folder.stage(name).metrics) for name in manifest["stages"]}
+    config, noted = config_of(folder), read_json(folder.manifest)
+    dataset = _opened(folder, config, "eval")
+    metrics = {stage.name: _metrics(folder, stage.name) for stage in config.stages}
     colours = dict(zip(metrics, itertools.cycle(STAGE_COLOURS), strict=False))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("baoseg"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -499,9 +645,9 @@ def _write_report(folder: Run, *, gallery: int) -> None:
             "split": dataset.split,
             "images": f"{len(dataset):,}",
             "classes": str(len(dataset.classes)),
-            "version": f"baoseg {manifest['version']}",
+            "version": f"baoseg {noted['version']}",
         },
-        manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
+        manifest=json.dumps(noted, indent=2, ensure_ascii=False),
         own_columns=OWN_COLUMNS,
         oracle_columns=ORACLE_COLUMNS,
         rows=_rows(folder),

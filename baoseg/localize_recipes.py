@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from baoseg import nets, train
+from baoseg import recipes as segmentation
 from baoseg.data.wsol import Config as DataConfig
 from baoseg.data.wsol import Layout
 from baoseg.errors import RecipeError
@@ -136,6 +137,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 def named(name: str) -> Config:
     """Raises RecipeError for an unknown name."""
+    if name in segmentation.known():
+        raise RecipeError(f"{name}: is a recipe for segmentation; `bao run {name}` takes it")
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe for localization {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]()
@@ -168,15 +171,12 @@ def override(
     The rate of the heads keeps its ratio to `lr`.
     """
 
-    def rescheduled(schedule: train.Config) -> train.Config:
-        changed = _replace(schedule, epochs=epochs, batch_size=batch_size, lr=lr)
-        if lr is None or schedule.head_lr is None:
-            return changed
-        return replace(changed, head_lr=lr * schedule.head_lr / schedule.lr)
-
     net = config.net if weights is None else replace(config.net, weights=str(weights), pretrained=False)
     of_layout = None if layout is None else Layout(layout)
-    stages = tuple(replace(stage, schedule=rescheduled(stage.schedule)) for stage in config.stages)
+    stages = tuple(
+        replace(stage, schedule=train.rescheduled(stage.schedule, epochs=epochs, batch_size=batch_size, lr=lr))
+        for stage in config.stages
+    )
     at = _replace(config.data, path=data, layout=of_layout, train_split=train_split, eval_split=eval_split)
     changed: Config = _replace(config, data=at, net=net, stages=stages, seed=seed)
     return changed

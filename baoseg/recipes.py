@@ -505,9 +505,14 @@ def known() -> dict[str, Callable[[], Recipe]]:
 
 def named(name: str) -> Recipe:
     """Raises RecipeError for an unknown name."""
-    there = known()
+    from baoseg import localize_recipes  # noqa: PLC0415  (it builds on this module)
+
+    there, of_boxes = known(), localize_recipes.RECIPES
+    if name in of_boxes:
+        raise RecipeError(f"{name}: is a recipe for localization; `bao localize {name}` takes it")
     if name not in there:
-        raise RecipeError(f"unknown recipe {name!r}; there are {', '.join(there)}")
+        names = f"{', '.join(there)}, and for localization {', '.join(of_boxes)}"
+        raise RecipeError(f"unknown recipe {name!r}; there are {names}")
     return there[name]()
 
 
@@ -575,7 +580,8 @@ def override(
     seed: int | None = None,
     refine: Sequence[str] | None = None,
 ) -> Recipe:
-    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are the last stage's.
+    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all
+    stages, as in `localize_recipes.override`, and the rate of a stage's heads keeps its ratio to `lr`.
 
     Another backbone does without the weights of the one before it. `weights` are those of the backbone, also under the
     segmentation networks that have the same one.
@@ -587,10 +593,6 @@ def override(
         if not stages:
             raise RecipeError(f"recipe {recipe.name} has no stage {only!r}; it has {[s.name for s in recipe.stages]}")
         refinements = tuple(one for one in refinements if one.of == only or one.of.startswith(f"{only}+"))
-    last = stages[-1].schedule
-    schedule = _replace(last, epochs=epochs, batch_size=batch_size, lr=lr)
-    if lr is not None and last.head_lr is not None:
-        schedule = replace(schedule, head_lr=lr * last.head_lr / last.lr)
     given = None if weights is None else str(weights)
     net = recipe.net if backbone in (None, recipe.net.backbone) else replace(recipe.net, weights=None)
     net = _replace(net, backbone=backbone, weights=given)
@@ -605,7 +607,10 @@ def override(
         recipe,
         data=_replace(recipe.data, path=data, train_split=train_split, eval_split=eval_split),
         net=net,
-        stages=(*stages[:-1], replace(stages[-1], schedule=schedule)),
+        stages=tuple(
+            replace(stage, schedule=train.rescheduled(stage.schedule, epochs=epochs, batch_size=batch_size, lr=lr))
+            for stage in stages
+        ),
         refinements=refinements if refine is None else (),
         segmentations=segmentations if only is None and refine is None else (),
         seed=seed,

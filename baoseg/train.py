@@ -5,7 +5,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -70,6 +70,20 @@ class Config:
             case Decay.COSINE:
                 return 0.5 * (1 + math.cos(math.pi * progress))
         return 1.0
+
+
+def rescheduled(schedule: Config, *, epochs: int | None, batch_size: int | None, lr: float | None) -> Config:
+    """The schedule with what is not None in the place of its own; the rate of the heads keeps its ratio to `lr`."""
+    head_lr = schedule.head_lr
+    if lr is not None and head_lr is not None:
+        head_lr = lr * head_lr / schedule.lr
+    return replace(
+        schedule,
+        epochs=schedule.epochs if epochs is None else epochs,
+        batch_size=schedule.batch_size if batch_size is None else batch_size,
+        lr=schedule.lr if lr is None else lr,
+        head_lr=head_lr,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,13 @@ from hypothesis import settings as cases
 from hypothesis import strategies as st
 from PIL import Image
 
-from baoseg import exploration, labeler, localize, nets, train
+import baoseg
+from baoseg import exploration, labeler, localize, nets, seeds, train
 from baoseg.data import wsol
-from baoseg.errors import DataError, RecipeError, RunError
+from baoseg.errors import BaosegError, DataError, RecipeError, RunError
 from baoseg.localize import Classifier, Config, Localizer, localize_picture, truth_on_crop
 from baoseg.methods import amn, bas, cam
-from baoseg.nets import Heads
+from baoseg.nets import Heads, weights
 from baoseg.nets.base import Features
 from baoseg.runs import Run, read_json
 from baoseg.train import Hardware
@@ -408,14 +409,18 @@ def test_stages_of_one_method_have_names_of_their_own():
 
 def test_a_run_refuses_what_is_not_its_own(finished, tmp_path):
     config = localize.config_of(finished)
-    with pytest.raises(RunError, match="other localization"):
+    with pytest.raises(RunError, match=r"holds a run with other settings .seed was 0, now 1.; choose another folder"):
         localize.begin(dataclasses.replace(config, seed=1), finished.root)
+    with pytest.raises(RunError, match=r"holds a run with other settings .stages.0..schedule.epochs was 2, now 3."):
+        first = dataclasses.replace(config.stages[0], schedule=dataclasses.replace(SCHEDULE, epochs=3))
+        localize.begin(dataclasses.replace(config, stages=(first, *config.stages[1:])), finished.root)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is no run folder"):
         localize.begin(config, tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="is a run for segmentation"):
-        localize.config_of(Run(tmp_path))
+    for refused in (lambda: localize.config_of(Run(tmp_path)), lambda: localize.begin(config, tmp_path)):
+        with pytest.raises(RunError, match="is a run for segmentation"):
+            refused()
 
 
 def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypatch):
@@ -443,18 +448,133 @@ def test_the_exploratory_experiment_runs_on_boxed_pictures(finished):
     assert all(curve.area[2] == 1 for curve in curves)  # the mask itself is in the middle
 
 
-def test_evaluation_names_the_picture_of_a_wrong_box(tmp_path, finished):
-    write_pictures(tmp_path)
-    config = localize.config_of(finished)
-    config = dataclasses.replace(config, data=wsol.Config(path=str(tmp_path)), stages=config.stages[:1])
-    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\nblue0.png,200,0,220,9\n", encoding="utf-8")
+def test_boxes_that_evaluation_would_refuse_are_refused_before_training(tmp_path, finished):
+    """Also of a picture whose file was changed since: then evaluation names it."""
+    (tmp_path / "data").mkdir()
+    write_pictures(tmp_path / "data")
+    config = dataclasses.replace(localize.config_of(finished), data=wsol.Config(path=str(tmp_path / "data")))
+    boxes = tmp_path / "data" / "boxes.csv"
+    lines = boxes.read_text(encoding="utf-8")
+    boxes.write_text(lines + "blue0.png,200,0,220,9\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"test/blue0: the box .* lies outside the image of 80x60 pixels; correct it$"):
+        localize.begin(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    boxes.write_text(lines, encoding="utf-8")
     run = localize.begin(config, tmp_path / "run")
     with pytest.raises(RunError, match="not trained yet"):
         localize.evaluate_stages(run, hardware=HARDWARE)
-    run.stage("cam").root.mkdir()
-    run.stage("cam").network.write_bytes(finished.stage("cam").network.read_bytes())
-    with pytest.raises(DataError, match=r"test/blue0: the box .* lies outside the picture of 80x60"):
+    for name in ("cam", "bas"):
+        run.stage(name).root.mkdir()
+        run.stage(name).network.write_bytes(finished.stage(name).network.read_bytes())
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "blue0.png", compress_level=0)
+    with pytest.raises(RunError, match=r"holds other data than this run was made on .fingerprint was"):
         localize.evaluate_stages(run, hardware=HARDWARE)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (dataclasses.replace(NET, weights="weights/mistyped.safetensors"), "mistyped.safetensors: no such"),
+        (dataclasses.replace(NET, backbone="timm:resnet51"), "resnet51"),
+        (dataclasses.replace(NET, backbone="conformer_nano"), "no stages|multiple of the backbone's stride"),
+        (dataclasses.replace(NET, stride=24), "stride"),
+    ],
+)
+def test_a_mistyped_network_leaves_nothing_and_locks_nothing(tmp_path, finished, net, message):
+    config = localize.config_of(finished)
+    with pytest.raises(BaosegError, match=message) as caught:
+        localize.begin(dataclasses.replace(config, net=net), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    localize.begin(dataclasses.replace(config, seed=5), tmp_path / "run")  # a manifest alone holds nothing yet
+    run = localize.begin(config, tmp_path / "run")
+    assert localize.config_of(run) == config
+
+
+def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path, finished, monkeypatch):
+    """Data are known by their contents: neither the directory nor the way to write the path matters."""
+    (tmp_path / "a").mkdir()
+    write_pictures(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(localize.config_of(finished), data=wsol.Config(path="a"))
+    run = localize.begin(config, tmp_path / "run")
+    (run.root / "cam").mkdir()
+    for path in ("./a/", str(tmp_path / "a")):
+        localize.begin(dataclasses.replace(config, data=wsol.Config(path=path)), run.root)
+    monkeypatch.chdir(run.root)
+    assert localize.config_of(run).data.path == str(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    localize.begin(dataclasses.replace(config, data=wsol.Config(path="../b")), run.root)
+    assert localize.config_of(run).data.path == str(tmp_path / "b")
+    (tmp_path / "b" / "boxes.csv").write_text("image,x0,y0,x1,y1\nblue0.png,2,2,9,9\n", encoding="utf-8")
+    with pytest.raises(RunError, match="holds a run with other data"):
+        localize.begin(dataclasses.replace(config, data=wsol.Config(path="../b")), run.root)
+
+
+# --- maps, and networks in the hands of other verbs -----------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_maps_are_those_of_the_whole_picture(finished):
+    """The true class and the likeliest other one (k = 2), on a quarter of the picture's sides, from 0 to 1."""
+    localize.make_maps(finished, hardware=HARDWARE)
+    dataset = wsol.open_boxed(localize.config_of(finished).data, "eval")
+    method = labeler.load(finished.stage("bas").network).method
+    for index in (0, 5):
+        seed = seeds.load(finished.stage("bas").maps("test", dataset.names[index]))
+        sample = dataset[index]
+        assert seed.size == tuple(sample.image.shape[1:])
+        assert seed.classes.tolist() == [dataset.target(index)]
+        view = (wsol.squash(sample.image, 72).float() / 255 * 2 - 1)[None]
+        known = dataset.target(index) - 1
+        logits = method.classify(view)[0].tolist()
+        other = max({0, 1, 2} - {known}, key=lambda c: logits[c])
+        features = method.network.split().lower(view)
+        both = torch.sigmoid(F.conv2d(features, method.network.generator.weight, padding=1))[0, [known, other]]
+        grid = tuple(-(-side // 4) for side in seed.size)
+        large = F.interpolate(both.mean(dim=0)[None, None], size=grid, mode="bilinear", antialias=True)[0, 0]
+        expected = (large - large.min()) / (large.max() - large.min())
+        torch.testing.assert_close(seed.scores[0].float(), expected, atol=2e-3, rtol=0)  # kept in half precision
+    before = finished.stage("cam").maps("test", "red0").stat().st_mtime_ns
+    localize.make_maps(finished, hardware=HARDWARE)
+    assert finished.stage("cam").maps("test", "red0").stat().st_mtime_ns == before
+    assert read_json(finished.stage("bas").costs)["maps"]["pictures"] == 6
+
+
+def test_a_localizer_as_a_labeler_names_one_class_and_cuts_where_the_box_is_cut(finished):
+    """Cross-entropy does not say where a logit is high enough: the likeliest class is the one."""
+    model = baoseg.load(finished.stage("bas").root)
+    image = wsol.open_boxed(localize.config_of(finished).data, "eval")[2].image
+    logits = model.class_logits(image)
+    found = model(image)
+    assert found.labels == (model.classes.names[int(logits.argmax())],)
+    ((_, scores),) = found.class_maps.items()
+    assert ((found.mask > 0) == (scores >= 0.1)).all()
+
+
+def test_files_of_networks_without_the_word_for_a_bias_still_load(finished, tmp_path):
+    """As they were written before generators could have one."""
+    path = finished.stage("bas").network
+    about = weights.read_metadata(path)
+    del about["method"]["generator_bias"]
+    old = tmp_path / "network.safetensors"
+    network = labeler.load(path).method.network
+    weights.save(old, network, about)
+    loaded = labeler.load(old).method.network.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+    assert "generator.bias" not in loaded
+
+
+def test_a_network_with_a_bias_in_its_generator_comes_back(finished, tmp_path):
+    config = localize.config_of(finished)
+    stage = dataclasses.replace(config.stages[1], method=dataclasses.replace(BAS, generator_bias=True))
+    network = nets.build(NET, 3, heads=Heads(generator_after=3, generator_bias=True))
+    torch.nn.init.normal_(network.generator.bias)
+    localize._save(
+        tmp_path / "network.safetensors", network, config, stage, wsol.open_boxed(config.data, "eval").classes
+    )
+    loaded = labeler.load(tmp_path / "network.safetensors").method.network
+    assert torch.equal(loaded.generator.bias, network.generator.bias)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from baoseg import recipes, settings
+from baoseg import localize_recipes, recipes, settings
 from baoseg.errors import RecipeError
 from baoseg.maps import Scaling
 from baoseg.methods import bao
@@ -41,16 +41,18 @@ def test_reference_differs_from_the_default_in_the_named_switches_alone() -> Non
 def test_override_changes_what_is_named_and_nothing_else() -> None:
     recipe = recipes.msrc14()
     changed = recipes.override(recipe, data="here", weights=Path("w.pth"), epochs=7, lr=1e-3, seed=5)
-    last = recipe.stages[-1]
-    schedule = last.schedule
-    assert schedule.head_lr is not None
-    rate = 1e-3 * schedule.head_lr / schedule.lr
+    stages = []
+    for stage in recipe.stages:
+        schedule = stage.schedule
+        assert schedule.head_lr is not None
+        rate = 1e-3 * schedule.head_lr / schedule.lr
+        stages.append(replace(stage, schedule=replace(schedule, epochs=7, lr=1e-3, head_lr=rate)))
     assert changed == replace(
         recipe,
         data=replace(recipe.data, path="here"),
         net=replace(recipe.net, weights="w.pth"),
         segmentations=tuple(replace(one, net=replace(one.net, weights="w.pth")) for one in recipe.segmentations),
-        stages=(*recipe.stages[:-1], replace(last, schedule=replace(schedule, epochs=7, lr=1e-3, head_lr=rate))),
+        stages=tuple(stages),
         seed=5,
     )
     assert recipes.override(recipe) == recipe
@@ -154,3 +156,27 @@ def test_the_ablation_of_figure_4_differs_in_how_the_target_follows() -> None:
     assert all(isinstance(method, bao.Config) and method.keep is bao.Keep.ONLINE for method in methods)
     assert len({replace(method, follow=bao.Config().follow) for method in methods}) == 1  # type: ignore[type-var]
     assert all(stage.start == "transcam" for stage in recipe.stages[1:])
+
+
+def test_epochs_mean_the_same_in_both_halves() -> None:
+    """Those of each stage; refinements and segmentation networks keep theirs."""
+    own, of_boxes = recipes.msrc14(), localize_recipes.cub20()
+    changed = recipes.override(own, epochs=3, batch_size=5, lr=1e-3)
+    boxed = localize_recipes.override(of_boxes, epochs=3, batch_size=5, lr=1e-3)
+    for before, after in ((own, changed), (of_boxes, boxed)):
+        assert [stage.schedule.epochs for stage in after.stages] == [3, 3]
+        assert [stage.schedule.batch_size for stage in after.stages] == [5, 5]
+        for old, new in zip(before.stages, after.stages, strict=True):
+            assert old.schedule.head_lr is not None and new.schedule.head_lr is not None
+            assert new.schedule.lr == 1e-3
+            assert new.schedule.head_lr / new.schedule.lr == pytest.approx(old.schedule.head_lr / old.schedule.lr)
+    assert changed.segmentations == own.segmentations
+
+
+def test_a_recipe_of_the_other_half_is_named_with_its_verb() -> None:
+    with pytest.raises(RecipeError, match="cub20: is a recipe for localization; `bao localize cub20` takes it"):
+        recipes.named("cub20")
+    with pytest.raises(RecipeError, match="photos: is a recipe for segmentation; `bao run photos` takes it"):
+        localize_recipes.named("photos")
+    with pytest.raises(RecipeError, match=r"unknown recipe 'photo'; there are demo, photos.*for localization bas-cub"):
+        recipes.named("photo")

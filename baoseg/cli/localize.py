@@ -1,4 +1,4 @@
-"""The verb for boxes from image-level labels, and what `bao reproduce` does with a recipe for it."""
+"""The verb for boxes from image-level labels, and what other verbs do with recipes and run folders for it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from baoseg.errors import RecipeError
 
 if TYPE_CHECKING:
     from baoseg.localize import Config
+    from baoseg.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,11 @@ class Changes:
     weights: Annotated[Path | None, optional("FILE")] = None
     """Weights to start from: .safetensors or .pth in the names of timm, or of a run."""
     epochs: Count = None
-    """Epochs of each stage."""
+    """Epochs of each stage, as everywhere."""
     batch_size: Count = None
-    """Pictures a step."""
+    """Pictures a step, in each stage."""
     lr: Annotated[float | None, optional("RATE")] = None
-    """Learning rate of the backbone; that of the heads keeps its ratio to it."""
+    """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
     seed: Count = None
     """Seed of all that is random in training."""
 
@@ -58,6 +59,39 @@ def localize(
     steps.run(config, out, hardware=device.resolve())
 
 
+def run(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
+    """All steps of a recipe for localization. Raises RecipeError for an override that localization does not have."""
+    from baoseg import localize as steps
+
+    steps.run(_changed(recipe, overrides), out, hardware=device.resolve())
+
+
+def train(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
+    """Its stages, trained and no more. Raises as `run`."""
+    from baoseg import localize as steps
+
+    config, hardware = _changed(recipe, overrides), device.resolve()
+    steps.train_stages(steps.begin(config, out), hardware=hardware)
+
+
+def maps(folder: "Run", split: str | None, device: Device) -> None:
+    from baoseg import localize as steps
+
+    steps.make_maps(folder, hardware=device.resolve(), split=split)
+
+
+def evaluate(folder: "Run") -> None:
+    from baoseg import localize as steps
+
+    steps.evaluate_stages(folder, hardware=Device().resolve())
+
+
+def report(folder: "Run") -> None:
+    from baoseg import localize as steps
+
+    steps.make_report(folder)
+
+
 def reproduce(table: str, recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
     """A table about localization. Raises RecipeError for an override that localization does not have."""
     from baoseg import reproduce_localization
@@ -77,6 +111,13 @@ def is_recipe(name: str) -> bool:
     from baoseg import localize_recipes
 
     return name in localize_recipes.RECIPES
+
+
+def is_run(folder: "Run") -> bool:
+    """Whether a run folder is one for localization. Raises RunError for a folder that is no run."""
+    from baoseg import localize as steps
+
+    return steps.holds(folder)
 
 
 def _changed(recipe: str, overrides: Overrides) -> "Config":

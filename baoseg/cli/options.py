@@ -56,7 +56,8 @@ class Overrides:
     """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
 
     data: Annotated[str | None, optional("FOLDER")] = None
-    """Folder of pictures with a labels.csv (columns image,labels), or "synthetic" for generated scenes."""
+    """Folder of pictures with a labels.csv (columns image,labels), or "synthetic" for generated scenes. Recipes for
+    localization: folder of the data set."""
     train_split: Split = None
     """Pictures to train on. Without it: train, or all pictures where there is no such split."""
     eval_split: Split = None
@@ -68,11 +69,11 @@ class Overrides:
     only: Annotated[str | None, optional("STAGE")] = None
     """Train this stage of the recipe alone, e.g. bao; with --weights, from an already trained classifier."""
     epochs: Count = None
-    """Epochs of the last stage."""
+    """Epochs of each stage; refinements and segmentation networks keep theirs."""
     batch_size: Count = None
-    """Pictures a step in the last stage."""
+    """Pictures a step, in each stage."""
     lr: Annotated[float | None, optional("RATE")] = None
-    """Learning rate of the backbone in the last stage; that of the heads keeps its ratio to it."""
+    """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
     seed: Count = None
     """Seed of all that is random in training."""
     refine: Annotated[Words | None, optional("WAY ...")] = None

@@ -90,17 +90,23 @@ def openimages(root: Root, archives: Archives = None) -> None:
 def folder(folder: Checked) -> None:
     """Check a folder of your own pictures, and print all that is wrong with it at once. Nothing is changed.
 
+    A folder with a boxes.csv is checked as one for localization (docs/localization.md).
+
     Args:
         folder: Folder of pictures with a labels.csv (columns image,labels).
     """
     from baoseg import prepare
 
-    problems = prepare.folder(folder)
+    boxed = (folder / "boxes.csv").exists()
+    problems = prepare.boxed_folder(folder) if boxed else prepare.folder(folder)
     for problem in problems:
         print(problem)
     if problems:
         raise DataError(f"{folder}: problems found: {len(problems)}; correct them and run the same command again")
-    _next(*_run("photos", folder))
+    if boxed:
+        _next(f"{_localize('bas-cub-resnet50', folder)} --layout folder")
+    else:
+        _next(*_run("photos", folder))
 
 
 def _run(recipe: str, data: Path) -> list[str]:

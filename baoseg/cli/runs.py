@@ -40,6 +40,8 @@ def run(
 ) -> None:
     """All steps of a recipe: train, maps, masks, refine, evaluate, report. The same command continues it.
 
+    With a recipe for localization it does what `bao localize` does.
+
     Args:
         recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
         out: Folder to write, or to continue in.
@@ -157,6 +159,9 @@ def fuse(
 
 
 def _run(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
+    if localize.is_recipe(recipe):
+        localize.run(recipe, out, overrides, device)
+        return
     from baoseg import pipeline, recipes
 
     pipeline.run(overrides.apply(recipes.named(recipe)), out, hardware=device.resolve())

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from baoseg.cli import localize
 from baoseg.cli.options import Count, Device, Flag, Out, Overrides, RecipeName, RunFolder, Split, Words, optional
 
 
@@ -22,6 +23,9 @@ def train(
         overrides: What to change in the recipe.
         device: What to compute on.
     """
+    if localize.is_recipe(recipe):
+        localize.train(recipe, out, overrides, device)
+        return
     from baoseg import pipeline, recipes
 
     folder = pipeline.begin(overrides.apply(recipes.named(recipe)), out)
@@ -35,6 +39,8 @@ def maps(
 ) -> None:
     """Make the multi-scale activation maps of a trained run, for the pictures that have none yet.
 
+    Of a run for localization: the map of each picture's class, as its box is drawn from it.
+
     Args:
         run: Run folder.
         split: Split of the data set. Without it: the recipe's evaluation split.
@@ -43,6 +49,9 @@ def maps(
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    if localize.is_run(Run(run)):
+        localize.maps(Run(run), split, device)
+        return
     pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
 
 
@@ -125,12 +134,17 @@ def segment(
 def evaluate(run: RunFolder) -> None:
     """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
+    Of a run for localization: boxes with the true ones, for the stages that have no metrics.json.
+
     Args:
         run: Run folder; its evaluation split is the one that is compared.
     """
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    if localize.is_run(Run(run)):
+        localize.evaluate(Run(run))
+        return
     pipeline.evaluate_stages(Run(run))
 
 
@@ -143,4 +157,7 @@ def report(run: RunFolder) -> None:
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    if localize.is_run(Run(run)):
+        localize.report(Run(run))
+        return
     pipeline.make_report(Run(run))

@@ -200,7 +200,7 @@ def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
     """A plain folder. Without split files there is one split, of all pictures, by any name."""
     problems: list[str] = []
     names, entries = _folder(root, split, problems)
-    _refuse(problems)
+    refuse(problems)
     return names, entries
 
 
@@ -399,7 +399,7 @@ def truth_problems(boxed: Boxed, *, strict: bool) -> list[str]:
                     "correct it"
                 )
             cut += min(x0, y0) < 0 or x1 > width or y1 > height
-    if cut:
+    if cut and not problems:
         say(f"{cut} boxes of {boxed.split} reach beyond their images: they are cut off at the sides.")
     return problems
 
@@ -583,7 +583,7 @@ def _missing(path: Path) -> str:
     return f"{path}: no such image; {hint}"
 
 
-def _refuse(problems: Sequence[str]) -> None:
+def refuse(problems: Sequence[str]) -> None:
     """Raise a DataError that is the first of the problems and counts the others, if there are any."""
     if problems:
         raise DataError(problems[0] + _more(problems))

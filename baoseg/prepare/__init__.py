@@ -6,6 +6,6 @@ Each function continues where an earlier call stopped, checks the counts that th
 from baoseg.prepare.check import folder
 from baoseg.prepare.coco import coco14
 from baoseg.prepare.voc import voc12
-from baoseg.prepare.wsol import cub200, ilsvrc, openimages
+from baoseg.prepare.wsol import boxed_folder, cub200, ilsvrc, openimages
 
-__all__ = ["coco14", "cub200", "folder", "ilsvrc", "openimages", "voc12"]
+__all__ = ["boxed_folder", "coco14", "cub200", "folder", "ilsvrc", "openimages", "voc12"]

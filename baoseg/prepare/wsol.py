@@ -165,6 +165,11 @@ def openimages(root: Path, *, archives: Path | None = None, config: OpenImages =
     return folder
 
 
+def boxed_folder(root: Path) -> list[str]:
+    """All problems of a plain folder with boxes, each in one line: where, what, remedy. Every image is decoded."""
+    return wsol.folder_problems(root)
+
+
 class _Split(NamedTuple):
     """What a split should have, and which archive to ask for if it has not."""
 
