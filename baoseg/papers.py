@@ -4,8 +4,11 @@
 name is ours. `recipes.bao_voc` and `recipes.bao_voc_reference` are in `recipes`.
 
 Where a paper's text and its code differ, the text counts. One thing is ours everywhere: the SGD in the codes of PSA,
-IRN and AMN takes its weight decay for its momentum, so it has next to none. Ours has 0.9, and with it a rate has the
-effect of one ten times as high; rates that were chosen for that code are therefore a tenth of it here.
+IRN, AMN and BAS (and of MCTformer's segmentation network) takes its weight decay for its momentum, so it has next to
+none. Ours has 0.9, and with it a rate has the effect of one ten times as high; rates that were chosen for that code are
+therefore a tenth of it here. Two exceptions: BAS's own stage has the rate and the momentum that its paper prints, 0.005
+and 0.9, of which its code has only the rate; `bas-voc-reference` and `bas-coco-reference` are those recipes with the
+momenta and rates of the code throughout. MCTformer's network has its code's momentum and rate everywhere.
 """
 
 import json
@@ -31,6 +34,9 @@ VOC_SCALES, COCO_SCALES = (250, 750), (320, 960)
 IRN_MAPS = MapsConfig(sizes=(216, 432, 648, 864), keep_aspect=True)
 VOC_LABELS = 21  # that a CRF of label images counts in TransCAM's code, however few are in a picture
 RESNET50 = nets.Config(backbone="timm:resnet50.tv_in1k", pretrained=True)  # torchvision's weights, as IRN has them
+DEEPLAB_CRF = crf.Config(
+    gaussian_sxy=1.0, gaussian_compat=3.0, bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0
+)
 UNCHANGED = transforms.Config(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # the colours
 
 
@@ -57,7 +63,8 @@ def bnr_coco() -> Recipe:
 def bao_coco() -> Recipe:
     """BAO on COCO 2014, with TransCAM's schedule on COCO for both of its stages.
 
-    The text that we have gives no number for COCO but says that BAO is trained as TransCAM.
+    The text that we have gives no number for COCO but says that BAO is trained as TransCAM. The segmentation network is
+    as for VOC but for its start, ImageNet's weights; ten epochs of it are more than twice as many steps as on VOC.
     """
     base = recipes.bao_voc()
     schedule = train.Config(epochs=10, batch_size=16)
@@ -66,7 +73,9 @@ def bao_coco() -> Recipe:
         name="bao-coco",
         data=COCO,
         stages=tuple(replace(stage, schedule=schedule) for stage in base.stages),
-        segmentations=(_large_fov_on_coco("bao+crf"),),
+        segmentations=(
+            recipes.mctformer("bao+crf", weights=RESNET38_WEIGHTS, epochs=10, resize_long=(448, 832)),  # 0.7 to 1.3
+        ),
     )
 
 
@@ -155,6 +164,36 @@ def bas_coco() -> Recipe:
                 augment=replace(UNCHANGED, resize_long=COCO_SCALES, crop=321),
             ),
         ),
+    )
+
+
+def bas_voc_reference() -> Recipe:
+    """`bas-voc` with the optimiser of the released code: no momentum but the weight decay, given in its place."""
+    return _without_momentum(bas_voc(), "bas-voc-reference")
+
+
+def bas_coco_reference() -> Recipe:
+    """`bas-coco` with the optimiser of the released code: no momentum but the weight decay, given in its place."""
+    return _without_momentum(bas_coco(), "bas-coco-reference")
+
+
+def _without_momentum(recipe: Recipe, name: str) -> Recipe:
+    """BAS and what it builds on. CAM's and IRN's rates were a tenth for the sake of the momentum, BAS's was not."""
+    classify, suppress = recipe.stages
+    (refinement,) = recipe.refinements
+
+    def released(schedule: train.Config, *, lr: float, head_lr: float) -> train.Config:
+        return replace(schedule, momentum=schedule.weight_decay, lr=lr, head_lr=head_lr)
+
+    assert refinement.schedule is not None
+    return replace(
+        recipe,
+        name=name,
+        stages=(
+            replace(classify, schedule=released(classify.schedule, lr=0.1, head_lr=1.0)),
+            replace(suppress, schedule=released(suppress.schedule, lr=0.005, head_lr=0.05)),
+        ),
+        refinements=(replace(refinement, schedule=released(refinement.schedule, lr=0.1, head_lr=1.0)),),
     )
 
 
@@ -247,8 +286,8 @@ def _deeplab_v2_on_voc(masks: str) -> Segmentation:
     """DeepLab v2 with the settings of the code that AMN and BAS use: 20,000 steps are 19 epochs.
 
     Its weights have learned from masks of COCO. Deviations: probabilities of the three scales are averaged, and losses
-    summed over none, where there the scales take part in training and the highest logit counts; the CRF is the one for
-    class probabilities of `refine.crf`.
+    summed over none, where there the scales take part in training and the highest logit counts; losses are those of
+    logits on the pixels, there of labels on the cells.
     """
     return Segmentation(
         masks=masks,
@@ -265,13 +304,16 @@ def _deeplab_v2_on_voc(masks: str) -> Segmentation:
             decay=train.Decay.POLY,
         ),
         augment=replace(UNCHANGED, resize_long=VOC_SCALES, crop=321),
-        inference=segment.Inference(scales=(0.5, 0.75, 1.0), flip=False, crf=True),
+        inference=segment.Inference(scales=(0.5, 0.75, 1.0), flip=False, crf=True, crf_settings=DEEPLAB_CRF),
     )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe
-    for recipe in (transcam_voc, transcam_coco, bnr_voc, bnr_coco, bao_coco, amn_voc, bas_voc, bas_coco)
+    for recipe in (
+        *(transcam_voc, transcam_coco, bnr_voc, bnr_coco, bao_coco, amn_voc),
+        *(bas_voc, bas_voc_reference, bas_coco, bas_coco_reference),
+    )
 }
 
 

@@ -173,7 +173,8 @@ def _segment_with_crf(
 
     def drawn(seen: UInt8[Tensor, "3 y x"], window: Window) -> UInt8[Tensor, "y x"]:
         scores = candidates(plain(seen, labels).scores)
-        return crf.from_probabilities(seen.permute(1, 2, 0), scores).argmax(dim=0).byte()
+        settings = model.inference.crf_settings
+        return crf.from_probabilities(seen.permute(1, 2, 0), scores, config=settings).argmax(dim=0).byte()
 
     return _by_windows(picture, model.inference, drawn)
 

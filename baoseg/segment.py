@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,14 +66,23 @@ class NetConfig:
         )
 
 
+class Reduce(StrEnum):
+    """How the probabilities of several views become one, which sum to 1 again."""
+
+    MEAN = "mean"
+    MAX = "max"  # of each class the highest: MCTformer, BAO
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """How a picture is looked at: probabilities are averaged over scales and mirror images."""
+    """How a picture is looked at: at several scales, and in the mirror."""
 
     scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of the picture's own size
     flip: bool = True
+    reduce: Reduce = Reduce.MEAN
     window: int = 1024  # pixels; what is larger is segmented window by window
     margin: int = 128  # pixels by which windows overlap, at least
+    crf_settings: crf.Config = crf.PROBABILITIES
     crf: bool = False  # draw the probabilities to the edges of the picture; only where one window does
 
     def __post_init__(self) -> None:
@@ -137,7 +147,7 @@ class Segmenter:
         for window in self.inference.windows(picture.shape[-2:]):
             scores[:, *window.kept] = self._probabilities(picture, window, self._absent(labels)).cpu()
         if self.inference.crf:
-            scores = crf.from_probabilities(picture.permute(1, 2, 0), scores)
+            scores = crf.from_probabilities(picture.permute(1, 2, 0), scores, config=self.inference.crf_settings)
         return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
 
     def mask(self, image: Picture, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
@@ -163,14 +173,19 @@ class Segmenter:
     ) -> Float[Tensor, "S y x"]:
         view = normalise(picture[:, *window.seen].to(self.device), self.network.normalisation)[None]
         size = (view.shape[2], view.shape[3])
-        total = torch.zeros((), device=self.device)
+        joined = torch.zeros((), device=self.device)
         for scale in self.inference.scales:
             scaled = view if scale == 1 else _rescale(view, scale)
-            total = total + self._look(scaled, size, absent)
+            joined = self._joined(joined, self._look(scaled, size, absent))
             if self.inference.flip:  # after the picture, not in a batch with it, which takes twice the memory
-                total = total + self._look(scaled.flip(-1), size, absent).flip(-1)
-        views = len(self.inference.scales) * (1 + self.inference.flip)
-        return total[:, *window.kept_of_seen] / views
+                joined = self._joined(joined, self._look(scaled.flip(-1), size, absent).flip(-1))
+        kept = joined[:, *window.kept_of_seen]
+        if self.inference.reduce == Reduce.MAX:
+            return kept / kept.sum(dim=0)
+        return kept / (len(self.inference.scales) * (1 + self.inference.flip))
+
+    def _joined(self, before: Float[Tensor, "..."], look: Float[Tensor, "S y x"]) -> Float[Tensor, "S y x"]:
+        return torch.maximum(before, look) if self.inference.reduce == Reduce.MAX else before + look
 
     def _look(
         self, view: Float[Tensor, "1 3 h w"], size: tuple[int, int], absent: Int[Tensor, "a"]

@@ -33,7 +33,7 @@ class Decay(StrEnum):
 
 class Optimizer(StrEnum):
     ADAMW = "adamw"  # TransCAM, BNR and BAO
-    SGD = "sgd"  # with a momentum of 0.9: BAS
+    SGD = "sgd"
 
 
 RANKS_APART = 1 << 32  # seeds of processes
@@ -48,6 +48,7 @@ class Config:
     lr: float = 5e-5
     head_lr: float | None = None  # of the heads, which start from nothing; None: the same
     optimizer: Optimizer = Optimizer.ADAMW
+    momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4
     decay: Decay = Decay.CONSTANT
     warmup: float = 0.0  # share of the steps over which the rate rises from 0
@@ -59,6 +60,8 @@ class Config:
                 f"{self.epochs} epochs of batches of {self.batch_size} at the rates {rates[0]:g} and {rates[1]:g}; "
                 "all must be above 0"
             )
+        if not 0 <= self.momentum < 1:
+            raise RecipeError(f"a momentum of {self.momentum:g}; choose one from 0 to less than 1")
 
     def rate(self, progress: float) -> float:
         """Factor on the learning rates, for the share of steps done in [0, 1)."""
@@ -253,7 +256,7 @@ def make_optimizer(learner: Learner, config: Config, *, fused: bool = False) -> 
         case Optimizer.ADAMW:
             return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
         case Optimizer.SGD:
-            return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay, fused=fused)
+            return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
 
 
 def parameter_groups(learner: Learner, config: Config) -> list[dict[str, Any]]:

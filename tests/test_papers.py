@@ -6,7 +6,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from baoseg import localize_recipes, nets, papers, pipeline, recipes, settings
+from baoseg import localize_recipes, nets, papers, pipeline, recipes, segment, settings
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
@@ -102,9 +102,39 @@ def test_masks_are_drawn_with_as_many_labels_as_the_released_codes_count() -> No
         "bao-coco": [None],
         **{name: [21, 21] for name in ("transcam-voc", "bnr-voc")},
         **{name: [None, None] for name in ("transcam-coco", "bnr-coco")},
-        **{name: [] for name in ("amn-voc", "bas-voc", "bas-coco")},
+        **{name: [] for name in PAPERS if name.startswith(("amn", "bas"))},
     }
     assert recipes.refined(tiny.RECIPE, ["crf"]).refinements[-1].by == crf.LABELS
+
+
+@pytest.mark.parametrize("data", ["voc", "coco"])
+def test_the_two_recipes_of_bas_differ_by_the_optimiser_alone(data: str) -> None:
+    """SGD at 0.9 as the paper prints it, or as the code runs: the weight decay in the place of the momentum."""
+    own, released = (papers.settings_of(recipes.named(f"bas-{data}{end}")) for end in ("", "-reference"))
+    changed = {path: (own[path], released[path]) for path in own if own[path] != released[path]}
+    assert own.keys() == released.keys()
+    assert changed == {
+        "name": (f"bas-{data}", f"bas-{data}-reference"),
+        "stages.bas.schedule.momentum": (0.9, 1e-4),
+        "stages.cam.schedule.momentum": (0.9, 1e-4),
+        "stages.cam.schedule.lr": (0.01, 0.1),
+        "stages.cam.schedule.head_lr": (0.1, 1.0),
+        "refinements.cam+bas+irn.schedule.momentum": (0.9, 1e-4),
+        "refinements.cam+bas+irn.schedule.lr": (0.01, 0.1),
+        "refinements.cam+bas+irn.schedule.head_lr": (0.1, 1.0),
+    }
+
+
+def test_bao_is_reported_by_mctformers_segmentation_network() -> None:
+    for name in ("bao-voc", "bao-voc-reference", "bao-coco"):
+        (segmentation,) = recipes.named(name).segmentations
+        inference = segmentation.inference
+        assert segmentation.net.name == "mctformer:resnet38" and segmentation.net.freeze_batch_norm
+        assert (inference.scales, inference.flip) == ((0.5, 0.75, 1.0, 1.25, 1.5), False)
+        assert inference.reduce == segment.Reduce.MAX and inference.crf
+    shown = {line.split()[0]: line for line in papers.describe(recipes.bao_voc()).splitlines() if line}
+    assert "MCTformer-code run_seg.sh" in shown["segmentations.segment.schedule.epochs"]
+    assert '"max"' in shown["segmentations.segment.inference.reduce"]
 
 
 # ------------------------------------------------------------------------------------------- weights

@@ -35,6 +35,7 @@ def test_reference_differs_from_the_default_in_the_named_switches_alone() -> Non
     own["net"]["activation_start"] = "released"
     own["stages"][1]["method"] |= method
     own["refinements"][0]["by"]["n_labels"] = 91
+    own["segmentations"][0]["net"]["alignment"] = "stretched"
     assert own == reference
 
 

@@ -24,6 +24,7 @@ from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import weights
 from baoseg.nets.base import pad_to_multiple
 from baoseg.nets.deeplab import Alignment, SegmentationNetwork
+from baoseg.refine import crf
 from baoseg.runs import Run
 from baoseg.segment import Inference, NetConfig, Segmenter
 from baoseg.types import Batch, ClassSet
@@ -101,6 +102,44 @@ def test_scores_are_means_over_scales_and_mirror_images():
             probabilities = network(one).softmax(dim=1)
             expected += nn.functional.interpolate(probabilities, size=(8, 12), mode="bilinear")[0] / 2
     assert torch.allclose(scores, expected, atol=1e-5)  # this network is the same for a mirror image
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_scores_can_be_the_maximum_over_views(flip):
+    """Of each class the highest probability of all views, divided by their sum; pixel by pixel."""
+    image = torch.randint(256, (3, 9, 13), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network, scales = Averages(4), (0.5, 1.0, 2.0)
+    network.gain.data.fill_(9.0)
+    inference = Inference(scales=scales, flip=flip, reduce=segment.Reduce.MAX)
+    mask, scores = Segmenter(network, ClassSet(("one",)), inference=inference)(image)
+    best = torch.zeros(2, 9, 13, dtype=torch.float64)
+    for scale, mirrored in itertools.product(scales, (False, True)[: 1 + flip]):
+        size = [round(side * scale) for side in (9, 13)]
+        view = image[None] / 255 - 0.5
+        if scale != 1:
+            view = nn.functional.interpolate(view, size=size, mode="bicubic", antialias=True)
+        view = view.flip(-1) if mirrored else view
+        with torch.no_grad():
+            cells = network(view).softmax(dim=1)[0].double()
+        seen = from_cells(
+            cells, (9, 13), lambda pixel, axis, size=size: (pixel + 0.5) * size[axis] / (9, 13)[axis] / 4 - 0.5
+        )
+        best = torch.maximum(best, seen.flip(-1) if mirrored else seen)
+    torch.testing.assert_close(scores.double(), best / best.sum(dim=0), rtol=1e-4, atol=1e-5)
+    assert torch.equal(mask, scores.argmax(dim=0).byte())
+    mean = Segmenter(network, ClassSet(("one",)), inference=replace(inference, reduce=segment.Reduce.MEAN))(image)
+    assert not torch.equal(mean.mask, mask)  # a class that one scale alone is sure of
+
+
+def test_the_crf_has_the_settings_of_the_inference():
+    labels = torch.arange(4).repeat(6, 3)
+    plain = Segmenter(Colours(), CLASSES, inference=Inference(scales=(1.0,)))(colours(labels))
+    config = crf.Config(gaussian_sxy=4.0, bilateral_sxy=83.0, bilateral_srgb=5.0, bilateral_compat=3.0)
+    for settings in (crf.PROBABILITIES, config):
+        inference = Inference(scales=(1.0,), crf=True, crf_settings=settings)
+        drawn = Segmenter(Colours(), CLASSES, inference=inference)(colours(labels))
+        expected = crf.from_probabilities(colours(labels).permute(1, 2, 0), plain.scores, config=settings)
+        assert torch.equal(drawn.scores, expected)
 
 
 class Averages(SegmentationNetwork):

@@ -249,9 +249,13 @@ def test_rate_of_each_decay() -> None:
     assert Config(epochs=1, batch_size=1, warmup=0.2).rate(0.05) == pytest.approx(0.25)
 
 
-def test_the_first_steps_of_sgd_by_hand() -> None:
-    """v <- 0.9 v + (g + decay w), w <- w - rate v, each group with its own rate."""
-    config = Config(epochs=1, batch_size=1, lr=0.1, head_lr=0.5, weight_decay=0.01, optimizer=Optimizer.SGD)
+@pytest.mark.parametrize("momentum", [0.9, 1e-4, 0.0])
+def test_the_first_steps_of_sgd_by_hand(momentum: float) -> None:
+    """v <- momentum v + (g + decay w), w <- w - rate v, each group with its own rate."""
+    config = Config(
+        epochs=1, batch_size=1, lr=0.1, head_lr=0.5, weight_decay=0.01, optimizer=Optimizer.SGD, momentum=momentum
+    )
+    assert Config(epochs=1, batch_size=1).momentum == 0.9
     method = make(amn.Config(), nets.build(tiny.NET, 3, heads=Heads(backgrounds=1)).double())
     stepper = train.make_optimizer(method, config)
     heads = {id(parameter) for parameter in method.network.head_parameters()}
@@ -264,7 +268,7 @@ def test_the_first_steps_of_sgd_by_hand() -> None:
         for name, (weight, velocity) in expected.items():
             parameter = method.get_parameter(name)
             parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            moved = 0.9 * velocity + parameter.grad + 0.01 * weight
+            moved = momentum * velocity + parameter.grad + 0.01 * weight
             expected[name] = (weight - (0.5 if id(parameter) in heads else 0.1) * moved, moved)
         stepper.step()
         for name, (weight, _) in expected.items():

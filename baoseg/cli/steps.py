@@ -112,7 +112,7 @@ def segment(
     Args:
         run: Run folder; its training pictures are learned from.
         masks: A stage, e.g. bao+crf, or a folder of masks NAME.png. Without it: the last refinement, or the last stage.
-        net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, deeplabv2:resnet101, deeplabv2:timm:NAME.
+        net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, mctformer:resnet38, deeplabv2:timm:NAME.
         weights: Weights to start from: of such a network, or of its backbone.
         epochs: Epochs of training.
         batch_size: Pictures a step.

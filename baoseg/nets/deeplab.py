@@ -1,9 +1,10 @@
 """Networks that segment without labels: DeepLab v1 and v2 of the papers, and all of segmentation-models-pytorch.
 
-deeplab-largefov:resnet38       DeepLab v1 on Wide-ResNet-38, as BAO, TransCAM and SEAM report it
+deeplab-largefov:resnet38       DeepLab v1 on Wide-ResNet-38, as TransCAM and SEAM report it
+mctformer:resnet38              two dilated convolutions on Wide-ResNet-38, as MCTformer and BAO report it
 deeplabv2:resnet101             DeepLab v2 on ResNet-101 in the form of torchvision and timm
 deeplabv2:resnet101-caffe       the same on the ResNet-101 of DeepLab's authors, for their weights (COCO, VOC)
-deeplab-largefov:timm:NAME      either head on any convolutional network or plain vision transformer of timm
+deeplab-largefov:timm:NAME      any of the heads on any convolutional network or plain vision transformer of timm
 deeplabv2:timm:NAME
 smp:ARCHITECTURE/ENCODER        e.g. smp:segformer/mit_b2, smp:deeplabv3plus/tu-mobilenetv2_100
 """
@@ -111,6 +112,27 @@ class LargeFOV(nn.Module):
         return logits
 
 
+class DilatedPair(nn.Module):
+    """The head of MCTformer's segmentation network (Xu et al. 2022), which BAO's authors train on their masks.
+
+    Two 3 x 3 convolutions of dilation 12 with a ReLU between them, no batch norm and no dropout. Modules have the names
+    of the released code (xulianuwa/MCTformer, seg/network/resnet38_seg.py), weights its start (Xavier).
+    """
+
+    class_layers = "fc8_seg_conv2"
+
+    def __init__(self, channels: int, outputs: int, *, width: int = 512, dilation: int = 12) -> None:
+        super().__init__()
+        self.fc8_seg_conv1 = nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation)
+        self.fc8_seg_conv2 = nn.Conv2d(width, outputs, 3, padding=dilation, dilation=dilation)
+        for layer in (self.fc8_seg_conv1, self.fc8_seg_conv2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b S h w"]:
+        logits: Tensor = self.fc8_seg_conv2(F.relu_(self.fc8_seg_conv1(features)))
+        return logits
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLab v2 (Chen et al. 2018, sec. 3.2; rates: sec. 4.1.2, ASPP-L) on a ResNet.
 
@@ -142,6 +164,11 @@ def large_fov(channels: int, outputs: int, *, stride: int) -> LargeFOV:
     return LargeFOV(channels, outputs, dilation=_dilation(12, stride))
 
 
+def dilated_pair(channels: int, outputs: int, *, stride: int) -> DilatedPair:
+    """The head for cells of so many pixels, with the field of view in pixels that it has at stride 8."""
+    return DilatedPair(channels, outputs, dilation=_dilation(12, stride))
+
+
 def aspp(channels: int, outputs: int, *, stride: int) -> ASPP:
     """The head for cells of so many pixels, with the fields of view in pixels that it has at stride 8."""
     first, second, third, fourth = (_dilation(dilation, stride) for dilation in (6, 12, 18, 24))
@@ -152,7 +179,8 @@ def _dilation(published: int, stride: int) -> int:
     return max(1, round(published * DILATED_STRIDE / stride))
 
 
-HEADS: dict[str, Callable[..., LargeFOV | ASPP]] = {"deeplab-largefov": large_fov, "deeplabv2": aspp}
+Head = LargeFOV | DilatedPair | ASPP
+HEADS: dict[str, Callable[..., Head]] = {"deeplab-largefov": large_fov, "mctformer": dilated_pair, "deeplabv2": aspp}
 
 
 class DeepLab(SegmentationNetwork):
@@ -164,7 +192,7 @@ class DeepLab(SegmentationNetwork):
 
     body = "backbone"
 
-    def __init__(self, backbone: Backbone, head: LargeFOV | ASPP, num_classes: int) -> None:
+    def __init__(self, backbone: Backbone, head: Head, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
@@ -179,10 +207,14 @@ class DeepLab(SegmentationNetwork):
         return logits
 
     def load(self, state: weights.State, *, source: Path) -> None:
-        """Published are SEAM's deeplabv1, DeepLab v2 of the Caffe models, and the weights of backbones alone.
+        """Published are SEAM's deeplabv1, MCTformer's network, DeepLab v2 of the Caffe models, and the weights of
+        backbones alone. The network of a labeler provides its backbone, too.
 
-        The network of a labeler provides its backbone, too.
+        In MCTformer's network the layers of the backbone have no prefix.
         """
+        if self.head.state_dict().keys() <= state.keys() and not _has(state, "backbone."):
+            own = {name for name, _ in self.head.named_children()}
+            state = {key if key.partition(".")[0] in own else f"backbone.{key}": value for key, value in state.items()}
         if nets.holds_network(self.backbone, state):
             _fill(self, self._renamed(state), source=source)
             return

@@ -13,7 +13,7 @@ from baoseg import nets
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import deeplab, weights
-from baoseg.nets.deeplab import ASPP, LargeFOV
+from baoseg.nets.deeplab import ASPP, DilatedPair, LargeFOV
 
 THIN = {"width": 1}  # options of a ResNet-38 with 64 channels in the end
 SHALLOW = {"layers": (1, 1, 1, 1)}
@@ -55,6 +55,18 @@ def test_large_fov_is_what_the_paper_says():
 
 
 @torch.no_grad()
+def test_mctformers_head_is_two_dilated_convolutions():
+    torch.manual_seed(0)
+    head = DilatedPair(3, 4, width=5, dilation=2).double()
+    features = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    x = convolution(features, head.fc8_seg_conv1.weight, head.fc8_seg_conv1.bias, 2).clamp(min=0)
+    expected = convolution(x, head.fc8_seg_conv2.weight, head.fc8_seg_conv2.bias, 2)
+    torch.testing.assert_close(head(features), expected)
+    wide = DilatedPair(512, 64)
+    assert wide.fc8_seg_conv2.weight.abs().max() <= (6 / (9 * (512 + 64))) ** 0.5  # Xavier's uniform start
+
+
+@torch.no_grad()
 def test_aspp_is_a_sum_of_four_dilated_convolutions():
     torch.manual_seed(0)
     head = ASPP(3, 2, dilations=(1, 2, 3, 5)).double()
@@ -90,6 +102,7 @@ def parameters(module):
             4096 * 512 * 9 + 2 * 512 + 512 * 512 + 2 * 512 + 512 * 21 + 21,
             {12},
         ),
+        ("mctformer:resnet38", 105_070_912, 4096 * 512 * 9 + 512 + 512 * 21 * 9 + 21, {12}),
         # ResNet-101 of torchvision less its classifier: 44,549,160 - 2,049,000
         ("deeplabv2:resnet101", 42_500_160, 4 * (2048 * 21 * 9 + 21), {6, 12, 18, 24}),
         ("deeplabv2:resnet101-caffe", 42_500_160, 4 * (2048 * 21 * 9 + 21), {6, 12, 18, 24}),
@@ -241,6 +254,25 @@ def test_the_released_head_lies_beside_the_backbone(tmp_path):
     path = save(tmp_path / "deeplabv1.safetensors", state)
     loaded = deeplab.build("deeplab-largefov:resnet38", 3, options=THIN, weights=path)
     assert same(loaded.state_dict(), trained.state_dict())
+
+
+def test_mctformers_network_has_no_prefix(tmp_path):
+    """conv1a ..., fc8_seg_conv1, fc8_seg_conv2."""
+    trained = deeplab.build("mctformer:resnet38", 3, options=THIN, seed=1)
+    state = {key.removeprefix("head.").removeprefix("backbone."): value for key, value in trained.state_dict().items()}
+    assert {"b4_5.conv_branch2b1.weight", "bn7.running_var", "fc8_seg_conv1.bias", "fc8_seg_conv2.weight"} <= set(state)
+    path = save(tmp_path / "model_29.safetensors", state)
+    loaded = deeplab.build("mctformer:resnet38", 3, options=THIN, weights=path)
+    assert same(loaded.state_dict(), trained.state_dict())
+    fewer = deeplab.build("mctformer:resnet38", 2, options=THIN, weights=path)  # other classes: the last layer starts
+    assert same(part(fewer, "backbone."), part(trained, "backbone."))
+    assert torch.equal(fewer.head.fc8_seg_conv1.weight, trained.head.fc8_seg_conv1.weight)
+    body = {key: value for key, value in state.items() if not key.startswith("fc8")} | {"fc8.weight": torch.zeros(1)}
+    started = deeplab.build("mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "cls.safetensors", body))
+    assert same(part(started, "backbone."), part(trained, "backbone."))
+    with pytest.raises(CheckpointError, match="1 missing"):
+        state.pop("bn7.running_var")
+        deeplab.build("mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "less.safetensors", state))
 
 
 @pytest.mark.parametrize("name", ["deeplab-largefov:resnet38", TINY])
@@ -416,7 +448,11 @@ def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("deeplabv3:resnet101", {}, "unknown network 'deeplabv3:resnet101'; use deeplab-largefov or deeplabv2 with"),
+        (
+            "deeplabv3:resnet101",
+            {},
+            "unknown network 'deeplabv3:resnet101'; use deeplab-largefov or mctformer or deeplabv2 with",
+        ),
         ("deeplabv2", {}, "unknown network 'deeplabv2'"),
         ("deeplabv2:conformer_small", {}, "resnet38, resnet101, resnet101-caffe or timm:NAME"),
         ("deeplabv2:timm:nothing", {}, "no such model"),
