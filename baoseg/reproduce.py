@@ -2,7 +2,8 @@
 
 Each is an `Experiment`: what to train, and which of the numbers measured stands beside a published one. What the papers
 call a seed of a method without a background map is cut at the threshold that is best on the ground truth; ours beside
-it is cut so too, and is called oracle. BAO's has no threshold on either side.
+it is cut so too, and is called oracle. BAO's has no threshold on either side. Columns of masks and of the segmentation
+network are measured where the recipe has a refinement and such a network: each trained row gets its own.
 """
 
 import csv
@@ -22,13 +23,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from baoseg import exploration, labeler, nets, pipeline, progress, published
+from baoseg import data, exploration, labeler, nets, pipeline, progress, published
 from baoseg.data import Dataset
 from baoseg.errors import DataError, RecipeError
 from baoseg.evaluate import evaluate_seeds, of_masks
 from baoseg.methods import bas, heads_of
 from baoseg.published import Column
-from baoseg.recipes import Recipe, comparison, follow_ablation
+from baoseg.recipes import Recipe, Refinement, Segmentation, comparison, follow_ablation
 from baoseg.report import COLOURS, number
 from baoseg.runs import Run, Stage, atomic, read_json, write_json
 from baoseg.seeds import Seed, load, save
@@ -41,7 +42,16 @@ BAS_GRID = {  # figure 18, in the ranges that its text speaks of (sec. 5.2): one
     "weight": (0.6, 0.8, 1.0, 1.2, 1.4),
 }
 BAS_WEIGHTS = ((0.2, 1.2), (0.5, 1.5), (0.7, 1.7), (1.0, 2.0), (1.5, 2.5))  # alpha, beta of table 7; lambda is 1
+PSA = "+psa"  # ends the key of a line that is about the masks of another
 CUT = "-image-threshold"  # ends the name of a stage whose maps are another's, cut where BAS's losses say
+
+
+class Kind(StrEnum):
+    """What a published column is about."""
+
+    SEED = "seed"
+    MASK = "mask"  # after refinement
+    NETWORK = "network"  # of the segmentation network
 
 
 class Measure(StrEnum):
@@ -118,6 +128,7 @@ def run(
     if seeds:
         recipe = _with_others(recipe, table, experiment, seeds, allow_pickle=allow_pickle)
         sources |= {fusion.name: Source(fusion.name, Measure.ORACLE) for fusion in recipe.fusions}
+    recipe = _with_masks(recipe, base, table)
     _check(recipe, experiment)
     folder = pipeline.run(recipe, out, hardware=hardware)
     if experiment.judge is not None:
@@ -155,6 +166,48 @@ def _with_others(
     return replace(recipe, fusions=with_seeds.fusions)
 
 
+def _with_masks(recipe: Recipe, base: Recipe, table: published.Table) -> Recipe:
+    """The refinements of `base` for each trained stage, and its segmentation network on their masks, where the table
+    has columns of them. A name that other seeds have stays theirs.
+    """
+    wanted = {_kind(column) for column in table.columns if not _by_server(column)}
+    chain = _chain(base) if wanted & {Kind.MASK, Kind.NETWORK} else []
+    refinements: list[Refinement] = []
+    segmentations: list[Segmentation] = []
+    for stage in recipe.stages:
+        own: list[Refinement] = []
+        for refinement in chain:
+            own.append(replace(refinement, of=own[-1].name if own else stage.name))
+        if {one.name for one in own} & set(recipe.names):
+            continue
+        refinements += own
+        if Kind.NETWORK in wanted and base.segmentations and not _learned_from(recipe):
+            masks = own[-1].name if own else stage.name
+            segmentations.append(replace(base.segmentations[0], masks=masks, called=_network_of(stage.name)))
+    return replace(recipe, refinements=tuple(refinements), segmentations=tuple(segmentations))
+
+
+def _chain(base: Recipe) -> list[Refinement]:
+    """The refinements that lead to the last one, in their order."""
+    by_name = {refinement.name: refinement for refinement in base.refinements}
+    chain: list[Refinement] = []
+    name = base.refinements[-1].name if base.refinements else ""
+    while name in by_name:
+        chain.insert(0, by_name[name])
+        name = by_name[name].of
+    return chain
+
+
+def _network_of(stage: str) -> str:
+    return f"{stage}+segment"
+
+
+def _learned_from(recipe: Recipe) -> bool:
+    """Whether the recipe trains on pictures that it is evaluated on; of a network that saw them that tells little."""
+    train, shown = data.open_dataset(recipe.data, "train"), pipeline.open_split(recipe, None)
+    return train.split == shown.split or not set(train.names).isdisjoint(shown.names)
+
+
 def _check(recipe: Recipe, experiment: Experiment) -> None:
     """Refuse before hours of training what cannot be trained or compared."""
     dataset = pipeline.open_split(recipe, None)
@@ -179,23 +232,20 @@ def compare(folder: Run, table: published.Table, experiment: Experiment, sources
 
     Data that are called as the data set of some columns stand beside those alone, others beside all.
     """
-    data = _data(folder)
-    alike = [column for column in table.columns if called_alike(data, column.data)] or table.columns
+    path, recipe = _data(folder), pipeline.recipe_of(folder)
+    alike = [column for column in table.columns if called_alike(path, column.data)] or table.columns
     lines = []
     for row in table.rows:
         for column, value in zip(table.columns, row.values, strict=True):
-            source = sources.get(row.key)
-            if source is not None and column.key.endswith(CUT):
-                source = _cut(source, experiment)
+            source, reason = _beside(
+                row.key, column, table=table, sources=sources, experiment=experiment, recipe=recipe
+            )
             ours = None
-            if (reason := _not_here(column)) is None:
-                if source is None:
-                    reason = experiment.reasons.get(row.key, _others(row, experiment))
-                elif column not in alike:
-                    reason = f"ours is of {data}"
-                else:
-                    ours = _measured(folder, source, column)
-                    reason = f"not in {data}" if ours is None else str(source)
+            if source is not None and column not in alike:
+                reason = f"ours is of {path}"
+            elif source is not None:
+                ours = _measured(folder, source, column)
+                reason = f"not in {path}" if ours is None else str(source)
             if ours is not None or value is not None:
                 line = Line(
                     row=row.label,
@@ -214,19 +264,70 @@ def compare(folder: Run, table: published.Table, experiment: Experiment, sources
     return lines
 
 
-def _not_here(column: Column) -> str | None:
-    """Why nothing of ours can stand in a column; None for those of seeds."""
+def _beside(
+    key: str,
+    column: Column,
+    *,
+    table: published.Table,
+    sources: Mapping[str, Source],
+    experiment: Experiment,
+    recipe: Recipe,
+) -> tuple[Source | None, str]:
+    """What of ours stands beside a published number, or None and why."""
     if column.metric not in ("mIoU", "IoU"):
-        return "of localization: name a recipe for it"
+        return None, "of localization: name a recipe for it"
+    if _by_server(column):
+        return None, "its ground truth is the server's: `bao export voc`"
+    kind = _kind(column)
+    source = sources.get(key)
+    if kind is Kind.MASK:  # in some tables masks have lines of their own
+        with_own_lines = {row.key for row in table.rows if row.key.endswith(PSA)}
+        source = None if f"{key}{PSA}" in with_own_lines else sources.get(key.removesuffix(PSA))
+    if source is None:
+        return None, experiment.reasons.get(key, _others(key, experiment))
+    if kind is not Kind.SEED:
+        made = _made(recipe, source.stage, kind)
+        return (None, _why_not(recipe, kind)) if made is None else (Source(made, Measure.MASKS), "")
+    return (_cut(source, experiment) if column.key.endswith(CUT) else source), ""
+
+
+def _by_server(column: Column) -> bool:
+    return column.split == "test" and _kind(column) is Kind.NETWORK
+
+
+def _kind(column: Column) -> Kind:
     if column.key.endswith("-mask"):
-        return "refinement (PSA, IRN, CRF) is not here yet"
-    return None if "-seed" in column.key else "the segmentation network is not here yet"
+        return Kind.MASK
+    return Kind.SEED if "-seed" in column.key else Kind.NETWORK
 
 
-def _others(row: published.Row, experiment: Experiment) -> str:
+def _made(recipe: Recipe, stage: str, kind: Kind) -> str | None:
+    """What was made of a stage's seeds: the last refinement, or the segmentation network; None where there is none."""
+    if kind is Kind.NETWORK:
+        return next((one.name for one in recipe.segmentations if one.name == _network_of(stage)), None)
+    found = None
+    for refinement in recipe.refinements:
+        if refinement.of == (found or stage):
+            found = refinement.name
+    return found
+
+
+def _why_not(recipe: Recipe, kind: Kind) -> str:
+    if kind is Kind.MASK:
+        if recipe.refinements:
+            return "refined are trained stages alone"
+        return "the recipe has no refinement: name a way with --refine"
+    if recipe.segmentations:
+        return "no network learned from these"
+    if _learned_from(recipe):
+        return "learns from these pictures: name another --eval-split"
+    return "the recipe has no segmentation network"
+
+
+def _others(key: str, experiment: Experiment) -> str:
     if not experiment.others:
         return "a method of others"
-    return f"needs seeds of others: {' and '.join(part for part in row.key.split('+') if part != 'bas')}"
+    return f"needs seeds of others: {' and '.join(part for part in key.split('+') if part != 'bas')}"
 
 
 def _cut(source: Source, experiment: Experiment) -> Source:

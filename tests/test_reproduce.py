@@ -8,13 +8,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baoseg import labeler, maps, masks, nets, pipeline, progress, published, reproduce, reproduce_localization, seeds
+from baoseg import (
+    labeler,
+    maps,
+    masks,
+    nets,
+    papers,
+    pipeline,
+    progress,
+    published,
+    reproduce,
+    reproduce_localization,
+    seeds,
+    segment,
+    train,
+)
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.errors import DataError, RecipeError
 from baoseg.evaluate import Confusion
 from baoseg.methods import bas
 from baoseg.published import Column
-from baoseg.recipes import Recipe, override
+from baoseg.recipes import Recipe, Segmentation, override
 from baoseg.reproduce import EXPERIMENTS, Line, Measure, Source
 from baoseg.runs import Run, Stage, read_json
 from baoseg.seeds import Seed
@@ -167,8 +181,9 @@ def test_lines_take_the_numbers_of_metrics_json(tiny_run: Run) -> None:
             assert line.ours is None and line.difference is None and line.source not in ("transcam", "bao")
     assert found["BAO", "VOC train, seed"].published == 75.5
     assert found["SeCo", "VOC train, seed"].source == "a method of others"
-    assert "segmentation network" in found["BAO", "VOC val"].source
-    assert "refinement" in found["BAO", "VOC train, mask"].source
+    assert found["BAO", "VOC val"].source == "the recipe has no segmentation network"
+    assert found["BAO", "VOC test"].source == "its ground truth is the server's: `bao export voc`"
+    assert found["BAO", "VOC train, mask"].source == "the recipe has no refinement: name a way with --refine"
 
 
 def test_columns_of_classes_take_the_class_of_that_name(tiny_run: Run) -> None:
@@ -213,6 +228,67 @@ def test_a_table_says_what_ours_is_and_is_written_as_csv(tmp_path: Path) -> None
     printed = next(part for part in text.splitlines() if part.strip().endswith("bao, masks"))
     assert f"{expected:.1f}" in printed and f"{expected - 75.5:+.1f}" in printed
     assert folder.report.exists()
+
+
+NETWORK = Segmentation(
+    masks="elsewhere",
+    schedule=train.Config(epochs=1, batch_size=2, lr=1e-3),
+    net=segment.NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16),
+    inference=segment.Inference(scales=(1.0,), flip=False),
+)
+
+
+def test_masks_and_segmentation_networks_are_measured_for_each_trained_row(tmp_path: Path) -> None:
+    """Of both stages the masks after a CRF, and a network that learned from these."""
+    base = replace(override(SHORT, refine=["crf"]), segmentations=(NETWORK,))
+    folder = reproduce.run("bao-table-1", base, tmp_path / "run", hardware=tiny.HARDWARE)
+    found = {(row["row"].split()[0], row["measured"]): row for row in rows(folder.root / "bao-table-1.csv")}
+    for row, stage in (("TransCAM", "transcam"), ("BAO", "bao")):
+        refined = read_json(folder.stage(f"{stage}+crf").metrics)["refined"]["miou"]
+        predicted = read_json(folder.stage(f"{stage}+segment").metrics)["predicted"]["miou"]
+        assert float(found[row, "VOC train, mask"]["ours"]) == refined
+        assert float(found[row, "VOC val"]["ours"]) == predicted
+        assert found[row, "VOC train, mask"]["ours is"] == f"{stage}+crf, masks"
+        assert found[row, "VOC val"]["ours is"] == f"{stage}+segment, masks"
+        assert found[row, "VOC test"]["ours"] == ""
+        learned = {one.name: one.masks for one in pipeline.recipe_of(folder).segmentations}
+        assert learned[f"{stage}+segment"] == f"{stage}+crf"
+    assert found["SeCo", "VOC train, mask"]["ours is"] == "a method of others"
+
+
+def test_a_network_is_not_measured_on_what_it_learned_from(tmp_path: Path) -> None:
+    """And none is trained for a column that only the server of VOC can fill, or that is not there."""
+    base = replace(override(SHORT, refine=["crf"]), segmentations=(NETWORK,))
+    table = published.table("bao-table-1")
+    same = replace(base, data=replace(base.data, eval_split="train"))
+    made = reproduce._with_masks(replace(same, refinements=(), segmentations=()), same, table)
+    assert [one.name for one in made.refinements] == ["transcam+crf", "bao+crf"] and made.segmentations == ()
+    assert "--eval-split" in reproduce._why_not(made, reproduce.Kind.NETWORK)
+    for name in ("bnr-table-2-test", "bnr-table-5"):
+        made = reproduce._with_masks(replace(base, refinements=(), segmentations=()), base, published.table(name))
+        assert made.refinements == made.segmentations == ()
+
+
+def test_a_chain_of_refinements_is_followed_to_its_end() -> None:
+    """PSA and then a CRF, for each stage; in BNR's table 1 masks have lines of their own."""
+    base = replace(papers.bnr_voc(), data=SHORT.data)
+    recipe = EXPERIMENTS["bnr-table-1"].recipe(base)
+    made = reproduce._with_masks(recipe, base, published.table("bnr-table-1"))
+    assert [(one.of, one.name) for one in made.refinements] == [
+        ("transcam", "transcam+psa"),
+        ("transcam+psa", "transcam+psa+crf"),
+        ("bnr", "bnr+psa"),
+        ("bnr+psa", "bnr+psa+crf"),
+    ]
+    table, experiment = published.table("bnr-table-1"), EXPERIMENTS["bnr-table-1"]
+    column = table.columns[1]
+
+    def beside(key: str) -> Source | None:
+        sources = experiment.sources(base)
+        return reproduce._beside(key, column, table=table, sources=sources, experiment=experiment, recipe=made)[0]
+
+    assert beside("bnr+psa") == Source("bnr+psa+crf", Measure.MASKS)
+    assert beside("bnr") is None
 
 
 def test_the_figure_of_epochs_is_drawn(tmp_path: Path) -> None:
