@@ -204,7 +204,7 @@ def fit(
         sums: dict[str, Tensor] = {}
         step = epoch * len(loader)
         title = f"{stage.name} epoch {epoch + 1}/{config.epochs}"
-        for batch in progress.track(batches(loader), title=title, total=len(loader)):
+        for batch in progress.track(batches(loader), title=title, total=len(loader), ends=False):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * config.rate(step / steps)
             parts = batch.to(fabric.device).parts(hardware.accumulate)
@@ -225,6 +225,8 @@ def fit(
         means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
         guards.require_finite(learner, name=str(stage.root), epoch=epoch + 1, remedy=hardware.more_stable)
         rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        progress.say(f"{title}: {rows[-1]['seconds']:.1f} s, {losses}")
         if after_epoch is not None:
             learner.eval()
             after_epoch(epoch + 1)

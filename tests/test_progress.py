@@ -1,4 +1,5 @@
 import io
+import re
 import time
 
 import pytest
@@ -18,8 +19,39 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
-def test_silence_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_no_lines_about_what_takes_no_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(iter("abc"), title="letters", total=3)) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+
+
+def _slowly(monkeypatch: pytest.MonkeyPatch, *, ends: bool) -> None:
+    """One of two items, which takes 0.5 s, in a log with a line after 0.02 s and then every 0.1 s."""
+    monkeypatch.setattr(progress, "LOG_AFTER", 0.02)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.1)
+    for _ in progress.track("a", title="letters", total=4, done=2, ends=ends):
+        time.sleep(0.5)
+
+
+def test_a_log_has_lines_though_one_item_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _slowly(monkeypatch, ends=True)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 2 and set(lines) == {"letters: 2/4"}
+    assert re.fullmatch(r"letters: 3/4 in 0\.\d s, \d\.\d/s(, 0:00:0\d left)?", last)
+
+
+def test_the_last_line_can_be_left_to_the_caller(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _slowly(monkeypatch, ends=False)
+    assert set(capsys.readouterr().out.splitlines()) == {"letters: 2/4"}
+
+
+def test_quiet_is_silence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.Quiet, "on", True)
+    assert list(progress.track("abc", title="letters", total=3)) == ["a", "b", "c"]
+    progress.say("a line")
     assert capsys.readouterr() == ("", "")
 
 

@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
     "export": ("Networks and masks in the forms that other tools take.", _by_name(export.onnx, export.voc)),
 }
 LISTED = "list"  # what the name of a group alone does, where it can
+QUIET = "--quiet"
 PIPE_CLOSED = 141  # what a shell says of a program that wrote to a closed pipe: 128 + SIGPIPE
 
 
@@ -70,6 +71,10 @@ def main() -> None:
 
 
 def _run(words: list[str]) -> None:
+    if QUIET in words:
+        from baoseg.progress import Quiet
+
+        words, Quiet.on = [word for word in words if word != QUIET], True
     try:
         if words and words[0] in GROUPS:
             about, verbs = GROUPS[words[0]]
@@ -77,7 +82,10 @@ def _run(words: list[str]) -> None:
             _choose(verbs, given, prog=f"bao {words[0]}", description=about)
         else:
             listed = {name: _listed(about) for name, (about, _) in GROUPS.items()}
-            about = "Pixel masks from image-level labels, with no background threshold to tune."
+            about = (
+                "Pixel masks from image-level labels, with no background threshold to tune.\n"
+                f"{QUIET} with any command: no progress, only errors and what was asked for."
+            )
             _choose(VERBS | listed, words, prog="bao", description=about)
     except BaosegError as error:
         _fail(str(error))

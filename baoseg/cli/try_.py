@@ -10,18 +10,20 @@ from baoseg.cli.options import Words, optional
 
 
 def try_(
-    photos: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...")],
+    photos: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO ...", help_behavior_hint="")
+    ],
     labels: Annotated[Words, optional("NAME ...")] = (),
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("try"),
 ) -> None:
     """Masks of photographs of everyday things in seconds: no training, no data, no network connection.
 
-    An ImageNet classifier that comes with baoseg finds the classes. For classes of your own, train: `bao run photos`.
+    An ImageNet classifier that comes with baoseg finds the classes; `bao run photos` trains your own.
 
     Args:
         photos: Photographs, or folders of them.
-        labels: What the photographs show: ImageNet's classes and groups of them, e.g. dog sofa. Without it: the
-            likeliest class of each photograph alone; the five likeliest are printed.
+        labels: What the photographs show: ImageNet's classes and groups of them, e.g. dog sofa. Without it, the
+            five likeliest classes of each photograph are printed, and its mask is of the first.
         out: Folder to write: NAME.png, the mask, and overlays/NAME.png, the photograph under its mask.
     """
     from baoseg import imagenet
