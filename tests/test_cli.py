@@ -242,9 +242,9 @@ assert "torch" not in sys.modules
     assert max(len(line) for line in lines if not line.startswith("usage: bao [-h] {")) <= 110  # the list of all verbs
     for verb in [*cli.VERBS, *cli.GROUPS]:
         assert f"• {verb} " in pages[0]
-    assert re.search(r"usage: bao run .*RECIPE", pages[2])
-    assert "--data FOLDER" in pages[2]
     page_of = dict(zip(cli.VERBS, pages[1:], strict=False))
+    assert re.search(r"usage: bao run .*RECIPE", page_of["run"])
+    assert "--data FOLDER" in page_of["run"]
     for verb in ("maps", "masks", "evaluate", "report"):
         assert re.search(rf"usage: bao {verb} \[-h\].* RUN\b", page_of[verb])
     assert all(name in " ".join(page_of["compare"].split()) for name in recipes.COMPARABLE)

@@ -275,8 +275,8 @@ def _continue(url: str, path: Path, *, timeout: float) -> None:
         chunks = iter(lambda: response.read(_CHUNK), b"")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab" if done else "wb") as file:
-            counts = {"total": math.ceil(total / _CHUNK), "done": done // _CHUNK}
-            for chunk in track(chunks, title=f"{_whole(path)} (MB)", **counts):
+            title, count = f"{_whole(path)} (MB)", math.ceil(total / _CHUNK)
+            for chunk in track(chunks, title=title, total=count, done=done // _CHUNK):
                 file.write(chunk)
     if length and _size(path) < total:
         raise OSError(f"the connection ended after {_size(path)} of {total} bytes")
