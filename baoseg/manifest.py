@@ -43,6 +43,7 @@ def _begun(recipe: Recipe, out: Path) -> Run:
     if begun and not folder.manifest.exists():
         raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
     if begun:
+        recipe_of(folder)  # refuses a run for localization
         manifest = read_json(folder.manifest)
         for key, value in wanted.items():
             if manifest.get(key) != value:
@@ -84,6 +85,11 @@ def add(folder: Run, recipe: Recipe) -> None:
 def recipe_of(folder: Run) -> Recipe:
     """The recipe that a run folder was made with, and what was added since. Raises RunError when it is none."""
     manifest, source = read_json(folder.manifest), str(folder.manifest)
+    if "recipe" not in manifest:
+        raise RunError(
+            f"{source}: a run for localization; this step is for runs of `bao run`, `compare` and `fuse`, and for this "
+            "one there are maps, evaluate and report"
+        )
     added: Any = {
         key: tuple(settings.from_json(value, kind, source=source) for value in manifest.get(key, {}).values())
         for key, kind in ADDITIONS.items()

@@ -1,16 +1,23 @@
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from baoseg import cli, localize, reproduce_localization
+import baoseg
+from baoseg import cli, localize, nets, reproduce_localization, seeds, train
 from baoseg import localize_recipes as recipes
 from baoseg.cli import localize as verbs
 from baoseg.cli.options import Device, Overrides
+from baoseg.data import wsol
 from baoseg.data.wsol import Layout
 from baoseg.errors import RecipeError
+from baoseg.methods import bas, cam
+from baoseg.runs import Run, read_json
 from baoseg.train import Hardware
 
 HARDWARE = Hardware(accelerator="cpu", workers=0)
@@ -99,3 +106,166 @@ def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
     with pytest.raises(SystemExit):
         bao("compare", "cub20", "--methods", "bao", "--out", tmp_path, *device)
     assert "cub20: has no method 'bao'; it has cam, bas" in capsys.readouterr().err
+
+
+# --- the seam between masks and boxes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def boxed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """CAM and BAS on two colours, trained and evaluated."""
+    root = tmp_path_factory.mktemp("data")
+    labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]
+    for i, colour in enumerate(("red", "blue", "red", "blue")):
+        image = Image.new("RGB", (80, 64), (120, 120, 120))
+        image.paste((220, 30, 20) if colour == "red" else (30, 40, 220), (10 + i, 10, 41 + i, 41))
+        image.save(root / f"p{i}.png")
+        labels.append(f"p{i}.png,{colour}")
+        boxes.append(f"p{i}.png,{10 + i},10,{40 + i},40")
+    (root / "labels.csv").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    (root / "boxes.csv").write_text("\n".join(boxes) + "\n", encoding="utf-8")
+    schedule = train.Config(epochs=1, batch_size=4, lr=1e-3)
+    config = localize.Config(
+        name="two",
+        data=wsol.Config(path=str(root)),
+        net=nets.Config(backbone="timm:test_efficientnet"),
+        stages=(
+            localize.Localizer(method=cam.Config(), schedule=schedule, threshold=0.2),
+            localize.Localizer(method=bas.Config(), schedule=schedule, threshold=0.1, top_k=2),
+        ),
+        side=72,
+        crop=64,
+    )
+    return localize.run(config, tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
+
+
+DEVICE = ("--accelerator", "cpu", "--workers", "0")
+
+
+def refused(capsys: pytest.CaptureFixture[str], command: Callable[[], None]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        command()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("bao: ") and error.count("\n") == 1
+    return error
+
+
+def test_evaluate_and_report_work_on_a_run_for_localization(
+    bao: Callable[..., None], boxed_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = boxed_run.stage("bas").metrics
+    found = read_json(metrics)
+    metrics.unlink()
+    assert "bao evaluate" in refused(capsys, lambda: bao("report", boxed_run.root))
+    bao("evaluate", boxed_run.root)
+    assert read_json(metrics) == found
+    assert "GT-known" in capsys.readouterr().out
+    boxed_run.report.unlink()
+    bao("report", boxed_run.root)
+    assert "MaxBoxAccV2" in boxed_run.report.read_text(encoding="utf-8")
+
+
+def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(bao: Callable[..., None], boxed_run: Run) -> None:
+    bao("maps", boxed_run.root, *DEVICE)
+    for name, label in (("p0", 2), ("p3", 1)):  # red is the second class
+        for stage in ("cam", "bas"):
+            seed = seeds.load(boxed_run.stage(stage).maps("test", name))
+            assert (seed.classes.tolist(), tuple(seed.scores.shape), seed.size) == ([label], (1, 16, 20), (64, 80))
+            assert (seed.scores.min(), seed.scores.max()) == (0, 1)
+
+
+@pytest.fixture
+def in_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder, in which the verbs run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("masks",),
+        ("refine", "--with", "crf"),
+        ("segment",),
+        ("export", "voc", "--out", "voc"),
+    ],
+)
+def test_steps_of_masks_refuse_a_run_for_localization_in_one_line(
+    bao: Callable[..., None],
+    boxed_run: Run,
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    in_nowhere: Path,
+) -> None:
+    verb = 2 if words[0] == "export" else 1
+    error = refused(capsys, lambda: bao(*words[:verb], boxed_run.root, *words[verb:]))
+    assert "this step is for runs of `bao run`" in error
+    assert list(in_nowhere.iterdir()) == []
+
+
+def test_a_folder_of_one_half_is_no_folder_of_the_other(
+    bao: Callable[..., None], boxed_run: Run, tiny_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = boxed_run.manifest.read_text(encoding="utf-8"), tiny_run.manifest.read_text(encoding="utf-8")
+    for verb in ("run", "train"):
+        error = refused(capsys, lambda verb=verb: bao(verb, "demo", "--out", boxed_run.root, *DEVICE))
+        assert str(boxed_run.root) in error and len(error) < 500
+    data = localize.config_of(boxed_run).data.path
+    words = ("bas-cub-vgg16", "--data", data, "--layout", "folder", "--out", tiny_run.root)
+    assert "is a run for segmentation" in refused(capsys, lambda: bao("localize", *words, *DEVICE))
+    assert before == (boxed_run.manifest.read_text(encoding="utf-8"), tiny_run.manifest.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("verb", ["run", "train", "localize"])
+def test_run_and_train_take_every_recipe_that_is_listed(
+    verb: str, bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+
+    def begin(config: localize.Config, out: Path) -> Run:
+        seen.append((config, out))
+        return Run(out)
+
+    monkeypatch.setattr(localize, "begin", begin)
+    for step in ("train_stages", "evaluate_stages", "make_report"):
+        monkeypatch.setattr(localize, step, lambda folder, **options: None)
+    for name in recipes.RECIPES:
+        bao(verb, name, "--data", "here", "--epochs", "3", "--out", tmp_path, *DEVICE)
+        assert seen.pop() == (recipes.override(recipes.named(name), data="here", epochs=3), tmp_path)
+
+
+def test_a_mistyped_file_of_weights_leaves_no_folder(
+    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", localize.config_of(boxed_run).data.path, "--layout", "folder")
+    words = ("localize", "bas-cub-vgg16", *data, "--out", tmp_path / "run", "--weights", tmp_path / "mistyped.pth")
+    assert "mistyped.pth: no such" in refused(capsys, lambda: bao(*words, *DEVICE))
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_with_a_localizer_names_one_class(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
+    """Its mask is the likeliest class's map, cut where the recipe cuts the box."""
+    data = Path(localize.config_of(boxed_run).data.path)
+    bao("predict", boxed_run.root, data / "p0.png", "--out", tmp_path, "--accelerator", "cpu")
+    found = baoseg.load(boxed_run.root)(data / "p0.png")
+    with Image.open(tmp_path / "p0.png") as mask:
+        assert np.array_equal(np.array(mask), found.mask)
+    assert len(found.labels) == 1 and len(np.unique(found.mask)) <= 2
+
+
+def test_prepare_checks_a_folder_with_boxes_as_one_for_localization(
+    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "my pictures"
+    shutil.copytree(localize.config_of(boxed_run).data.path, root)
+    bao("prepare", "folder", root)
+    assert f"bao localize bas-cub-resnet50 --data '{root}' --out runs/bas-cub-resnet50 --layout folder" in (
+        capsys.readouterr().out
+    )
+    (root / "boxes.csv").write_text("image,x0,y0,x1,y1\np0.png,0.1,0.1,0.5,0.5\np1.png,9,9,3,3\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        bao("prepare", "folder", root)
+    streams = capsys.readouterr()
+    assert ended.value.code == 2 and "problems found: 2" in streams.err
+    assert "line 2: the box 0.1" in streams.out and "line 3: the box 9" in streams.out
