@@ -96,6 +96,7 @@ class Labeler:
             config=self.maps,
             normalisation=backbone.normalisation,
             stride=backbone.stride,
+            fixed=self.masks.threshold,
         )
 
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:

@@ -321,7 +321,7 @@ def localize_picture(
     *,
     config: Config,
     top: Sequence[int],
-    image_specific: bool = False,
+    fixed: float | None = None,
 ) -> Found:
     """Maps and class of one picture whose true class is `target` (0..K-1), or None if the network does not know it.
 
@@ -329,6 +329,8 @@ def localize_picture(
     [0, 1] by its minimum and maximum; CAM's negative values stay in their order (Choe et al.). The true class is among
     the k; without one the most probable takes its place. As released, k classes are chosen on the centre crop, and the
     rank is that of the mean softmax over ten crops (sec. 4.1).
+
+    With `fixed`, BAS chooses a threshold for this picture too; `fixed` stands for it where nothing tells it.
     """
     device = next(method.parameters()).device
     square, crop = squash(image.to(device), config.side), [config.crop, config.crop]
@@ -345,9 +347,9 @@ def localize_picture(
     probabilities = logits.softmax(dim=1).mean(dim=0)
     rank = None if target is None else int((probabilities > probabilities[target]).sum())
     threshold = None
-    if image_specific and isinstance(method, bas.BAS):
+    if fixed is not None and isinstance(method, bas.BAS):
         labels = F.one_hot(torch.tensor(known, device=device), logits.shape[1]).float()
-        threshold = bas.image_threshold(method.network, centre, labels, large[:1], config=method.config)
+        threshold = bas.image_threshold(method.network, centre, labels, large[:1], config=method.config, fixed=fixed)
     return Found(large.cpu(), rank, threshold)
 
 
@@ -518,7 +520,7 @@ def _measured(
     except DataError as error:
         raise DataError(f"{dataset.split}/{sample.name}: {error}") from error
     found = localize_picture(
-        model.method, sample.image, target, config=config, top=(stage.top_k, *top), image_specific=bool(top)
+        model.method, sample.image, target, config=config, top=(stage.top_k, *top), fixed=stage.threshold
     )
     boxes = [box_at(scores, threshold=stage.threshold) for scores in found.averages]
     ious = box_iou(np.stack(boxes), truth.boxes).max(axis=1).tolist()

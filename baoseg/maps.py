@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.errors import DataError, RecipeError
+from baoseg.masks import Config as MasksConfig
 from baoseg.seeds import Seed
 from baoseg.types import full_precision
 
@@ -82,8 +83,11 @@ def infer(
     config: Config,
     normalisation: Normalisation,
     stride: int,
+    fixed: float = MasksConfig().threshold,
 ) -> Seed:
     """The seed of one picture; `normalisation` and `stride` are those of the method's backbone.
+
+    `fixed` is the threshold for images for which a method that chooses thresholds cannot find one.
 
     Raises DataError when no class is present: there is nothing to look for then.
     """
@@ -112,7 +116,7 @@ def infer(
     threshold = None
     if method.chooses_threshold:
         inputs = views(image, middle(config), config=config, normalisation=normalisation, stride=stride)
-        threshold = method.threshold(inputs, given, total.to(device))
+        threshold = method.threshold(inputs, given, total.to(device), fixed=fixed)
     return Seed(classes, total, None, size, threshold)
 
 

@@ -372,7 +372,8 @@ def _threshold(model: labeler.Labeler, dataset: Dataset, index: int, seed: Seed)
         return 1.0
     sample = dataset[index]
     views = model.views(sample.image)
-    return model.method.threshold(views, sample.labels.to(model.device), seed.scores.to(model.device))
+    labels, scores = sample.labels.to(model.device), seed.scores.to(model.device)
+    return model.method.threshold(views, labels, scores, fixed=model.masks.threshold)
 
 
 def _pairs(stage: Stage, dataset: Dataset) -> Iterator[tuple[Seed, UInt8[Tensor, "h w"]]]:

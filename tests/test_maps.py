@@ -175,8 +175,8 @@ class Chooser(Probe):
 
     chooses_threshold = True
 
-    def threshold(self, images, labels, scores):
-        self.shown = (images, labels, scores)
+    def threshold(self, images, labels, scores, *, fixed):
+        self.shown, self.fixed = (images, labels, scores), fixed
         return 0.375
 
 
@@ -184,8 +184,9 @@ class Chooser(Probe):
 def test_a_method_that_chooses_thresholds_sees_the_middle_scale_and_its_own_maps(flip):
     image, method = picture(30, 41), Chooser(background=False)
     config = Config(sizes=(32, 64, 48), flip=flip)
-    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION, stride=4)
+    seed = infer(method, image, LABELS, config=config, normalisation=NORMALISATION, stride=4, fixed=0.15)
     assert seed.threshold == 0.375
+    assert method.fixed == 0.15
     images, labels, scores = method.shown
     assert images.shape == (2 if flip else 1, 3, 48, 48)
     assert torch.equal(images, views(image, 48, config=config, normalisation=NORMALISATION, stride=4))

@@ -344,7 +344,9 @@ def by_hand(folder: Run, name: str) -> float:
         sample, config = pictures[i], bas.Config()
         assert sample.mask is not None
         image = (sample.image.float() / 255 - column(normalisation.mean)) / column(normalisation.std)
-        threshold = bas.image_threshold(judge.method.network, image[None], sample.labels, seed.scores, config=config)
+        threshold = bas.image_threshold(
+            judge.method.network, image[None], sample.labels, seed.scores, config=config, fixed=judge.masks.threshold
+        )
         confusion.update(masks.label_image(seed, threshold=threshold), sample.mask)
     return confusion.scores().miou
 

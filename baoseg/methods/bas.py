@@ -10,6 +10,7 @@ the cross-entropy of eq. 7, and eq. 10 is eq. 8. The released codes of the two d
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,9 +46,25 @@ class Foreground(StrEnum):
     AVERAGE = "average"  # the mean of the two stands there
 
 
+class Activation(StrEnum):
+    """How the activation values S and S^b of eq. 3 are read from the logits z: y~ for S, y^b for S^b.
+
+    The paper takes ReLU(z_c) of the class c. But eq. 9 compares a present class with the absent ones alone, so an
+    offset common to all logits is free: S of a class that is there may be 0, and then L_bas is 0 for any mask. The
+    other two are not of the paper. They measure from z^0, the logits of features that are zero everywhere
+    (`empty_logits`), in training and in `image_threshold` alike.
+    """
+
+    RAW = "raw"  # ReLU(z_c)
+    RELATIVE = "relative"  # ReLU(z_c - z^0_c): blind to an offset that is the same for all features
+    # ReLU(m_c(z) - m_c(z^0)) of the margin that eq. 9 trains, m_c(z) = z_c - log sum_{j absent} exp(z_j): blind to an
+    # offset that depends on the features, too. Where no class is absent, m_c(z) = z_c.
+    MARGIN = "margin"
+
+
 class Threshold(StrEnum):
-    FIXED = "fixed"  # the recipe's, for all pictures
-    IMAGE = "image"  # each picture's own (`image_threshold`)
+    FIXED = "fixed"  # the recipe's, for all images
+    IMAGE = "image"  # each image's own (`image_threshold`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,7 @@ class Config:
     generator_bias: bool = False  # of the generator's convolution, as released for localization; not for segmentation
     guide_classifier: bool = False  # eq. 5 trains F2 too, as released for localization; for segmentation it does not
     relu: Relu = Relu.RAW
+    activation: Activation = Activation.RAW
     foreground: Foreground = Foreground.NONE
     threshold: Threshold = Threshold.FIXED
     thresholds: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))  # tried for each picture
@@ -110,7 +128,9 @@ class BAS(Method):
         predicted = self.network.prediction_maps(features)
         drawn = (labels * (1 + torch.rand_like(labels))).argmax(dim=1, keepdim=True)
         mask = predicted.take_along_dim(drawn[:, :, None, None], dim=1)
-        suppressed = self._suppression(features, mask, logits, on_maps).take_along_dim(drawn, dim=1)[:, 0]
+        values = activation_values(self.network, features, labels, on_maps, config=config)
+        whole = values(logits)
+        suppressed = self._suppression(features, mask, whole, values, on_maps).take_along_dim(drawn, dim=1)[:, 0]
         area = losses.pool(mask, on_features)[:, 0]
         mask = F.interpolate(mask, size=class_maps.shape[-2:], mode="area")
         guided = class_maps if config.guide_classifier else class_maps.detach()
@@ -126,7 +146,7 @@ class BAS(Method):
         }
         if config.foreground is not Foreground.NONE:
             mask = predicted[:, -1:]
-            suppressed = (self._suppression(features, mask, logits, on_maps) * labels).sum(dim=1)
+            suppressed = (self._suppression(features, mask, whole, values, on_maps) * labels).sum(dim=1)
             area = losses.pool(mask, on_features)[:, 0]
             terms["foreground"] = _mean(config.weight * suppressed + config.beta * area, labelled)
         return terms
@@ -135,11 +155,12 @@ class BAS(Method):
         self,
         features: Float[Tensor, "b c h w"],
         mask: Float[Tensor, "b 1 h w"],
-        logits: Float[Tensor, "b K"],
+        whole: Float[Tensor, "b K"],
+        values: "Values",
         valid: Bool[Tensor, "b 1 h2 w2"],
     ) -> Float[Tensor, "b K"]:
         background = background_logits(self.network, features.detach() * (1 - mask), valid, relu=self.config.relu)
-        return suppression(background, logits)
+        return suppression(values(background), whole)
 
     def maps(
         self,
@@ -169,9 +190,14 @@ class BAS(Method):
         return scores
 
     def threshold(
-        self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
+        self,
+        images: Float[Tensor, "v 3 h w"],
+        labels: Float[Tensor, "K"],
+        scores: Float[Tensor, "k H W"],
+        *,
+        fixed: float,
     ) -> float:
-        return image_threshold(self.network, images[:1], labels, scores, config=self.config)
+        return image_threshold(self.network, images[:1], labels, scores, config=self.config, fixed=fixed)
 
     def classify(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K"]:
         """y~ (eq. 1)."""
@@ -206,8 +232,60 @@ def background_logits(
     return losses.pool(_rectify(maps, relu=relu), valid)
 
 
+@torch.no_grad()
+def empty_logits(
+    network: Network,
+    features: Float[Tensor, "_ c h w"],
+    valid: Bool[Tensor, "b 1 h2 w2"] | None = None,
+    *,
+    relu: Relu,
+) -> Float[Tensor, "b K"]:
+    """z^0 = GAP(F2(0)), for features of the size of `features`: what the classifier says where there is nothing to see.
+
+    In evaluation mode also while the network trains: batch statistics of features that are all zero mean nothing. Once
+    for all images; they differ by their padding alone.
+    """
+    branch = nn.Sequential(network.split().upper, network.class_head)
+    training = [module for module in branch.modules() if module.training]
+    try:
+        branch.eval()
+        maps = _rectify(branch(torch.zeros_like(features[:1]))[:, BACKGROUND + 1 :], relu=relu)
+    finally:
+        for module in training:
+            module.training = True
+    return losses.pool(maps if valid is None else maps.expand(len(valid), -1, -1, -1), valid)
+
+
+Values = Callable[[Float[Tensor, "b K"]], Float[Tensor, "b K"]]
+
+
+def activation_values(
+    network: Network,
+    features: Float[Tensor, "b c h w"],
+    labels: Float[Tensor, "b K"],
+    valid: Bool[Tensor, "b 1 h2 w2"] | None = None,
+    *,
+    config: Config,
+) -> Values:
+    """What makes activation values of logits, before the ReLU of eq. 3, as `config.activation` says."""
+    if config.activation is Activation.RAW:
+        return lambda logits: logits
+    empty = empty_logits(network, features, valid, relu=config.relu)
+    if config.activation is Activation.RELATIVE:
+        return lambda logits: logits - empty
+    return lambda logits: margins(logits, labels) - margins(empty, labels)
+
+
+def margins(logits: Float[Tensor, "b K"], labels: Float[Tensor, "#b K"]) -> Float[Tensor, "b K"]:
+    """m(z) (`Activation.MARGIN`). Of absent classes it means nothing, but is a finite number."""
+    absent = labels <= 0
+    # not -inf, see multilabel_softmax
+    others = logits.masked_fill(~absent, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
+    return logits - others.where(absent.any(dim=1, keepdim=True), 0)
+
+
 def suppression(background: Float[Tensor, "b K"], whole: Float[Tensor, "#b K"]) -> Float[Tensor, "b K"]:
-    """L_bas = S^b / (S + epsilon) for each class (eq. 3), from the logits y^b and y~.
+    """L_bas = S^b / (S + epsilon) for each class (eq. 3), from activation values of y^b and y~ before their ReLU.
 
     As released, and not in the paper: S takes no gradient, and a ratio above 1 is the constant 1.
     """
@@ -236,18 +314,27 @@ def image_threshold(
     scores: Float[Tensor, "k H W"],
     *,
     config: Config,
+    fixed: float,
 ) -> float:
-    """The cut for one picture's maps, of any method, that a trained BAS network finds best (sec. 5.5, fig. 22).
+    """The cut for one image's maps, of any method, that a trained BAS network finds best (sec. 5.5, fig. 22).
 
     `scores` are in [0, 1], of the present classes in the order of their indices. For each of `config.thresholds` the
     cells at least as high stand in the place of M_f, and the least L_bas + L_ac decides: its mean over the present
     classes, which the paper leaves open. Of equally good thresholds it is the first listed. The network is in
     evaluation mode.
+
+    A class that the network does not see has no say: where S is 0, L_bas is 0 for any mask, and the area alone would
+    ask for an empty one. Where it sees none, the threshold is `fixed`. The paper has no word on such classes.
     """
     lower, upper, _ = network.split()
     features = lower(image)
-    class_maps = _class_maps(network, upper(features), relu=config.relu)
+    values = activation_values(network, features, labels[None], config=config)
+    whole = values(losses.pool(_class_maps(network, upper(features), relu=config.relu)))
     present = labels.nonzero()[:, 0]
+    seen = whole[0, present] > 0
+    if not seen.any():
+        return fixed
+    present, scores = present[seen], scores[seen]
     fine = F.interpolate(full_precision(scores)[None], size=features.shape[-2:], mode="area")
     thresholds = torch.tensor(config.thresholds, dtype=fine.dtype, device=fine.device)
     masks = (fine >= thresholds[:, None, None, None]).to(features.dtype)  # [thresholds, k, h, w]
@@ -255,7 +342,7 @@ def image_threshold(
         background_logits(network, features * (1 - some), relu=config.relu)
         for some in masks.flatten(0, 1)[:, None].split(CHUNK)
     ]
-    ratios = suppression(torch.cat(background), losses.pool(class_maps)).unflatten(0, masks.shape[:2])
+    ratios = suppression(values(torch.cat(background)), whole).unflatten(0, masks.shape[:2])
     of_class = ratios.take_along_dim(present[None, :, None], dim=2)[..., 0]
     return config.thresholds[int((of_class + losses.pool(masks)).mean(dim=1).argmin())]
 

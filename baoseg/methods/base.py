@@ -45,11 +45,17 @@ class Method(Learner):
         raise NotImplementedError
 
     def threshold(
-        self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
+        self,
+        images: Float[Tensor, "v 3 h w"],
+        labels: Float[Tensor, "K"],
+        scores: Float[Tensor, "k H W"],
+        *,
+        fixed: float,
     ) -> float:
         """The cut in [0, 1] for one picture's normalised maps of its present classes (BAS sec. 5.5).
 
-        `images` are views of the picture at one scale, itself first. Asked of methods that have `chooses_threshold`.
+        `images` are views of the picture at one scale, itself first. `fixed` is the recipe's threshold, for an image
+        in which nothing tells which one is best. Asked of methods that have `chooses_threshold`.
         """
         raise NotImplementedError
 

@@ -14,10 +14,23 @@ from torch import Tensor, nn
 
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
+from baoseg.methods import Settings as MethodSettings
 from baoseg.methods import bas
-from baoseg.methods.bas import BAS, Config, Foreground, Relu, Threshold, background_logits, image_threshold
+from baoseg.methods.bas import (
+    BAS,
+    Activation,
+    Config,
+    Foreground,
+    Relu,
+    Threshold,
+    background_logits,
+    empty_logits,
+    image_threshold,
+    margins,
+)
 from baoseg.nets.base import Backbone, Features, Heads, Split
 from baoseg.nets.network import Network
+from baoseg.settings import from_json, to_json
 from baoseg.types import Batch
 
 K = 4
@@ -94,6 +107,18 @@ def slow_logits(network: Network, features: Tensor, cells: Tensor, relu: Relu) -
     return rows
 
 
+def slow_value(logits: list[Tensor], empty: list[Tensor], k: int, absent: list[int], activation: Activation) -> float:
+    """S or S^b of class k (eq. 3), read from logits as the settings say."""
+    if activation is Activation.RAW:
+        value = logits[k]
+    elif activation is Activation.RELATIVE or not absent:
+        value = logits[k] - empty[k]
+    else:
+        against, nothing = (torch.log(sum(torch.exp(row[j]) for j in absent)) for row in (logits, empty))
+        value = (logits[k] - against) - (empty[k] - nothing)
+    return max(value.item(), 0.0)
+
+
 def slow_terms(method: BAS, batch: Batch, cells: Tensor, drawn: list[int]) -> dict[str, Tensor]:
     """Eq. 10, and the class-agnostic map of sec. 5.5, in evaluation mode."""
     network, config = method.network, method.config
@@ -101,16 +126,22 @@ def slow_terms(method: BAS, batch: Batch, cells: Tensor, drawn: list[int]) -> di
     generated = F.conv2d(features, network.generator.weight, padding=1)
     predicted = 1 / (1 + torch.exp(-generated))
     whole = slow_logits(network, features, cells, config.relu)
+    empty = slow_logits(network, torch.zeros_like(features), cells, config.relu)
     feature_map = network.backbone.last(features)
     size = len(batch.images)
     totals = dict.fromkeys(("classification", "guidance", "area", "suppression", "foreground"), 0.0)
 
-    def ratios(masks: Tensor) -> list[list[Tensor]]:
+    def ratios(masks: Tensor) -> list[list[float]]:
         background = slow_logits(network, features * (1 - masks), cells, config.relu)
-        return [
-            [min(max(b, 0.0) / (max(w, 0.0) + 1e-8), 1.0) for b, w in zip(of_background, of_whole, strict=True)]
-            for of_background, of_whole in zip(background, whole, strict=True)
-        ]
+        rows = []
+        for picture, (seen, all_seen) in enumerate(zip(background, whole, strict=True)):
+            absent = [k for k in range(network.num_classes) if not batch.labels[picture, k]]
+            values = [
+                [slow_value(logits, empty[picture], k, absent, config.activation) for logits in (seen, all_seen)]
+                for k in range(network.num_classes)
+            ]
+            rows.append([min(b / (w + 1e-8), 1.0) for b, w in values])
+        return rows
 
     chosen = torch.stack([predicted[picture, index] for picture, index in enumerate(drawn)])[:, None]
     suppressed = ratios(chosen)
@@ -159,13 +190,15 @@ def assert_terms(method: BAS, batch: Batch, cells: Tensor, drawn: list[int]) -> 
         torch.testing.assert_close(value, torch.as_tensor(expected[name]).to(value), msg=lambda m, n=name: f"{n}: {m}")
 
 
-VARIANTS = list(itertools.product([4, 2], Relu, Foreground))  # a grid of stride 2: features finer than the maps
+VARIANTS = list(
+    itertools.product([4, 2], Relu, Foreground, Activation)
+)  # a grid of stride 2: features finer than the maps
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant)))
 def test_loss_is_equation_10(batch, valid_cells, drawn, variant):
-    first, relu, foreground = variant
-    method = make(first=first, relu=relu, foreground=foreground)
+    first, relu, foreground, activation = variant
+    method = make(first=first, relu=relu, foreground=foreground, activation=activation)
     # padding of whole cells, so that it is the same on both grids
     valid = valid_cells.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     assert_terms(method, batch._replace(valid=valid), valid_cells, drawn)
@@ -177,15 +210,19 @@ def test_padding_is_cut_as_by_all_methods(batch, valid_cells, drawn):
     assert 0.05 < method.loss(batch)["suppression"] / method.config.weight < 0.95  # neither nothing nor the constant
 
 
-@given(seed=st.integers(0, 1000), rows=st.lists(st.integers(0, 2**K - 1), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=15)
-def test_any_labels(seed, rows):
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.lists(st.integers(0, 2**K - 1), min_size=1, max_size=3),
+    activation=st.sampled_from(Activation),
+)
+@settings(deadline=None, max_examples=20)
+def test_any_labels(seed, rows, activation):
     """Also none, and all: nothing is ever NaN, and pictures without classes count nowhere but in the mean of eq. 9."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor([[float(row >> k & 1) for k in range(K)] for row in rows], dtype=torch.float64)
     images = torch.randn(len(rows), 3, 12, 16, generator=generator, dtype=torch.float64)
     batch = Batch(images, labels, torch.ones(len(rows), 1, 12, 16, dtype=torch.bool))
-    method = make(seed=seed, foreground=Foreground.AVERAGE)
+    method = make(seed=seed, foreground=Foreground.AVERAGE, activation=activation)
     torch.manual_seed(seed)
     drawn = (labels * (1 + torch.rand_like(labels))).argmax(dim=1).tolist()
     assert all(labels[picture, index] or not labels[picture].any() for picture, index in enumerate(drawn))
@@ -394,40 +431,46 @@ def test_classify_is_equation_1(batch, relu):
 
 @torch.no_grad()
 def slow_threshold(network: Network, image: Tensor, labels: Tensor, scores: Tensor, config: Config) -> list[float]:
-    """L_bas + L_ac of each threshold, its mean over the present classes (fig. 22)."""
+    """L_bas + L_ac of each threshold, its mean over the present classes with S > 0 (fig. 22); empty without any."""
     features = network.backbone.first(image)
     everywhere = torch.ones(1, 3, 4, dtype=torch.bool)
     (whole,) = slow_logits(network, features, everywhere, config.relu)
+    (empty,) = slow_logits(network, torch.zeros_like(features), everywhere, config.relu)
+    absent = [k for k in range(K) if not labels[k]]
+    values = {k: slow_value(whole, empty, k, absent, config.activation) for k in range(K) if labels[k]}
+    seen = [k for k, value in values.items() if value > 0]
     size = 16 // features.shape[-1]
     judged = []
-    for threshold in config.thresholds:
+    for threshold in config.thresholds if seen else ():
         total = 0.0
-        for number, k in enumerate(k for k in range(K) if labels[k]):
+        for k in seen:
+            number = list(values).index(k)
             mask = torch.zeros(features.shape[-2:], dtype=torch.float64)
             for i, j in itertools.product(range(mask.shape[0]), range(mask.shape[1])):
                 # the scores are of stride 1 here
                 block = scores[number, i * size : (i + 1) * size, j * size : (j + 1) * size]
                 mask[i, j] = float(block.mean() >= threshold)
             (background,) = slow_logits(network, features * (1 - mask), everywhere, config.relu)
-            total += min(max(0.0, float(background[k])) / (max(0.0, float(whole[k])) + 1e-8), 1.0) + float(mask.mean())
-        judged.append(total / int(labels.sum()))
+            left = slow_value(background, empty, k, absent, config.activation)
+            total += min(left / (values[k] + 1e-8), 1.0) + float(mask.mean())
+        judged.append(total / len(seen))
     return judged
 
 
 @pytest.mark.parametrize("first", [4, 2], ids=["one grid", "finer features"])
+@pytest.mark.parametrize("activation", Activation)
 @pytest.mark.parametrize("seed", range(6))
-def test_threshold_is_that_of_a_search(generator, first, seed):
-    method = make(first=first, seed=seed, relu=list(Relu)[seed % 2], threshold=Threshold.IMAGE)
+def test_threshold_is_that_of_a_search(generator, first, activation, seed):
+    method = make(first=first, seed=seed, relu=list(Relu)[seed % 2], activation=activation, threshold=Threshold.IMAGE)
     assert method.chooses_threshold
     images = torch.randn(2, 3, 12, 16, generator=generator, dtype=torch.float64)
     labels = torch.tensor([1, 0, seed % 2, 1], dtype=torch.float64)
     scores = torch.rand(int(labels.sum()), 3, 4, generator=generator, dtype=torch.float64)
     scores = F.interpolate(scores[None], scale_factor=4, mode="bilinear")[0]
     judged = slow_threshold(method.network, images[:1], labels, scores, method.config)
-    best = method.config.thresholds[judged.index(min(judged))]
-    assert min(judged) < max(judged)
-    assert method.threshold(images, labels, scores) == best
-    assert image_threshold(method.network, images[:1], labels, scores, config=method.config) == best
+    best = method.config.thresholds[judged.index(min(judged))] if judged else 0.123
+    assert method.threshold(images, labels, scores, fixed=0.123) == best
+    assert image_threshold(method.network, images[:1], labels, scores, config=method.config, fixed=0.123) == best
 
 
 def test_threshold_does_not_depend_on_how_many_are_judged_together(generator, monkeypatch):
@@ -437,7 +480,7 @@ def test_threshold_does_not_depend_on_how_many_are_judged_together(generator, mo
     found = []
     for chunk in (1, 5, 1000):
         monkeypatch.setattr(bas, "CHUNK", chunk)
-        found.append(method.threshold(image, labels, scores))
+        found.append(method.threshold(image, labels, scores, fixed=0.3))
     assert len(set(found)) == 1
 
 
@@ -456,9 +499,148 @@ def test_a_threshold_that_cuts_out_the_object_is_found():
     image[:, :, 4:8, 4:8] = 1
     scores = torch.zeros(1, 3, 4, dtype=torch.float64)
     scores[0, 1, 1], scores[0, 1, 2] = 0.6, 0.4
-    chosen = image_threshold(network, image, torch.ones(1, dtype=torch.float64), scores, config=config)
+    one = torch.ones(1, dtype=torch.float64)
+    chosen = image_threshold(network, image, one, scores, config=config, fixed=0.3)
     assert chosen == pytest.approx(0.45)
-    assert BAS(network, config).threshold(image, torch.ones(1, dtype=torch.float64), scores) == chosen
+    assert BAS(network, config).threshold(image, one, scores, fixed=0.3) == chosen
+
+
+def seeing(weights: list[list[float]]) -> Network:
+    """A network of single cells: two channels are the brightness of the red and the green of a cell, logits are their
+    means over the picture, weighted by a row for each class."""
+    network = Network(TwoStages(4), len(weights), heads=Heads(generator_after=1)).double().eval()
+    with torch.no_grad():
+        for convolution in (network.backbone.first[0], network.backbone.last[0]):
+            convolution.weight.zero_()
+            convolution.bias.zero_()
+        for channel in (0, 1):
+            network.backbone.first[0].weight[channel, channel] = 1 / 16
+            network.backbone.last[0].weight[channel, channel, 1, 1] = 1
+        network.class_head.weight.zero_()
+        network.class_head.weight[1:, :2, 0, 0] = torch.tensor(weights, dtype=torch.float64)
+        for norm in (network.backbone.first[1], network.backbone.last[1]):
+            norm.eps = 0.0
+    return network
+
+
+def test_a_class_that_is_not_seen_has_no_say_in_the_threshold():
+    """Class 0 excites one cell; class 1 is present and S <= 0. With both, L_bas of class 1 is 0 at every cut, and its
+    area, which falls with the threshold, would raise the cut to 0.7. Without any class that is seen: the fixed one."""
+    network = seeing([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    image = torch.zeros(1, 3, 12, 16, dtype=torch.float64)
+    image[:, :1, 4:8, 4:8] = 1
+    scores = torch.full((2, 3, 4), 0.1, dtype=torch.float64)
+    scores[0, 1, 1], scores[0, 0, 0] = 0.6, 0.2
+    config = Config(generator_after=1, thresholds=(0.05, 0.4, 0.7))
+    labels = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
+    unseen = scores[1:].clone()
+    scores[1] = 0.65  # everywhere: at 0.4 all of the picture, at 0.7 nothing
+    assert image_threshold(network, image, labels, scores, config=config, fixed=0.3) == 0.4
+    alone = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    assert image_threshold(network, image, alone, unseen, config=config, fixed=0.3) == 0.3
+    assert image_threshold(network, image, alone, unseen, config=config, fixed=0.25) == 0.25
+
+
+def test_margins_by_hand():
+    """Logits 1, 0, 2, -1. Present 0 and 2: against log(e^0 + e^-1). All present: against nothing."""
+    logits = torch.tensor([[1.0, 0.0, 2.0, -1.0]] * 2, dtype=torch.float64)
+    labels = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    absent = math.log(1 + math.exp(-1))
+    found = margins(logits, labels)
+    torch.testing.assert_close(found[0, [0, 2]], torch.tensor([1 - absent, 2 - absent], dtype=torch.float64))
+    assert torch.equal(found[1], logits[1])
+    assert found.isfinite().all()
+
+
+def test_activation_values_by_hand():
+    """z^0 = 3, 0, 1; z = 4, 0, 3. Class 0 is present. RELATIVE: 1; MARGIN: 4 - log(e^0 + e^3) - 3 + log(e^0 + e^1)."""
+    network = seeing([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    network.class_head.bias = nn.Parameter(torch.tensor([9.0, 3.0, 0.0, 1.0], dtype=torch.float64))
+    features = network.split().lower(torch.ones(1, 3, 12, 16, dtype=torch.float64))
+    logits = torch.tensor([[4.0, 0.0, 3.0]], dtype=torch.float64)
+    torch.testing.assert_close(background_logits(network, features, relu=Relu.RAW), logits)
+    empty = torch.tensor([[3.0, 0.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(empty_logits(network, features, relu=Relu.RAW), empty)
+    margin = 4 - math.log(1 + math.exp(3)) - 3 + math.log(1 + math.exp(1))
+    labels = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    for activation, expected in {Activation.RAW: 4.0, Activation.RELATIVE: 1.0, Activation.MARGIN: margin}.items():
+        values = bas.activation_values(network, features, labels, config=Config(activation=activation))
+        assert values(logits)[0, 0].item() == pytest.approx(expected)
+
+
+@given(
+    seed=st.integers(0, 100),
+    offset=st.floats(-20, 20),
+    row=st.integers(1, 2**K - 1),
+    activation=st.sampled_from([Activation.RELATIVE, Activation.MARGIN]),
+)
+@settings(deadline=None, max_examples=25)
+def test_a_constant_added_to_all_logits_changes_nothing(seed, offset, row, activation):
+    """Neither eq. 9 nor a term of the loss nor the threshold sees it. With MARGIN it may depend on the features: one
+    vector is added to the weights of all classes."""
+    method = make(seed=seed, activation=activation, foreground=Foreground.REPLACE)
+    other = copy.deepcopy(method)
+    with torch.no_grad():
+        head = other.network.class_head
+        head.bias = nn.Parameter(torch.full((K + 1,), offset, dtype=torch.float64))
+        if activation is Activation.MARGIN:
+            head.weight += torch.linspace(-0.5, 0.5, head.weight.shape[1], dtype=torch.float64)[:, None, None]
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, 12, 16, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([[float(row >> k & 1) for k in range(K)]] * 2, dtype=torch.float64)
+    batch = Batch(images, labels, torch.ones(2, 1, 12, 16, dtype=torch.bool))
+    terms = []
+    for one in (method, other):
+        torch.manual_seed(seed)
+        terms.append(one.loss(batch))
+    if not labels.all() or activation is Activation.RELATIVE:  # without an absent class MARGIN is RELATIVE
+        # eq. 6 multiplies the class maps with M, so the offset weighs as much as M covers; it is left alone
+        for name in ("classification", "area", "suppression", "foreground"):
+            torch.testing.assert_close(terms[1][name], terms[0][name], atol=1e-6, rtol=1e-6)
+        scores = torch.rand(int(labels[0].sum()), 12, 16, generator=generator, dtype=torch.float64)
+        assert len({one.threshold(images, labels[0], scores, fixed=0.3) for one in (method, other)}) == 1
+
+
+def test_the_raw_activation_is_not_blind_to_a_constant(batch, drawn):
+    """Why there are others: eq. 9 does not see the offset, and L_bas of the same maps becomes 0."""
+    method = make()
+    before = method.loss(batch)
+    method.network.class_head.bias = nn.Parameter(torch.full((K + 1,), -50.0, dtype=torch.float64))
+    after = method.loss(batch)
+    torch.testing.assert_close(after["classification"], before["classification"])
+    assert before["suppression"] > 0.05
+    assert after["suppression"] == 0
+
+
+def test_empty_logits_are_those_of_inference_in_training_too(batch):
+    """They leave modes and running statistics as they are, and padding is left out as everywhere."""
+    network = make().network
+    features = network.backbone.first(batch.images)
+    expected = background_logits(network, torch.zeros_like(features), relu=Relu.RAW)
+    network.train()
+    modes = {name: module.training for name, module in network.named_modules()}
+    state = copy.deepcopy(network.state_dict())
+    found = empty_logits(network, features, relu=Relu.RAW)
+    torch.testing.assert_close(found, expected[:1])
+    assert not found.requires_grad
+    assert modes == {name: module.training for name, module in network.named_modules()}
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    valid = torch.ones(2, 1, 3, 4, dtype=torch.bool)
+    valid[1, :, :, 2:] = False
+    whole, part = empty_logits(network.eval(), features, valid, relu=Relu.RAW)
+    feature_map = network.backbone.last(torch.zeros_like(features[:1]))
+    maps = network.class_head(feature_map)[0, 1:]
+    torch.testing.assert_close(whole, maps.mean(dim=(1, 2)))
+    torch.testing.assert_close(part, maps[:, :, :2].mean(dim=(1, 2)))
+
+
+def test_settings_of_before_the_activation_was_one_are_raw():
+    """Network files and run folders of before have no such field."""
+    written = to_json(Config(threshold=Threshold.IMAGE), MethodSettings)
+    del written["activation"]
+    assert from_json(written, MethodSettings, source="here") == Config(
+        threshold=Threshold.IMAGE, activation=Activation.RAW
+    )
 
 
 def test_heads_and_threshold_follow_the_settings():
