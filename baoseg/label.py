@@ -36,8 +36,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from baoseg import loading, progress, shards
-from baoseg.data.folder import parse_labels
 from baoseg.data.images import from_bytes, with_palette, write_mask
+from baoseg.data.table import parse_labels
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.labeler import Labeler
 from baoseg.runs import atomic

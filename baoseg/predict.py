@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from baoseg import progress, refine
-from baoseg.data.folder import parse_labels
 from baoseg.data.images import read_image, voc_palette, write_mask
+from baoseg.data.table import parse_labels
 from baoseg.errors import DataError
 from baoseg.labeler import Labeler
 from baoseg.refine import crf

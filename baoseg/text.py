@@ -11,6 +11,8 @@ _INVISIBLE = re.compile(
 _JOINERS = "\u200c\u200d"  # between letters of some scripts, and between emoji, they do show
 _LOOSE = re.compile(f"[{_JOINERS}]+(?![^\x00-\x7f{_JOINERS}])|(?<![^\x00-\x7f])[{_JOINERS}]+")
 
+_PLAIN = re.compile("[!-~]+")
+
 
 def tidy(text: str) -> str:
     """The text in NFC, without what is invisible, with single spaces inside and none at its ends."""
@@ -21,6 +23,8 @@ def tidy(text: str) -> str:
 
 def tidy_path(path: str) -> str:
     """A path with slashes, each of its parts tidied."""
+    if _PLAIN.fullmatch(path):
+        return path
     return "/".join(map(tidy, path.split("/")))
 
 

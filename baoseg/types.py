@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from baoseg.errors import DataError
+from baoseg.text import tidy
 
 BACKGROUND = 0
 IGNORE = 255
@@ -38,12 +39,17 @@ class ClassSet:
         return len(self.names)
 
     def encode(self, labels: Iterable[str]) -> Float[Tensor, "K"]:
-        """Label vector y with y[s] = 1 for the classes named. Raises DataError for an unknown name."""
+        """Label vector y with y[s] = 1 for the classes named, in any form of Unicode and with any spaces.
+
+        Raises DataError for an unknown name.
+        """
         vector = torch.zeros(len(self.names))
+        tidied = {tidy(name): index for index, name in enumerate(self.names)}
         for label in labels:
-            if label not in self.names:
+            index = self.names.index(label) if label in self.names else tidied.get(tidy(label))
+            if index is None:
                 raise DataError(f"unknown class {label!r}; the classes are {', '.join(self.names)}")
-            vector[self.names.index(label)] = 1.0
+            vector[index] = 1.0
         return vector
 
     def decode(self, vector: Float[Tensor, "K"]) -> tuple[str, ...]:

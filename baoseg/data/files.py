@@ -15,6 +15,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._folders: dict[str, str | None] = {}
         self._listed: dict[str, Set[str]] = {}
         self._tidied: dict[str, Mapping[str, Sequence[str]]] = {}
 
@@ -25,7 +26,8 @@ class Tree:
         in spaces or in invisible characters alone, as `text.tidy` has it. Letter case has to agree.
         """
         folder, name = posixpath.split(path)
-        if name in self._names(folder):
+        listed = self._listed.get(folder)
+        if name in (self._names(folder) if listed is None else listed):
             return path
         where = self._folder(folder)
         alike = [] if where is None else self._by_tidied(where).get(tidy(name), [])
@@ -44,7 +46,9 @@ class Tree:
         return " and ".join(posixpath.join(where, other) for other in sorted(meant)[:2])
 
     def _folder(self, path: str) -> str | None:
-        return path if not path or self._names(path) else self.find(path)
+        if path not in self._folders:
+            self._folders[path] = path if not path or self._names(path) else self.find(path)
+        return self._folders[path]
 
     def _names(self, folder: str) -> Set[str]:
         if folder not in self._listed:

@@ -13,7 +13,6 @@
 The name of a picture is its path below JPEGImages/, images/ or the folder itself, without the suffix.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -26,13 +25,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from baoseg.data.files import Tree
 from baoseg.data.images import image_size, read_image, read_mask
+from baoseg.data.table import Line, matched, read_list, refuse
+from baoseg.data.table import read as read_table
 from baoseg.errors import DataError
+from baoseg.text import folded
 from baoseg.types import IGNORE, ClassSet, Sample
 
 ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
-_HEADER = ["image", "labels"]
-_PICTURES = ("JPEGImages/", "images/")
 _SPLITS = ("ImageSets/Segmentation", "splits")
 _MASKS = ("SegmentationClass", "masks")
 
@@ -40,30 +41,24 @@ _MASKS = ("SegmentationClass", "masks")
 class Folder:
     """The pictures of one split of a folder; see the head of this file for its layout.
 
-    With `training=True` every picture needs a label, and masks are not looked at. Otherwise a picture without
-    labels is one that shows the background alone. Opening checks all that can be checked without decoding:
-    raises DataError, which names the first case of a problem and counts the others.
+    A picture without labels is one that shows the background alone. With `training=True` some picture needs a label,
+    and masks are not looked at. Opening checks all that can be checked without decoding: raises DataError, which names
+    the first case of a problem and counts the others.
     """
 
     def __init__(self, root: str | Path, split: str = ALL, *, training: bool = False) -> None:
         self.root = Path(root).expanduser()
         self.split = split
-        table = self.root / "labels.csv"
-        paths, fields = _read_table(table)
-        self.classes, indices = _read_classes(self.root / "classes.txt", table, paths, fields)
-        names = _names(paths, table)
-        rows = _split_rows(self.root, split, names)
-        self.names: Sequence[str] = tuple(names[row] for row in rows)
-        self._paths = [paths[row] for row in rows]
-        self._labels = [indices[row] for row in rows]
-        if not rows:
-            raise DataError(f"{table}: no pictures; add a line 'path,labels' for each")
-        if training:
-            unlabelled = [path for path, labels in zip(self._paths, self._labels, strict=True) if not labels]
-            _refuse(unlabelled, table, "has no labels", "label it, or leave it out of the training split")
-        present = _existing(self.root, self._paths)
-        missing = [path for path in self._paths if path not in present]
-        _refuse(missing, table, "does not exist", f"paths are relative to {self.root}")
+        table = read_table(self.root)
+        refuse(table.problems)
+        self.classes = ClassSet(table.classes)
+        lines = _lines_of(self.root, split, table.lines)
+        self.names: Sequence[str] = tuple(line.name for line in lines)
+        position = {name: index for index, name in enumerate(table.classes)}
+        self._labels = [tuple(sorted(position[label] for label in line.labels)) for line in lines]
+        if training and not any(self._labels):
+            raise DataError(f"{table.path}: no image of the split {split} has a label; training needs some that have")
+        self._paths = _existing(self.root, lines, table.path)
         self._masks = () if training else _find_masks(self.root, self.names)
         self.has_masks = any(self._masks)
 
@@ -121,121 +116,21 @@ def has_split(root: str | Path, split: str) -> bool:
     return _split_file(Path(root).expanduser(), split).is_file()
 
 
-def split_folder(root: Path) -> Path:
-    """Where the split files lie; where they would, if there are none."""
-    return _first(root, _SPLITS)
+def split_files(root: Path) -> list[Path]:
+    """The lists of the splits, without hidden files. Raises DataError for a folder that cannot be listed."""
+    folder = _first(root, _SPLITS)
+    try:
+        found = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); change its permissions") from None
+    return [path for path in found if path.suffix.lower() == ".txt" and not path.name.startswith(".")]
 
 
 def mask_folder(root: Path) -> Path:
     """Where the ground truth lies; where it would, if there is none."""
     return _first(root, _MASKS)
-
-
-def below_pictures(path: str) -> str:
-    """A path without the folder of the pictures, where it begins with one."""
-    for folder in _PICTURES:
-        path = path.removeprefix(folder)
-    return path
-
-
-def parse_labels(fields: Sequence[str], classes: Iterable[str] = ()) -> list[list[str]]:
-    """Class names in each field of the `labels` column.
-
-    Semicolons separate where a field has them, spaces elsewhere. A field with spaces and without semicolons
-    is one name if it is one of `classes` or stands between semicolons in another field. Where `classes` is
-    empty and other fields use semicolons, it is also one name unless each of its words labels another field.
-    """
-    given = set(classes)
-    between = {name for field in fields if ";" in field for name in _split_off(field, ";")}
-    alone = {field.strip() for field in fields if ";" not in field and len(field.split()) == 1}
-    names = given or between | alone
-
-    def parse(field: str) -> list[str]:
-        if ";" in field:
-            return _split_off(field, ";")
-        whole, parts = field.strip(), field.split()
-        if whole in names or (not given and between and not names.issuperset(parts)):
-            return [whole] if whole else []
-        return parts
-
-    return [parse(field) for field in fields]
-
-
-def _split_off(text: str, separator: str) -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
-
-
-def _read_table(path: Path) -> tuple[list[str], list[str]]:
-    """Paths of the pictures, normalised, and the labels as written."""
-    paths, fields = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            header = [column.strip() for column in next(reader, [])]
-            if header != _HEADER:
-                raise DataError(
-                    f"{path}: the first line is {','.join(header)!r}; write 'image,labels' there, "
-                    "with a comma between the columns"
-                )
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != 2 or not row[0].strip():
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: not of the form 'path,labels'; separate labels by "
-                        "semicolons or spaces, and quote a path with a comma"
-                    )
-                paths.append(posixpath.normpath(row[0].strip()))
-                fields.append(row[1])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; write one with the columns image,labels") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from None
-    outside = [image for image in paths if image.startswith(("/", "../"))]
-    _refuse(outside, path, "lies outside the folder", f"write paths relative to {path.parent}")
-    _refuse(_repeated(paths), path, "has more than one line", "keep one, with all of its labels")
-    return paths, fields
-
-
-def _read_classes(
-    path: Path, table: Path, images: list[str], fields: list[str]
-) -> tuple[ClassSet, list[tuple[int, ...]]]:
-    """The class list, and for each picture its classes as positions 0..K-1 in it, ascending."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        source, names = table, None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as UTF-8 text, one class a line") from None
-    else:
-        source, names = path, [line.strip() for line in lines if line.strip()]
-    labels = parse_labels(fields, names or ())
-    if names is None:
-        names = sorted({label for of_image in labels for label in of_image})
-    if "background" in names:
-        raise DataError(f"{source}: the background is index 0 by itself; do not name it as a class")
-    _refuse(_repeated(names), source, "is named more than once", "keep one line")
-    try:
-        classes = ClassSet(tuple(names))
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-    position = {name: index for index, name in enumerate(names)}
-    unknown = [
-        f"{label} (of {image})"
-        for image, of_image in zip(images, labels, strict=True)
-        for label in of_image
-        if label not in position
-    ]
-    _refuse(unknown, table, f"is not a class of {path.name}", "correct the label or add the class there")
-    return classes, [tuple(sorted({position[label] for label in of_image})) for of_image in labels]
-
-
-def _names(paths: list[str], table: Path) -> list[str]:
-    names = [posixpath.splitext(below_pictures(path))[0] for path in paths]
-    repeated = set(_repeated(names))
-    clashes = [path for path, name in zip(paths, names, strict=True) if name in repeated]
-    _refuse(clashes, table, "has the same name as another picture but for suffix or folder", "rename it")
-    return names
 
 
 def _first(root: Path, names: Sequence[str]) -> Path:
@@ -244,39 +139,51 @@ def _first(root: Path, names: Sequence[str]) -> Path:
 
 
 def _split_file(root: Path, split: str) -> Path:
-    return split_folder(root) / f"{split}.txt"
+    """The list of a split; where there is none of this name, one that differs from it in letter case alone."""
+    path, files = _first(root, _SPLITS) / f"{split}.txt", split_files(root)
+    alike = [] if path in files else [other for other in files if folded(other.stem) == folded(split)]
+    return alike[0] if len(alike) == 1 else path
 
 
-def _split_rows(root: Path, split: str, names: list[str]) -> list[int]:
-    """Positions in `names` of the pictures of a split, in the order of its file."""
+def _lines_of(root: Path, split: str, lines: Sequence[Line]) -> Sequence[Line]:
+    """The images of a split, in the order of its file."""
     path = _split_file(root, split)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        listed = read_list(path)
     except FileNotFoundError:
         if split == ALL:
-            return list(range(len(names)))
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
+            return lines
+        known = ", ".join(file.stem for file in split_files(root)) or "none"
         raise DataError(f"{path}: no such split; the splits of {root} are: {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as UTF-8 text, one name a line") from None
-    if not lines:
+    if not listed:
         raise DataError(f"{path}: the split is empty; write the name of a picture on each line")
-    row = {name: index for index, name in enumerate(names)}
-    short = [below_pictures(line) for line in lines]
-    found = [name if name in row else posixpath.splitext(name)[0] for name in short]
-    unlabelled = [name for name in found if name not in row]
+    by_name = {line.name: line for line in lines}
+    names = matched(listed, by_name)
+    unlabelled = [name for name in names if name not in by_name]
     _refuse(unlabelled, path, "has no line in labels.csv", "add one, or take it out of the split")
-    _refuse(_repeated(found), path, "is in the split more than once", "keep one line")
-    return [row[name] for name in found]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    _refuse(repeated, path, "is in the split more than once", "keep one line")
+    return [by_name[name] for name in names]
+
+
+def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
+    """The paths of the images on disk, relative to the folder."""
+    files = Tree(root)
+    found = [files.find(line.path) for line in lines]
+    missing = [line.path for line, path in zip(lines, found, strict=True) if path is None]
+    hint = next(filter(None, map(files.hint, missing[:1])), None)
+    remedy = f"paths are relative to {root}" if hint is None else f"there is {hint}: write the path as it is on disk"
+    _refuse(missing, table, "does not exist", remedy)
+    return [path for path in found if path is not None]
 
 
 def _find_masks(root: Path, names: Sequence[str]) -> tuple[Path | None, ...]:
     folder = mask_folder(root)
-    present = _existing(folder, [f"{name}.png" for name in names])
+    present = _present(folder, [f"{name}.png" for name in names])
     return tuple(folder / f"{name}.png" if f"{name}.png" in present else None for name in names)
 
 
-def _existing(root: Path, paths: Iterable[str]) -> set[str]:
+def _present(root: Path, paths: Iterable[str]) -> set[str]:
     """Those of the relative paths that exist. Lists each folder once: faster than asking for each file."""
     wanted = set(paths)
     present: set[str] = set()
@@ -286,10 +193,6 @@ def _existing(root: Path, paths: Iterable[str]) -> set[str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return wanted & present
-
-
-def _repeated(items: Sequence[str]) -> list[str]:
-    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def _refuse(cases: Sequence[str], where: Path, problem: str, remedy: str) -> None:

@@ -33,8 +33,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from baoseg.data.folder import parse_labels
 from baoseg.data.images import image_size, read_image, read_mask
+from baoseg.data.table import parse_labels
 from baoseg.errors import DataError
 from baoseg.progress import say, track
 from baoseg.types import BACKGROUND, IGNORE, ClassSet, Sample

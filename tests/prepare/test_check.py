@@ -65,11 +65,11 @@ FAULTS = {
     "unknown class": (table(*TABLE[:2], "JPEGImages/b.jpg,dogg", TABLE[3]), ["line 3", "dogg"]),
     "malformed line": (table(*TABLE, "x,y,z"), ["line 5", "path,labels"]),
     "no header": (table(*TABLE[1:]), ["labels.csv", "the first line"]),
-    "no pictures": (table(TABLE[0]), ["no pictures"]),
+    "no pictures": (table(TABLE[0]), ["no images"]),
     "empty table": ({"labels.csv": b""}, ["the first line"]),
     "no table": ({"labels.csv": None}, ["labels.csv", "no such file"]),
     "path outside": (table(*TABLE, "../a.jpg,cat"), ["line 5", "outside"]),
-    "class twice": ({"classes.txt": b"cat\ndog\ncat\n"}, ["classes.txt", "cat more than once"]),
+    "class twice": ({"classes.txt": b"cat\ndog\ncat\n"}, ["classes.txt", "cat is named more than once"]),
     "background as a class": ({"classes.txt": b"background\ncat\ndog\n"}, ["classes.txt", "background"]),
     "no classes": ({"classes.txt": b""}, ["classes.txt", "empty"]),
     "not text": ({"classes.txt": b"\xff\xfe\xff"}, ["classes.txt", "UTF-8"]),
@@ -77,7 +77,12 @@ FAULTS = {
     "name twice": ({"ImageSets/Segmentation/val.txt": b"c\nc.jpg\n"}, ["val.txt", "c is in the split more than once"]),
     "empty split": ({"ImageSets/Segmentation/val.txt": b"\n"}, ["val.txt", "empty"]),
     "split not text": ({"ImageSets/Segmentation/val.txt": b"\xff\xfe"}, ["val.txt", "UTF-8"]),
-    "no labels to train on": ({"ImageSets/Segmentation/train.txt": b"a\nc\n"}, ["c has no labels"]),
+    "no labels to train on": ({"ImageSets/Segmentation/train.txt": b"c\n"}, ["train.txt", "no image has a label"]),
+    "separator that is none": (table(*TABLE[:3], '"JPEGImages/c.jpg","cat,dog"'), ["line 4", "cat; dog"]),
+    "quote left open": (table(*TABLE[:2], 'JPEGImages/b.jpg,"dog', TABLE[3]), ["line 3", "a quote is not closed"]),
+    "letter case of a label": (table(*TABLE[:3], "JPEGImages/c.jpg,Dog"), ["line 4", "write dog as there"]),
+    "letter case of a file": (table(*TABLE[:3], "JPEGImages/c.JPG,dog"), ["c.JPG", "there is JPEGImages/c.jpg"]),
+    "background by another name": ({"classes.txt": b"_background_\ncat\ndog\n"}, ["line 1", "delete this line"]),
 }
 
 
@@ -121,12 +126,21 @@ def test_each_problem_is_named_where_the_data_set_refuses(tmp_path, name):
     assert all(str(root) in problem and ";" in problem and "\n" not in problem for problem in problems)
 
 
-def test_without_splits_all_pictures_are_trained_on(tmp_path):
+def test_pictures_without_labels_are_no_problem_as_long_as_there_are_others(tmp_path):
     root = make(tmp_path)
     shutil.rmtree(root / "ImageSets")
-    assert [problem.split(": ")[1] for problem in folder(root)] == [
-        "c has no labels; label it, or leave it out of the training split"
-    ]
+    assert folder(root) == [] and opens(root)
+    write(root, "labels.csv", "\n".join([TABLE[0], *(line.split(",")[0] + "," for line in TABLE[1:])]).encode())
+    assert folder(root) == [f"{root}/labels.csv: no image has a label; training needs some that have"]
+
+
+def test_hidden_files_are_no_splits(tmp_path):
+    root = make(tmp_path)
+    for name in ("._train.txt", ".DS_Store"):
+        write(root, f"ImageSets/Segmentation/{name}", b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert folder(root) == []
+    with pytest.raises(DataError, match=r"the splits of .* are: train, val$"):
+        Folder(root, "test")
 
 
 def test_all_problems_at_once(tmp_path):
