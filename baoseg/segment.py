@@ -245,6 +245,8 @@ def enlarge(
     cells lie in it as `network.alignment` says.
     """
     size, seen = tuple(size), tuple(size if view is None else view)
+    if tuple(maps.shape[-2:]) == seen:  # a cell is a pixel
+        return maps if seen == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     if network.alignment == Alignment.CORNERS:
         return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
     if network.alignment == Alignment.STRETCHED:

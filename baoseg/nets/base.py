@@ -131,8 +131,6 @@ def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[in
     to the picture alone they would be squeezed: what belongs at its far end would be up to a cell before it.
     """
     height, width = size
-    if stride == 1:
-        return maps
     pixels = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)
     return pixels[..., :height, :width]
 
