@@ -31,6 +31,7 @@ OPSET = 17  # of traced networks
 COMP6 = Path("results/VOC2012/Segmentation/comp6_test_cls")  # comp6: trained on data other than VOC's masks
 VOC_OUTPUTS = 21  # the server's indices end at 20
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+WARNING, FATAL = 2, 4  # how bad a thing must be for onnxruntime to say it: by itself, and while graphs are checked
 TOLERANCE = 1e-3  # of the check, relative to the largest value
 
 
@@ -189,12 +190,19 @@ def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
     import onnxruntime
 
     fed = {name: _other(value) for name, value in given.items()}
+    silent = onnxruntime.SessionOptions()
+    silent.log_severity_level = FATAL  # what it says of a wrong graph before it raises an error is no news
+    onnxruntime.set_default_logger_severity(FATAL)
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, silent, providers=["CPUExecutionProvider"])
         found = session.run(None, {name: value.cpu().numpy() for name, value in fed.items()})
     except Exception:  # it has no base of its own for what a wrong graph can raise
         return False
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)
     expected = [value.cpu() for value in graph(**fed)]
+    if not all(value.isfinite().all() for value in expected):
+        raise RecipeError("the network gives values that are NaN or infinite; export another one, or train it again")
     return all(
         ours.shape == tuple(theirs.shape)
         and bool((torch.from_numpy(ours) - theirs).abs().max() <= TOLERANCE * theirs.abs().max().clamp(min=1))

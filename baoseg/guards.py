@@ -1,12 +1,15 @@
-"""What cannot come to anything ends a training: at once, in one line that says what helps.
+"""What cannot come to anything ends at once, in one line that says what helps.
 
 - Batch norm in training divides by the deviation of a channel's values. One value has none, and PyTorch refuses it:
   a single image whose features are pooled to one cell, or are as small as one. `try_one_image` finds out before the
   first epoch; a layer whose statistics are frozen is content with one.
 - A loss that is NaN stays NaN. `LossWatch` notes the step and the term at which it began; `require_finite` looks at
   the weights that an epoch leaves.
+- No comparison with NaN is true, so maps and logits of NaN make masks of background. `numbers` looks at what a network
+  says of an image before anything is decided.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from baoseg.errors import RecipeError, RunError
+from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.learner import Learner
 from baoseg.types import Batch
 
@@ -107,3 +110,21 @@ def require_finite(learner: nn.Module, *, name: str, epoch: int, remedy: str) ->
     fine = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
     if bad := [key for key, each in zip(values, fine, strict=True) if not each]:
         raise RunError(f"{name}: the weights {bad[0]} are NaN or infinite after epoch {epoch}; {remedy}")
+
+
+def numbers(values: Tensor | float, what: str) -> None:
+    """Raises DataError where what a network says of an image (`what`, in the plural) is NaN or infinite."""
+    if not (math.isfinite(values) if isinstance(values, float) else values.isfinite().all()):
+        raise DataError(
+            f"the network gives {what} of this image that are NaN or infinite; use --precision 32-true where it "
+            "computes in half precision, or else other weights"
+        )
+
+
+@contextmanager
+def of_image(name: object) -> Iterator[None]:
+    """Inside, an error about an image gets the name in front."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 import baoseg
-from baoseg import maps, masks, nets, progress, settings
+from baoseg import guards, maps, masks, nets, progress, settings
 from baoseg.data import Dataset
 from baoseg.data.images import Picture, as_picture
 from baoseg.data.voc import CLASSES as VOC_CLASSES
@@ -71,7 +71,7 @@ class Labeler:
 
         Without `labels` the classifier's own are used, see `predict_labels`.
         `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
-        an empty list and an unreadable picture.
+        an empty list, an unreadable picture, and maps that are NaN or infinite.
         """
         pixels = as_picture(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
@@ -106,8 +106,13 @@ class Labeler:
 
     @torch.inference_mode()
     def class_logits(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
-        """Of the classifier at the middle scale of inference, without labels; the mean over the mirror images."""
-        return self.method.classify(self.views(image)).mean(dim=0).cpu()
+        """Of the classifier at the middle scale of inference, without labels; the mean over the mirror images.
+
+        Raises DataError where they are NaN or infinite.
+        """
+        logits = self.method.classify(self.views(image)).mean(dim=0).cpu()
+        guards.numbers(logits, "class logits")
+        return logits
 
     def views(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "v 3 h2 w2"]:
         """The picture, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
@@ -143,8 +148,11 @@ def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> flo
     """
     chosen = range(0, len(dataset), math.ceil(len(dataset) / pictures))
     bar = progress.track(chosen, title="label cut", total=len(chosen))
-    logits = torch.stack([labeler.class_logits(dataset[index].image) for index in bar])
-    return best_cut(logits, torch.stack([dataset.labels(index) for index in chosen]))
+    logits = []
+    for index in bar:
+        with guards.of_image(dataset.names[index]):
+            logits.append(labeler.class_logits(dataset[index].image))
+    return best_cut(torch.stack(logits), torch.stack([dataset.labels(index) for index in chosen]))
 
 
 def best_cut(logits: Float[Tensor, "n K"], labels: Float[Tensor, "n K"]) -> float:

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 import baoseg
 from baoseg import (
     costs,
+    guards,
     labeler,
     localization,
     losses,
@@ -337,6 +338,7 @@ def localize_picture(
     crops = TF.ten_crop(square, crop) if config.ten_crops else (TF.center_crop(square, crop),)
     views = normalise_image(torch.stack(tuple(crops)), method.network.normalisation)
     logits = method.classify(views)
+    guards.numbers(logits, "class logits")
     middle = slice(4, 5) if config.ten_crops else slice(1)  # the corners come before the centre
     centre, of_centre = views[middle], logits[middle]
     known, averages = _averages(method, centre, of_centre, target)
@@ -376,6 +378,8 @@ def _averages(
         scores = method.generated(view)
     else:
         scores = method.maps(view, torch.zeros_like(logits)).scores
+    guards.numbers(logits, "class logits")
+    guards.numbers(scores, "maps")
     known = int(logits.argmax()) if target is None else target
     return known, bas.top_averages(scores, logits, torch.tensor([known], device=logits.device))[0]
 
@@ -422,7 +426,8 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
         with costs.measure(model.device) as cost:
             for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
                 target = _target(model, dataset, index)
-                seed = _seed(model.method, dataset[index].image, target, side=config.side, top_k=stage.top_k)
+                with guards.of_image(f"{dataset.split}/{dataset.names[index]}"):
+                    seed = _seed(model.method, dataset[index].image, target, side=config.side, top_k=stage.top_k)
                 seeds.save(paths.maps(dataset.split, dataset.names[index]), seed)
         note_cost(paths, "maps", cost, pictures=len(missing))
 
@@ -519,9 +524,10 @@ def _measured(
         truth = truth_on_crop(dataset.boxes(index), sample.mask, size, config=config)
     except DataError as error:
         raise DataError(f"{dataset.split}/{sample.name}: {error}") from error
-    found = localize_picture(
-        model.method, sample.image, target, config=config, top=(stage.top_k, *top), fixed=stage.threshold
-    )
+    with guards.of_image(f"{dataset.split}/{sample.name}"):
+        found = localize_picture(
+            model.method, sample.image, target, config=config, top=(stage.top_k, *top), fixed=stage.threshold
+        )
     boxes = [box_at(scores, threshold=stage.threshold) for scores in found.averages]
     ious = box_iou(np.stack(boxes), truth.boxes).max(axis=1).tolist()
     row = {"name": sample.name, "rank": found.rank, "iou": ious[0]}

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from baoseg import guards
 from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.errors import DataError, RecipeError
@@ -89,7 +90,8 @@ def infer(
 
     `fixed` is the threshold for images for which a method that chooses thresholds cannot find one.
 
-    Raises DataError when no class is present: there is nothing to look for then.
+    Raises DataError when no class is present, as there is nothing to look for then, and for maps that are NaN or
+    infinite.
     """
     classes = labels.nonzero()[:, 0] + 1
     if len(classes) == 0:
@@ -110,6 +112,7 @@ def infer(
         if config.flip:
             total = total + channels[1].flip(-1)
 
+    guards.numbers(total, "maps")  # before `normalise`, which would make 0 of -inf
     total = normalise(total[None], scaling=config.scaling)[0].cpu()
     if method.learns_background:
         return Seed(classes, total[1:], total[0], size)
@@ -117,6 +120,7 @@ def infer(
     if method.chooses_threshold:
         inputs = views(image, middle(config), config=config, normalisation=normalisation, stride=stride)
         threshold = method.threshold(inputs, given, total.to(device), fixed=fixed)
+        guards.numbers(threshold, "losses of masks")
     return Seed(classes, total, None, size, threshold)
 
 

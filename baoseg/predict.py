@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from baoseg import progress, refine
+from baoseg import guards, progress, refine
 from baoseg.data.images import read_image, voc_palette, write_mask
 from baoseg.data.table import parse_labels
 from baoseg.errors import DataError
@@ -61,7 +61,8 @@ def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config
     for mask_path, source in progress.track(pictures.items(), title="predict", total=len(pictures)):
         try:
             picture = read_image(source)
-            mask = predict(model, picture, labels=labels, crf=config.crf)
+            with guards.of_image(source):
+                mask = predict(model, picture, labels=labels, crf=config.crf)
         except DataError as error:
             skip(source, str(error))
             continue

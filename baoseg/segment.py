@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor, nn
 
 import baoseg
-from baoseg import settings
+from baoseg import guards, settings
 from baoseg.data.images import Picture, as_picture
 from baoseg.data.transforms import Normalisation, normalise
 from baoseg.errors import CheckpointError, RecipeError
@@ -140,7 +140,8 @@ class Segmenter:
     def __call__(self, image: Picture, labels: Sequence[str] | None = None) -> Segmentation:
         """A path, PIL image, uint8 array [h w 3] or tensor [3 h w]. With `labels` no other class is considered.
 
-        The scores of a large picture are large too: S x h x w in 32 bit. `mask` does without them.
+        The scores of a large picture are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
+        for an unreadable picture, and where the network's logits are NaN or infinite.
         """
         picture = as_picture(image)
         scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
@@ -179,6 +180,7 @@ class Segmenter:
             joined = self._joined(joined, self._look(scaled, size, absent))
             if self.inference.flip:  # after the picture, not in a batch with it, which takes twice the memory
                 joined = self._joined(joined, self._look(scaled.flip(-1), size, absent).flip(-1))
+        guards.numbers(joined, "probabilities")
         kept = joined[:, *window.kept_of_seen]
         if self.inference.reduce == Reduce.MAX:
             return kept / kept.sum(dim=0)
@@ -191,6 +193,7 @@ class Segmenter:
         self, view: Float[Tensor, "1 3 h w"], size: tuple[int, int], absent: Int[Tensor, "a"]
     ) -> Float[Tensor, "S y x"]:
         logits = full_precision(self.network(view))
+        logits = logits.where(logits > -math.inf, math.nan)  # the softmax would take -inf for a class that is ruled out
         logits[:, absent] = -math.inf
         return enlarge(logits.softmax(dim=1), size, self.network, view=view.shape[-2:])[0]
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import tarfile
 from collections.abc import Iterator
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import jaxtyping
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tiny
@@ -127,6 +129,32 @@ def test_a_network_with_attention_gives_the_same_maps(unchecked: None, tmp_path:
     scores = model.raw_maps(views, labels).scores * labels[:, :, None, None]
     assert scores.std() > 0.05 and close(found, scores)
     assert close(logits, model.method.classify(views))
+
+
+def test_a_graph_that_fails_at_other_sizes_is_noticed_in_silence(
+    segmenter: Segmenter, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime prints an error of its own before it raises one; damaged files are none of its business either."""
+    shape = onnx.numpy_helper.from_array(np.array([1, 4, 64, 64]), "shape")  # of one size alone
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("images", "scores")]
+    node = onnx.helper.make_node("Reshape", ["images", "shape"], ["scores"])
+    graph = onnx.helper.make_graph([node], "fixed", ends[:1], ends[1:], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)], ir_version=8)
+    onnx.save(model, tmp_path / "fixed.onnx")
+    (tmp_path / "damaged.onnx").write_bytes((tmp_path / "fixed.onnx").read_bytes()[:-20])
+    capfd.readouterr()
+    given = {"images": torch.rand(1, 3, 64, 64)}
+    for name in ("fixed", "damaged", "absent"):
+        assert not export._agrees(tmp_path / f"{name}.onnx", export.SegmenterGraph(segmenter.network), given)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_gives_no_numbers_is_not_written(segmenter: Segmenter, unchecked: None, tmp_path: Path) -> None:
+    broken = copy.deepcopy(segmenter)
+    broken.network.head.cls_conv.bias.data[1] = float("nan")
+    with pytest.raises(RecipeError, match="the network gives values that are NaN or infinite"):
+        export.onnx(broken, tmp_path / "x.onnx")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_file_that_says_something_else_is_not_written(

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from fractions import Fraction
@@ -360,3 +361,23 @@ def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path: Path, capsys
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert "run by the pickle" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------- values that are no numbers
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_says_no_numbers_gives_no_mask(labeler: Labeler, value: float) -> None:
+    """No comparison with NaN is true: the mask would be background, and the labels none."""
+    broken = copy.deepcopy(labeler)
+    with torch.no_grad():
+        broken.method.network.class_head.weight[1] = value
+    image = SCENES[0].image
+    first = labeler.classes.names[0]
+    with pytest.raises(DataError, match="network gives maps of this image that are NaN or infinite"):
+        broken(image, [first])
+    for ask in (broken.predict_labels, broken.class_logits, broken):
+        with pytest.raises(DataError, match="network gives class logits of this image that are NaN or infinite"):
+            ask(image)
+    with pytest.raises(DataError, match="val_00000: the network gives class logits"):
+        calibrate(broken, SCENES)

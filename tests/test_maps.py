@@ -329,3 +329,22 @@ def test_a_map_finer_than_the_seeds_is_averaged_at_each_scale(size):
     total -= total.min(axis=(1, 2), keepdims=True)
     total /= total.max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(seed.scores.numpy(), total, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("scaling", Scaling)
+def test_maps_that_are_no_numbers_are_no_seed(value, background, scaling):
+    """Scaled, -inf would be 0 and NaN the background; a class that is absent is not looked at."""
+    method = Probe(background=background)
+
+    def seed():
+        config = Config(**ONE_SCALE, scaling=scaling)
+        return infer(method, picture(40, 56), LABELS, config=config, normalisation=NORMALISATION, stride=4)
+
+    with torch.no_grad():
+        method.filters[1] = value
+        assert seed().scores.isfinite().all()
+        method.filters[2] = value
+    with pytest.raises(DataError, match="the network gives maps of this image that are NaN or infinite; use --"):
+        seed()

@@ -274,3 +274,17 @@ def test_overlays_have_the_tree_and_the_size_of_the_pictures(tmp_path: Path) -> 
     written = read_image(tmp_path / "out/overlays/deep/cat.jpg").float()
     exact = predict.overlay(picture_of(labels), labels.byte())
     assert (written - torch.from_numpy(np.array(exact)).permute(2, 0, 1)).abs().mean() < 12  # JPEG
+
+
+def test_an_image_of_which_the_network_says_no_numbers_fails_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A half-precision network that overflows on white, say."""
+    model, whole = segmenter(), Colours.forward
+    model.network.forward = lambda images: whole(model.network, images) / (images.amin() < 1)
+    good, white = write(tmp_path / "in" / "a.png"), tmp_path / "in" / "b.png"
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(white)
+    assert predict.run(model, [tmp_path / "in"], tmp_path / "out") == [white]
+    assert files(tmp_path / "out") == {"a.png"}
+    assert torch.equal(read_mask(tmp_path / "out" / "a.png"), model.mask(read_image(good)))
+    assert f"bao: {white}: the network gives probabilities of this image that are NaN" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -20,7 +21,7 @@ from baoseg import labeler, pipeline, recipes, segment, train
 from baoseg.data import open_dataset
 from baoseg.data.images import write_mask
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, RecipeError
+from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.nets import weights
 from baoseg.nets.base import pad_to_multiple
 from baoseg.nets.deeplab import Alignment, SegmentationNetwork
@@ -363,3 +364,45 @@ def _train_and_die(root: Path) -> None:
 
     with mock.patch.object(segment.SegmentationLearner, "loss", deadly):
         pipeline.segment_pictures(Run(root), hardware=tiny.HARDWARE)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("labels", [None, ["red"]])
+def test_logits_that_are_no_numbers_are_no_mask(value: float, labels: list[str] | None) -> None:
+    """A class that the network itself rules out (-inf) is no less an error than one that it is endlessly sure of."""
+    network = NetConfig(name=TINY.name, stride=16).build(3)
+    segmenter = Segmenter(network, CLASSES, inference=Inference(window=64, margin=16))
+    image = torch.randint(256, (3, 40, 100), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    others = segmenter(image, ["blue"]).scores
+    with torch.no_grad():
+        network.head.cls_conv.bias[1] = value
+    for call in (segmenter, segmenter.mask):
+        with pytest.raises(DataError, match=r"network gives probabilities of this image that are NaN or infinite; use"):
+            call(image, labels)
+    assert torch.equal(segmenter(image, ["blue"]).scores, others)  # what the labels rule out has no say
+
+
+def test_the_image_and_the_network_are_named_where_a_split_is_segmented(tmp_path: Path, monkeypatch: Any) -> None:
+    schedule = train.Config(epochs=1, batch_size=4, lr=1e-3)
+    masks = tmp_path / "masks"
+    scenes = open_dataset(tiny.RECIPE.data, "train")
+    for index, name in enumerate(scenes.names):
+        mask = scenes.mask(index)
+        assert mask is not None
+        write_mask(masks / f"{name}.png", mask)
+    wanted = recipes.Segmentation(masks=str(masks), schedule=schedule, net=TINY)
+    folder = pipeline.begin(replace(tiny.RECIPE, segmentations=(wanted,)), tmp_path / "run")
+    probabilities, paths = Segmenter._look, folder.stage("segment")
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
+        with pytest.raises(DataError) as caught:
+            pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+    assert str(caught.value).startswith(
+        f"{paths.root}, val_00000: the network gives probabilities of this image that are"
+    )
+    pipeline.segment_pictures(folder, hardware=tiny.HARDWARE, split="train")
+    monkeypatch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
+    with pytest.raises(DataError) as caught:
+        pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+    assert str(caught.value).startswith(f"{paths.network}, val_00000: the network gives probabilities")
+    assert not paths.masks("val").exists()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, formats, labeler, masks, progress, recipes, seeds
+from baoseg import costs, formats, guards, labeler, masks, progress, recipes, seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
@@ -57,7 +57,7 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
     with costs.measure(model.device) as cost:
         for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
             sample = dataset[index]
-            with fabric.autocast():
+            with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
                 seed = _seed(model, sample)
             seeds.save(paths.maps(dataset.split, sample.name), seed)
     note_cost(paths, "maps", cost, pictures=len(missing))

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, manifest, masks, progress, ranks, recipes, seeds, segment
+from baoseg import costs, data, evaluate, guards, manifest, masks, progress, ranks, recipes, seeds, segment
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError, RecipeError
@@ -20,7 +20,7 @@ from baoseg.steps.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.steps.refining import masks_of
 from baoseg.steps.training import fit, judged, note_epoch
 from baoseg.train import Hardware
-from baoseg.types import IGNORE
+from baoseg.types import IGNORE, Sample
 
 
 def add_segmentation(
@@ -58,7 +58,7 @@ def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = Non
         with costs.measure(model.device) as cost:
             for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
                 sample = dataset[index]
-                with fabric.autocast():
+                with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
                     mask = model.mask(sample.image)
                 write_mask(paths.mask(dataset.split, sample.name), mask)
         note_cost(paths, "masks", cost, pictures=len(due))
@@ -125,7 +125,8 @@ def _own_predictions(
     model = segment.load(before.network, device=hardware.fabric().device)
     for index in each(not_there(files), of=len(files), title=f"{paths.name} labels"):
         sample = pictures[index]
-        write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
+        with guards.of_image(f"{before.network}, {sample.name}"):
+            write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
     return KeptLabels(files)
 
 
@@ -178,6 +179,10 @@ class _SegmentationCurve:
         if not self.dataset.has_masks:
             return
         pictures = judged(self.dataset, self.paths, epoch)
-        pairs = ((self.segmenter.mask(sample.image), truth) for sample, truth in pictures)
+        pairs = ((self._mask(sample), truth) for sample, truth in pictures)
         metrics = evaluate.evaluate_masks(pairs, len(self.dataset.classes), decision="predicted")
         note_epoch(self.paths, {"epoch": epoch, "miou": evaluate.of_masks(metrics)["miou"]})
+
+    def _mask(self, sample: Sample) -> UInt8[Tensor, "h w"]:
+        with guards.of_image(f"{self.paths.root}, {sample.name}"):
+            return self.segmenter.mask(sample.image)

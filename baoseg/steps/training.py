@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, labeler, masks, nets, ranks, recipes, seeds, train
+from baoseg import costs, data, evaluate, guards, labeler, masks, nets, ranks, recipes, seeds, train
 from baoseg.data import Dataset, TrainSet, transforms
 from baoseg.data.images import write_mask
 from baoseg.errors import RecipeError
@@ -149,11 +149,15 @@ class _EpochCurve:
     def __call__(self, epoch: int) -> None:
         if not self.dataset.has_masks:
             return
-        pairs = ((_seed(self.labeler, sample), truth) for sample, truth in judged(self.dataset, self.paths, epoch))
+        pairs = ((self._seed(sample), truth) for sample, truth in judged(self.dataset, self.paths, epoch))
         metrics = evaluate.evaluate_seeds(pairs, len(self.dataset.classes), threshold=self.threshold)
         miou, oracle = evaluate.of_masks(metrics)["miou"], metrics["oracle"]
         row = {"epoch": epoch, "miou": miou, "oracle_miou": oracle["miou"], "oracle_threshold": oracle["threshold"]}
         note_epoch(self.paths, row)
+
+    def _seed(self, sample: Sample) -> seeds.Seed:
+        with guards.of_image(f"{self.paths.root}, {sample.name}"):
+            return _seed(self.labeler, sample)
 
 
 def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
