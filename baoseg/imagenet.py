@@ -117,7 +117,12 @@ class GroupCAM(Method):
         return Maps(torch.stack([score - mean for score in scores], dim=1))
 
     def threshold(
-        self, images: Float[Tensor, "v 3 h w"], labels: Float[Tensor, "K"], scores: Float[Tensor, "k H W"]
+        self,
+        images: Float[Tensor, "v 3 h w"],
+        labels: Float[Tensor, "K"],
+        scores: Float[Tensor, "k H W"],
+        *,
+        fixed: float,
     ) -> float:
         """Otsu's cut of the strongest map of each cell."""
         strongest = scores.amax(dim=0)[None, None]

@@ -185,7 +185,7 @@ def save(
         "method": settings.to_json(stage.method, Settings),
         "net": settings.to_json(recipe.net),
         "maps": settings.to_json(recipe.maps),
-        "masks": settings.to_json(recipe.masks),
+        "masks": settings.to_json(recipe.masks_of(stage.name)),
         "label_cut": label_cut,
     }
     weights.save(path, method.result(), about)

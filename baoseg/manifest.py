@@ -45,6 +45,7 @@ def _begun(recipe: Recipe, out: Path) -> Run:
     if begun:
         recipe_of(folder)  # refuses a run for localization
         manifest = read_json(folder.manifest)
+        manifest["recipe"] = settings.completed(manifest["recipe"], Recipe, source=str(folder.manifest))
         for key, value in wanted.items():
             if manifest.get(key) != value:
                 raise RunError(
@@ -68,15 +69,17 @@ def add(folder: Run, recipe: Recipe) -> None:
     """Note what `recipe` adds to the run. Raises RunError if something else has the same name."""
     manifest = read_json(folder.manifest)
     changed = False
-    for key in ADDITIONS:
+    for key, kind in ADDITIONS.items():
         noted = manifest.setdefault(key, {})
         for addition in getattr(recipe, key):
             described = settings.to_json(addition)
             changed |= addition.name not in noted
-            if noted.setdefault(addition.name, described) != described:
+            there = noted.setdefault(addition.name, described)
+            there = settings.completed(there, kind, source=str(folder.manifest))
+            if there != described:
                 raise RunError(
                     f"{folder.root}: holds another {addition.name} "
-                    f"({_difference(noted[addition.name], described)}); choose another folder with --out, or name"
+                    f"({_difference(there, described)}); choose another folder with --out, or name"
                 )
     if changed:
         write_json(folder.manifest, manifest)

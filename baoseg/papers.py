@@ -91,7 +91,7 @@ def amn_voc() -> Recipe:
         net=replace(RESNET50, freeze_batch_norm=True),
         augment=UNCHANGED,
         stages=(
-            _irn_classifier(),
+            replace(_irn_classifier(), threshold=0.15),
             Stage(
                 method=amn.Config(),
                 schedule=train.Config(epochs=5, batch_size=16, lr=5e-6, head_lr=1e-4, weight_decay=1e-4),
@@ -101,7 +101,7 @@ def amn_voc() -> Recipe:
         ),
         maps=IRN_MAPS,
         masks=MasksConfig(threshold=0.25),
-        refinements=(_irn("amn", irn.Config(background=0.15, foreground=0.45, threshold=0.25), VOC_SCALES),),
+        refinements=(_irn("amn", irn.Config(background=0.15, foreground=0.45, threshold=0.25, power=1.3), VOC_SCALES),),
         segmentations=(_deeplab_v2_on_voc("amn+irn"),),
     )
 
@@ -130,7 +130,9 @@ def bas_voc() -> Recipe:
         fusions=(Fusion(called="cam+bas", sources=("cam", "bas")),),
         maps=IRN_MAPS,
         masks=MasksConfig(threshold=0.3),
-        refinements=(_irn("cam+bas", irn.Config(background=0.17, foreground=0.30, threshold=0.22), VOC_SCALES),),
+        refinements=(
+            _irn("cam+bas", irn.Config(background=0.17, foreground=0.30, threshold=0.22, power=1.5), VOC_SCALES),
+        ),
         segmentations=(_deeplab_v2_on_voc("cam+bas+irn"),),
     )
 

@@ -29,6 +29,13 @@ class Stage:
     start: str | None = None  # the earlier stage whose weights it starts from; None: the network's own weights
     labelled_by: str | None = None  # the earlier stage whose seeds label the training pictures, where the method asks
     called: str | None = None  # None: the method's name
+    threshold: float | None = None  # at which its maps are cut, where no background is learned; None: the recipe's
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise RecipeError(
+                f"{self.name}: threshold is {self.threshold}; maps lie in 0..1, choose a value in between"
+            )
 
     @property
     def name(self) -> str:
@@ -139,6 +146,11 @@ class Recipe:
     def names(self) -> list[str]:
         """Of the stages and fusions, which have maps, in their order."""
         return [*(stage.name for stage in self.stages), *(fusion.name for fusion in self.fusions)]
+
+    def masks_of(self, name: str) -> MasksConfig:
+        """How the maps of a stage or fusion become masks: with the stage's own threshold where it has one."""
+        own = next((stage.threshold for stage in self.stages if stage.name == name), None)
+        return self.masks if own is None else replace(self.masks, threshold=own)
 
 
 def demo() -> Recipe:
@@ -460,9 +472,10 @@ def comparison(
 
     The first stage of `base` gives the schedule of what learns to classify (CAM, TransCAM, BNR), its last that of what
     learns from labelled pixels (AMN, BAO), and the stage that BAO starts from. BAS, which learns both at once, gets the
-    epochs of both. AMN starts from a trained classifier, whose seeds are its labels: CAM's or, as `transcam+amn`,
-    TransCAM's. A stage that another starts from is trained too. `seeds` are seeds of other tools by name (see
-    Fusion.sources), `fuse` are sums of methods and such seeds, written as a+b.
+    epochs of both, and the recipe's threshold: one for each image (`bas.Threshold.IMAGE`) is not better so far. AMN
+    starts from a trained classifier, whose seeds are its labels: CAM's or, as `transcam+amn`, TransCAM's. A stage that
+    another starts from is trained too. `seeds` are seeds of other tools by name (see Fusion.sources), `fuse` are sums
+    of methods and such seeds, written as a+b.
 
     Raises RecipeError for an unknown method and for a sum of what is not there.
     """
@@ -481,7 +494,7 @@ def comparison(
             labelled_by="transcam",
             called="transcam+amn",
         ),
-        "bas": Stage(method=bas.Config(threshold=bas.Threshold.IMAGE), schedule=bas_schedule),
+        "bas": Stage(method=bas.Config(), schedule=bas_schedule),
         "bao": Stage(method=bao.Config(), schedule=activate.schedule, start=classify.name),
     }
     known |= {name: stage for name, stage in own.items() if name in known}

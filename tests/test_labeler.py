@@ -1,6 +1,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -218,6 +219,14 @@ def test_a_file_keeps_the_cut(tiny_run: Run, tmp_path: Path) -> None:
     trained = baoseg.load(tiny_run.stage(stage.name).network)
     labelers.save(path, trained.method, recipe=tiny.RECIPE, stage=stage, classes=trained.classes, label_cut=-1.25)
     assert baoseg.load(path).label_cut == -1.25
+
+
+def test_a_file_keeps_the_threshold_of_its_stage(tiny_run: Run, tmp_path: Path) -> None:
+    stage, path = replace(tiny.RECIPE.stages[0], threshold=0.15), tmp_path / "network.safetensors"
+    trained = baoseg.load(tiny_run.stage(stage.name).network)
+    recipe = replace(tiny.RECIPE, stages=(stage,))
+    labelers.save(path, trained.method, recipe=recipe, stage=stage, classes=trained.classes)
+    assert (trained.masks.threshold, baoseg.load(path).masks.threshold) == (0.3, 0.15)
 
 
 def test_labels_that_name_nothing_are_errors_of_one_line(labeler: Labeler) -> None:

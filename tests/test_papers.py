@@ -11,9 +11,9 @@ from baoseg.data.images import read_mask, write_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
 from baoseg.errors import CheckpointError
-from baoseg.methods import bao
+from baoseg.methods import amn, bao
 from baoseg.recipes import Recipe
-from baoseg.refine import crf, psa
+from baoseg.refine import crf, irn, psa
 from baoseg.runs import Run
 
 PAPERS = ["bao-voc", "bao-voc-reference", *papers.RECIPES]
@@ -42,6 +42,26 @@ def test_the_settings_that_every_paper_prints_have_a_source(name: str) -> None:
     for entry in stated.values():
         for source in entry.source.split("; "):
             assert source.split()[0] in papers.sources(), source
+
+
+def test_amn_learns_at_the_thresholds_of_its_first_step_and_irn_at_those_of_the_second() -> None:
+    """scripts/generate_pseudo_mask.sh of the released code; CAM is evaluated at 0.15 there, AMN at 0.25."""
+    recipe = papers.amn_voc()
+    learned, (walked,) = recipe.stages[1].method, recipe.refinements
+    assert isinstance(learned, amn.Config) and isinstance(walked.by, irn.Config)
+    assert (learned.background_below, learned.foreground_above) == (0.05, 0.30)
+    assert (walked.by.background, walked.by.foreground, walked.by.threshold) == (0.15, 0.45, 0.25)
+    assert {name: recipe.masks_of(name).threshold for name in recipe.names} == {"cam": 0.15, "amn": 0.25}
+
+
+def test_maps_go_to_a_power_before_the_walk_where_the_released_code_has_one() -> None:
+    powers = {
+        refinement.name: refinement.by.power
+        for recipe in (papers.amn_voc(), papers.bas_voc(), papers.transcam_voc(), recipes.refined(tiny.RECIPE, ["irn"]))
+        for refinement in recipe.refinements
+        if not isinstance(refinement.by, crf.Config)
+    }
+    assert powers == {"amn+irn": 1.3, "cam+bas+irn": 1.5, "transcam+psa": 1.0, "bao+irn": 1.0}
 
 
 def test_no_settings_are_published_of_recipes_that_are_not_there() -> None:

@@ -23,7 +23,7 @@ from baoseg.data.synthetic import Synthetic
 from baoseg.errors import CheckpointError, DataError, RecipeError, RunError
 from baoseg.evaluate import THRESHOLDS
 from baoseg.fusion import fuse
-from baoseg.methods import amn, bao, cam, transcam
+from baoseg.methods import amn, bao, bas, cam, transcam
 from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, read_json
@@ -299,6 +299,52 @@ def test_the_folder_of_another_recipe_is_refused(tiny_run: Run, recipe: Recipe, 
         run(recipe, tiny_run.root)
 
 
+def test_the_folder_of_an_earlier_version_without_settings_that_came_later_continues(tmp_path: Path) -> None:
+    """What it does not name had the value that is the default now, so it is the same recipe."""
+    recipe = replace(
+        tiny.RECIPE,
+        net=nets.Config(backbone="timm:test_resnet"),
+        stages=(recipes.Stage(method=bas.Config(), schedule=train.Config(epochs=1, batch_size=4)),),
+    )
+    recipe = recipes.refined(recipe, ["irn"])
+    folder = pipeline.begin(recipe, tmp_path / "run")
+    folder.stage("bas").root.mkdir()
+    manifest = json.loads(folder.manifest.read_text())
+    del manifest["recipe"]["stages"][0]["method"]["activation"]
+    del manifest["recipe"]["stages"][0]["threshold"]
+    del manifest["refinements"]["bas+irn"]["by"]["power"]
+    folder.manifest.write_text(json.dumps(manifest))
+    assert pipeline.begin(recipe, tmp_path / "run").root == folder.root
+    assert pipeline.recipe_of(folder) == recipe
+    changed = replace(recipe.stages[0], method=bas.Config(activation=bas.Activation.MARGIN))
+    with pytest.raises(RunError, match=r"stages\[0\]\.method\.activation was raw, now margin"):
+        pipeline.begin(replace(recipe, stages=(changed,)), tmp_path / "run")
+    (walk,) = recipe.refinements
+    powered = replace(walk, by=replace(walk.by, power=1.5))  # type: ignore[call-arg]
+    with pytest.raises(RunError, match=r"another bas\+irn \(by\.power was 1\.0, now 1\.5\)"):
+        pipeline.begin(replace(recipe, refinements=(powered,)), tmp_path / "run")
+
+
+def test_a_stage_may_have_a_threshold_of_its_own(tiny_run: Run, tmp_path: Path) -> None:
+    """Of the masks and of the evaluation; where it has none, the recipe's."""
+    own = tuple(replace(stage, threshold=0.0) for stage in tiny.RECIPE.stages)
+    assert tiny.RECIPE.masks_of("transcam") == masks.Config(threshold=0.3)
+    folder = pipeline.begin(replace(tiny.RECIPE, stages=own), tmp_path / "run")
+    for stage in STAGES:
+        shutil.copytree(tiny_run.stage(stage).root, folder.stage(stage).root)
+    pipeline.make_masks(folder)
+    pipeline.evaluate_stages(folder)
+    metrics = read_json(folder.stage("transcam").metrics)
+    assert metrics["fixed"]["threshold"] == 0.0
+    assert metrics["fixed"]["miou"] == metrics["sweep"]["miou"][THRESHOLDS.index(0.0)]
+    for name in VAL:
+        seed = seeds.load(folder.stage("transcam").maps("val", name))
+        found = read_mask(folder.stage("transcam").mask("val", name))
+        assert torch.equal(found, masks.label_image(seed, threshold=0.0))
+    assert metrics["fixed"]["miou"] != read_json(tiny_run.stage("transcam").metrics)["fixed"]["miou"]
+    assert read_json(folder.stage("bao").metrics) == read_json(tiny_run.stage("bao").metrics)  # learned
+
+
 def test_the_folder_of_other_data_is_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", {"one": (scene(0), "bee"), "two": (scene(1), "jay")})
     recipe = tiny.with_data(tiny.RECIPE, tmp_path / "data")
@@ -555,7 +601,7 @@ def test_amn_learns_without_a_crf_where_its_settings_say_so(comparison: Run, tmp
     label = training._pixel_labels(Run(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
     assert label is not None
     seed = seeds.load(comparison.stage("transcam").maps("train", scenes.names[3]))
-    assert torch.equal(label(3), masks.confident_labels(seed, background=0.15, foreground=0.45))
+    assert torch.equal(label(3), masks.confident_labels(seed, background=0.05, foreground=0.30))
 
 
 def test_costs_are_noted(comparison: Run) -> None:

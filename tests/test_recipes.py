@@ -8,6 +8,7 @@ from baoseg import localize_recipes, recipes, settings
 from baoseg.errors import RecipeError
 from baoseg.maps import Scaling
 from baoseg.methods import bao
+from baoseg.methods import bas as bas_method
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -59,6 +60,12 @@ def test_override_changes_what_is_named_and_nothing_else() -> None:
     assert recipes.override(recipe) == recipe
 
 
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_outside_of_the_maps_range_is_refused(threshold: float) -> None:
+    with pytest.raises(RecipeError, match=r"cam: threshold is .*; maps lie in 0\.\.1"):
+        replace(recipes.msrc14().stages[0], threshold=threshold)
+
+
 def test_only_keeps_one_stage_which_then_starts_from_the_weights_given() -> None:
     (stage,) = recipes.override(recipes.bao_voc(), only="bao").stages
     assert (stage.name, stage.start) == ("bao", None)
@@ -89,6 +96,8 @@ def test_a_comparison_trains_what_is_asked_and_what_that_starts_from() -> None:
     cam, amn, bas, bao = (stage.schedule for stage in recipe.stages)
     assert (cam, amn, bao) == (base.stages[0].schedule, base.stages[1].schedule, base.stages[1].schedule)
     assert bas == replace(cam, epochs=cam.epochs + bao.epochs)
+    (suppressing,) = (stage.method for stage in recipe.stages if stage.name == "bas")
+    assert suppressing == bas_method.Config(threshold=bas_method.Threshold.FIXED)
     assert (recipe.net, recipe.data, recipe.augment, recipe.maps) == (base.net, base.data, base.augment, base.maps)
 
 

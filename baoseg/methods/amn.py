@@ -23,11 +23,14 @@ from baoseg.types import BACKGROUND, IGNORE, Batch, Maps
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of AMN. Thresholds and CRF are those of its released code."""
+    """Settings of AMN. Thresholds and CRF are those of its released code, step 1 of scripts/generate_pseudo_mask.sh.
+
+    Step 2 of that script has 0.15 and 0.45 (the defaults of run_sample.py): they make IRN's labels of AMN's own maps.
+    """
 
     smoothing: float = 0.4  # eps of PCL, sec. 4
-    background_below: float = 0.15  # pixels whose largest seed is lower are labelled background
-    foreground_above: float = 0.45  # pixels whose largest seed is at least this are labelled by its class; else ignored
+    background_below: float = 0.05  # pixels whose largest seed is lower are labelled background
+    foreground_above: float = 0.30  # pixels whose largest seed is at least this are labelled by its class; else ignored
     crf: bool = True  # whether a dense CRF draws the mask at each of the two thresholds to the edges first
 
     def __post_init__(self) -> None:

@@ -42,7 +42,8 @@ def from_thresholds(
     foreground: float = 0.30,
     config: crf.Config = crf.LABELS,
 ) -> UInt8[Tensor, "h w"]:
-    """IRN sec. 4.2: the masks at two thresholds, each after the CRF. AMN has thresholds of 0.15 and 0.45.
+    """IRN sec. 4.2: the masks at two thresholds, each after the CRF. AMN learns from such
+    labels of CAM, and IRN after it from 0.15 and 0.45 on AMN's maps.
 
     What is of a class at the higher one is of that class, what is background at both is background. Deviation: a map
     that equals the threshold is above it (`masks.label_image`), in the released code below.

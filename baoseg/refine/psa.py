@@ -42,13 +42,14 @@ class Config:
     learned_background: bool = True  # whether the background map of a seed, where it has one, stands for the alphas
     beta: float = 8.0  # sec. 3.3
     steps: int = 256  # of the walk: 2^logt
+    power: float = 1.0  # to which maps and background are raised before the walk; of no released PSA, see irn.Config
     widths: tuple[int, int, int] = (64, 128, 256)  # channels from each of the three stages
 
     def __post_init__(self) -> None:
         if self.radius < 2 or not 0 < self.low_alpha <= self.high_alpha or self.background_alpha <= 0:
             raise RecipeError(f"psa: {self}; a radius of 2 or more, and alphas above 0, the low one first")
-        if self.beta <= 0 or self.steps < 0 or min(self.widths) < 1:
-            raise RecipeError(f"psa: {self}; beta and widths above 0, steps not negative")
+        if min(self.beta, self.power, *self.widths) <= 0 or self.steps < 0:
+            raise RecipeError(f"psa: {self}; beta, power and widths above 0, steps not negative")
         if not 0 <= self.low_score <= self.high_score <= 1 or not 0 <= self.walk_score <= 1:
             raise RecipeError(f"psa: {self}; fixed scores lie in 0..1, the low one first")
         crf.Config(n_labels=self.n_labels)  # refuses what is no number of labels
@@ -147,6 +148,7 @@ class AffinityNet(Learner):
             background = affinity_labels.background_score(seed, alpha=config.background_alpha)
         scores = torch.cat([background[None], seed.scores]).to(features)
         maps = F.avg_pool2d(pad_to_multiple(scores[None], self.stride), self.stride)
+        maps = random_walk.powered(maps, config.power)
         moves = random_walk.transition(random_walk.feature_affinity(features, radius=config.radius), beta=config.beta)
         maps = random_walk.walk(maps, moves, steps=config.steps).cpu()
         if any(side % self.stride for side in seed.size):

@@ -67,6 +67,13 @@ def propagate_to_edge(
     return walk(scores * (1 - boundaries[:, None]), moves, steps=steps).reshape(maps.shape)
 
 
+def powered(maps: Float[Tensor, "*b h w"], power: float) -> Float[Tensor, "*b h w"]:
+    """The maps to a power, as BAS (1.5) and AMN (1.3) released it before the walk: above 1, what is in doubt weighs
+    less, and less of it is carried to other cells.
+    """
+    return maps if power == 1 else maps.clamp(min=0) ** power
+
+
 def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
     """a_ij = 1 - max of B over the cells on the path from i to j, both ends included (IRN sec. 4.4).
 

@@ -28,7 +28,7 @@ def evaluate_stages(folder: Run) -> bool:
     for paths in evaluated_stages(folder, recipe):
         pairs = _Pairs(paths, dataset, lambda stage, name: seeds.load(stage.maps(split, name)))
         with pairs.named():
-            metrics = evaluate.evaluate_seeds(pairs, classes, threshold=recipe.masks.threshold)
+            metrics = evaluate.evaluate_seeds(pairs, classes, threshold=recipe.masks_of(paths.name).threshold)
         _note_metrics(pairs, metrics)
     for decision, stages in masked_stages(folder, recipe, split).items():
         for paths in stages:

@@ -211,7 +211,7 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
     dataset = open_split(recipe, split)
     given = None if threshold is None else masks.Config(threshold=threshold).threshold
     for paths in evaluated_stages(folder, recipe):
-        make_masks_of(paths, dataset, fixed=recipe.masks.threshold, given=given)
+        make_masks_of(paths, dataset, fixed=recipe.masks_of(paths.name).threshold, given=given)
 
 
 def make_masks_of(paths: Stage, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:

@@ -44,7 +44,7 @@ def masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardwa
     refinement = next((refinement for refinement in recipe.refinements if refinement.name == name), None)
     if refinement is None:
         maps_of(folder, recipe, name, dataset, hardware=hardware)
-        make_masks_of(folder.stage(name), dataset, fixed=recipe.masks.threshold)
+        make_masks_of(folder.stage(name), dataset, fixed=recipe.masks_of(name).threshold)
         return
     masks_of(folder, recipe, refinement.of, dataset, hardware=hardware)
     train_affinity(folder, recipe, refinement, hardware=hardware)

@@ -152,7 +152,7 @@ def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pi
     if source not in recipe.names:
         raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
     stage = folder.stage(source)
-    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks.threshold)
+    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks_of(source).threshold)
 
 
 @dataclasses.dataclass(frozen=True)

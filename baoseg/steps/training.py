@@ -57,7 +57,8 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
             )
             if ranks.first():
                 model = make(stage.method, method.result())
-                kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=recipe.masks)
+                own = recipe.masks_of(stage.name)
+                kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=own)
                 labeler.save(
                     paths.network,
                     method,
@@ -143,8 +144,9 @@ class _EpochCurve:
     def __init__(self, paths: Stage, method: Method, recipe: Recipe) -> None:
         self.paths = paths
         self.dataset = open_split(recipe, None)
-        self.threshold = recipe.masks.threshold
-        self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=recipe.masks)
+        own = recipe.masks_of(paths.name)
+        self.threshold = own.threshold
+        self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=own)
 
     def __call__(self, epoch: int) -> None:
         if not self.dataset.has_masks:

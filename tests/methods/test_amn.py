@@ -185,10 +185,10 @@ def test_labels_that_are_constant_in_each_cell_come_back(rows, columns, height, 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"background_below": 0.5},  # above 0.45, the default of the other
+        {"background_below": 0.5},  # above 0.30, the default of the other
         {"background_below": -0.1},
         {"foreground_above": 1.1},
-        {"foreground_above": 0.1},
+        {"foreground_above": 0.04},
         {"smoothing": 1.0},
         {"smoothing": -0.1},
         {"smoothing": float("nan")},

@@ -263,6 +263,28 @@ def test_the_walk_up_to_the_boundaries(background, learned):
     assert torch.equal(net.refine(image, seed), mask.to(torch.uint8))
 
 
+@pytest.mark.parametrize("power", [1.0, 1.3, 1.5])
+def test_the_walk_of_maps_to_a_power(power):
+    """T^steps of M^power (1 - B), with T as a full matrix: BAS has a power of 1.5, AMN of 1.3, IRN none."""
+    net = network(config=Config(steps=4, walk_radius=3, beta=2.0, power=power))
+    image, seed = picture(24, 20), seed_of(24, 20)
+    edge = net.edge(image).double()
+    maps = F.interpolate(seed.scores[None], size=(6, 5), mode="bilinear", align_corners=False)[0].double()
+    cells = [(y, x) for y in range(6) for x in range(5)]
+    matrix = torch.zeros(30, 30, dtype=torch.float64)
+    for i, one in enumerate(cells):
+        for j, other in enumerate(cells):
+            if one == other:
+                matrix[i, j] = 1
+            elif math.dist(one, other) < 3:
+                matrix[i, j] = (1 - max(edge[cell].item() for cell in way(one, other))) ** 2
+    matrix /= matrix.sum(dim=1, keepdim=True)
+    start = torch.exp(power * torch.log(maps)) * (1 - edge)
+    expected = (start.flatten(1) @ torch.linalg.matrix_power(matrix, 4).T).view(maps.shape)
+    found = net.walked(image, seed)
+    torch.testing.assert_close(found.scores.double(), expected / expected.max(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 3), (37, 50)])
 def test_pictures_of_any_size(size):
     net, image = network(), picture(*size)
@@ -329,7 +351,15 @@ def test_bad_input():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"radius": 1}, {"background": 0.5}, {"threshold": 1.5}, {"walk_radius": 0}, {"beta": 0.0}, {"steps": -1}],
+    [
+        {"radius": 1},
+        {"background": 0.5},
+        {"threshold": 1.5},
+        {"walk_radius": 0},
+        {"beta": 0.0},
+        {"steps": -1},
+        {"power": 0.0},
+    ],
 )
 def test_bad_settings(settings):
     with pytest.raises(RecipeError, match="irn:"):

@@ -177,6 +177,15 @@ def test_the_walk_takes_the_background_along(background, learned):
     assert torch.equal(net.refine(image, seed), mask.to(torch.uint8))
 
 
+def test_the_walk_of_maps_to_a_power():
+    """Class maps and background alike, after they came to the grid of the walk: without any step that is all."""
+    seed = seed_of(32, 24, background=True)
+    maps = F.avg_pool2d(torch.cat([seed.background[None], seed.scores])[None], 8)[0]
+    found = network(config=Config(steps=0, power=1.5)).walked(picture(32, 24), seed)
+    channels = torch.cat([found.background[None], found.scores])
+    torch.testing.assert_close(channels, maps * maps.sqrt())
+
+
 @pytest.mark.parametrize("size", [(37, 51), (5, 16), (32, 20)])
 def test_cells_reach_beyond_the_picture_where_it_is_no_multiple_of_the_stride(size):
     """Averages over cells of 8 x 8 of the picture with its last row and column repeated; enlarged eightfold, then cut.
@@ -315,7 +324,7 @@ def test_bad_input():
     "settings",
     [
         *({"radius": 1}, {"low_alpha": 30.0}, {"low_alpha": 0.0}, {"beta": 0.0}, {"steps": -1}, {"widths": (0, 1, 1)}),
-        *({"low_score": 0.7}, {"high_score": 1.1}, {"walk_score": -0.1}, {"n_labels": 1}),
+        *({"low_score": 0.7}, {"high_score": 1.1}, {"walk_score": -0.1}, {"n_labels": 1}, {"power": 0.0}),
     ],
 )
 def test_bad_settings(settings):
