@@ -6,16 +6,16 @@ takes long, training and maps, is skipped where it is done already. `run` does a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from baoseg import nets, progress, recipes
-from baoseg.errors import CheckpointError
-from baoseg.manifest import begin, open_split, recipe_of
-from baoseg.methods import heads_of
+from baoseg import manifest, nets, progress, recipes
+from baoseg.manifest import open_split, recipe_of, split_data
 from baoseg.recipes import Recipe
 from baoseg.runs import Run
+from baoseg.steps.checking import check_addition, check_recipe
 from baoseg.steps.evaluation import evaluate_stages, make_report
-from baoseg.steps.mapping import check_sources, make_maps, make_masks
+from baoseg.steps.mapping import make_maps, make_masks
 from baoseg.steps.refining import add_refinements, refine_masks
 from baoseg.steps.segmenting import add_segmentation, segment_pictures
 from baoseg.steps.training import train_stages
@@ -36,37 +36,37 @@ __all__ = [
     "refine_masks",
     "run",
     "segment_pictures",
+    "split_data",
     "train_stages",
 ]
 
 
+def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> Run:
+    """Open the run folder `out` for `recipe`, or make it.
+
+    Raises RunError if it holds something else, and other errors for a recipe that cannot work: nothing is made then.
+    """
+    check = partial(check_recipe, hardware=hardware)
+    with manifest.opened(recipe, out, check=check, check_addition=check_addition) as folder:
+        return folder
+
+
 def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
-    """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues."""
+    """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues.
+
+    Raises as `begin`, and RunError while another process works in the folder.
+    """
     hardware.fabric()  # the processes of other devices start here, and come this way as well
-    check_sources(Run(out), recipe)
-    folder = begin(recipe, out)
-    _check_weights(folder, recipe)
-    train_stages(folder, hardware=hardware)
-    make_maps(folder, hardware=hardware)
-    make_masks(folder)
-    refine_masks(folder, hardware=hardware)
-    segment_pictures(folder, hardware=hardware)
-    evaluate_stages(folder)
-    make_report(folder)
+    check = partial(check_recipe, hardware=hardware)
+    with manifest.opened(recipe, out, check=check, check_addition=check_addition) as folder:
+        train_stages(folder, hardware=hardware)
+        make_maps(folder, hardware=hardware)
+        make_masks(folder)
+        refine_masks(folder, hardware=hardware)
+        segment_pictures(folder, hardware=hardware)
+        evaluate_stages(folder)
+        make_report(folder)
     return folder
-
-
-def _check_weights(folder: Run, recipe: Recipe) -> None:
-    """Files of weights that a later step needs are missed now, not after hours. Raises CheckpointError."""
-    needed = {one.name: one.net.weights for one in recipe.segmentations}
-    needed |= {one.name: one.net.weights for one in recipe.refinements if one.net is not None}
-    needed |= {stage.name: recipe.net.weights for stage in recipe.stages}
-    due = {path for name, path in needed.items() if path is not None and not folder.stage(name).network.exists()}
-    if missing := sorted(path for path in due if not Path(path).exists()):
-        fetch = f"bao weights fetch {Path(missing[0]).stem}"
-        raise CheckpointError(
-            f"{', '.join(missing)}: no such weights; check the path, or get published ones with `{fetch}`"
-        )
 
 
 def compare(
@@ -86,13 +86,11 @@ def compare(
 
     On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
     """
-    if "transcam" in methods and not _network(base, nets.NO_HEADS).backbone.attends:
+    if "transcam" in methods and not nets.build(base.net, 1, initialise=False).backbone.attends:
         progress.say("transcam: the same as cam on a network without attention; left out")
         methods = [name for name in methods if name != "transcam"] or ["cam"]
     recipe = recipes.comparison(base, methods, seeds=seeds, fuse=fuse, allow_pickle=allow_pickle)
     recipe = recipes.refined(recipe, refine, of=recipe.names)
-    for heads in {heads_of(stage.method) for stage in recipe.stages}:
-        _network(recipe, heads)  # what cannot be built is refused before hours of training
     return run(recipe, out, hardware=hardware)
 
 
@@ -101,8 +99,3 @@ def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle:
     fusion = recipes.Fusion(called="fused", sources=tuple(sources), allow_pickle=allow_pickle)
     recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,), refinements=(), segmentations=())
     return run(recipe, out, hardware=Hardware(accelerator="cpu"))
-
-
-def _network(recipe: Recipe, heads: nets.Heads) -> nets.Network:
-    """The recipe's network without its weights, to look at."""
-    return nets.build(recipe.net, 1, heads=heads, initialise=False)

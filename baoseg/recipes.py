@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from baoseg import nets, refine, segment, train
+from baoseg.data import SYNTHETIC, transforms
 from baoseg.data import Config as DataConfig
-from baoseg.data import transforms
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.errors import RecipeError
 from baoseg.maps import Config as MapsConfig
@@ -18,6 +18,9 @@ from baoseg.methods import Settings, amn, bao, bas, bnr, cam, name_of, transcam
 from baoseg.refine import crf, irn, psa
 from baoseg.report import Config as ReportConfig
 from baoseg.teacher import Follow
+
+RESERVED = ("run.json", "report.html")  # files of a run folder, in which stages are folders
+LONGEST = 200  # bytes of a stage's name, which file systems and our own suffixes leave room for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +123,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         everything = [*self.names, *(segmentation.name for segmentation in self.segmentations)]
+        if not 0 <= self.seed < 2**32:
+            raise RecipeError(f"recipe {self.name}: the seed is {self.seed}; choose one of 0 to {2**32 - 1}")
         if not everything or len(set(everything)) != len(everything):
             raise RecipeError(f"recipe {self.name}: its stages are {everything}; name each once, and at least one")
         if odd := [name for name in everything if not re.fullmatch(r"\w[\w+.=-]*", name)]:
             raise RecipeError(f"recipe {self.name}: {odd[0]!r} cannot name a folder; use letters, digits and . + - = _")
+        if odd := [name for name in everything if len(name.encode()) > LONGEST or name in RESERVED]:
+            raise RecipeError(f"recipe {self.name}: {odd[0]!r} cannot name a folder of the run; choose another name")
         known: set[str | None] = {None}
         for stage in self.stages:
             if missing := {stage.start, stage.labelled_by} - known:
@@ -141,6 +148,8 @@ class Recipe:
             if refinement.learned and refinement.of not in self.names:
                 raise RecipeError(f"recipe {self.name}: {refinement.name} works on maps, and {refinement.of} has none")
             refinable.add(refinement.name)
+        if taken := refinable & {segmentation.name for segmentation in self.segmentations}:
+            raise RecipeError(f"recipe {self.name}: {taken.pop()} is there already; choose another name (--called)")
 
     @property
     def names(self) -> list[str]:
@@ -455,6 +464,46 @@ def segmented(
         for n in range(2, rounds + 1)
     ]
     return replace(base, segmentations=tuple({one.name: one for one in (*base.segmentations, first, *more)}.values()))
+
+
+def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
+    """The recipe with `change` applied to each path of a file or folder that it names, and to nothing else."""
+
+    def weights(net: Any) -> Any:
+        return net if net is None or net.weights is None else replace(net, weights=change(net.weights))
+
+    made = {*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)}
+    return replace(
+        recipe,
+        data=recipe.data if recipe.data.path == SYNTHETIC else replace(recipe.data, path=change(recipe.data.path)),
+        net=weights(recipe.net),
+        fusions=tuple(
+            replace(
+                one,
+                sources=tuple(
+                    source if source in {*recipe.names} - {one.name} else change(source) for source in one.sources
+                ),
+            )
+            for one in recipe.fusions
+        ),
+        refinements=tuple(replace(one, net=weights(one.net)) for one in recipe.refinements),
+        segmentations=tuple(
+            replace(one, net=weights(one.net), masks=one.masks if one.masks in made - {one.name} else change(one.masks))
+            for one in recipe.segmentations
+        ),
+    )
+
+
+def paths_of(recipe: Recipe) -> list[str]:
+    """The paths of files and folders that a recipe names."""
+    found: list[str] = []
+
+    def note(path: str) -> str:
+        found.append(path)
+        return path
+
+    with_paths(recipe, note)
+    return found
 
 
 COMPARABLE = ("cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao")

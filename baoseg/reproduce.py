@@ -355,7 +355,7 @@ def choose_thresholds(folder: Run, name: str, *, judge: str, hardware: Hardware)
 
     Maps and metrics go to the stage NAME-image-threshold; a picture that is done is not done again.
     """
-    dataset = pipeline.open_split(pipeline.recipe_of(folder), None)
+    dataset = pipeline.split_data(folder)
     model = labeler.load(folder.stage(judge).network, device=hardware.fabric().device)
     given, cut = folder.stage(name), folder.stage(name + CUT)
     for index in progress.track(range(len(dataset)), title=f"{cut.name} maps", total=len(dataset)):
@@ -491,7 +491,7 @@ def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
 
 def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
     model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
-    return draw_activations(model, pipeline.open_split(pipeline.recipe_of(folder), None), folder)
+    return draw_activations(model, pipeline.split_data(folder), folder)
 
 
 def draw_activations(model: labeler.Labeler, dataset: Dataset, folder: Run) -> Figure:

@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,65 @@ def _remedy(error: OSError) -> str:
             return error.strerror or str(error)
 
 
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {_remedy(error)}") from error
+
+
+_held: dict[Path, int] = {}  # folders that this process works in alone, and the open descriptors that say so
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep other processes out of a folder. Raises RunError when one is in it already.
+
+    Inside a block for the same folder it does nothing, nor for a folder that is not there. The lock lies on the folder
+    itself, leaves no file behind and ends with the process, however that ends. Where a file system has no locks, and on
+    Windows, there is none.
+    """
+    place = root.resolve()
+    if place in _held or not place.is_dir() or sys.platform == "win32":
+        yield
+        return
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{root}: cannot be opened: {_remedy(error)}") from error
+    try:
+        _lock(descriptor, root)
+        _held[place] = descriptor
+        yield
+    finally:
+        _held.pop(place, None)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    import fcntl  # noqa: PLC0415  (not on Windows)
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"{root}: another process works in this run folder; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _leave_to_parent() -> None:
+    """A process that was forked, to load images, does not keep the folder locked after its parent has died."""
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -156,7 +216,7 @@ class Run:
     """Paths of a run folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root = root.expanduser()
         self.manifest = root / "run.json"
         self.report = root / "report.html"
 

@@ -26,10 +26,3 @@ def from_json(value: Any, kind: Any, *, source: str) -> Any:
         return _converter.structure(value, kind)
     except Exception as error:  # cattrs raises groups of many kinds; the person needs one line
         raise RecipeError(f"{source}: written by another version of baoseg, or damaged ({error})") from error
-
-
-def completed(value: Any, kind: Any, *, source: str) -> Any:
-    """JSON that an earlier version wrote, with the settings that it did not know yet. Their defaults are what that
-    version did.
-    """
-    return to_json(from_json(value, kind, source=source))

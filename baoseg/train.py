@@ -162,7 +162,7 @@ def fit(
     finished, rows = _resume(stage.state, learner, optimizer) if stage.state.exists() else (0, [])
     model, optimizer = fabric.setup(learner, optimizer)
 
-    batch_size = _divided(min(config.batch_size, len(pictures)), fabric.world_size)
+    batch_size = divided(min(config.batch_size, len(pictures)), fabric.world_size)
     sampler = EpochSampler(
         len(pictures),
         seed=seed,
@@ -243,7 +243,8 @@ def seconds(stage: Stage) -> float:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
-def _divided(batch_size: int, devices: int) -> int:
+def divided(batch_size: int, devices: int) -> int:
+    """Each device's part of a batch. Raises RecipeError where there is a remainder."""
     if batch_size % devices:
         raise RecipeError(
             f"batches of {batch_size} pictures cannot be divided by {devices} devices; change --batch-size"

@@ -79,7 +79,10 @@ def test_the_manifest_says_what_was_run_on_what(tiny_run: Run) -> None:
     assert manifest["stages"] == list(STAGES)
     for role, split, count in (("train", "train", 12), ("eval", "val", 5)):
         fingerprint = Synthetic(tiny.RECIPE.data.synthetic, split).fingerprint()
-        assert manifest["data"][role] == {"split": split, "images": count, "fingerprint": fingerprint}
+        noted = manifest["data"][role]
+        assert (noted["split"], noted["images"], noted["of"]) == (split, count, count)
+        assert noted["fingerprint"] == noted["inputs"] == fingerprint
+        assert noted["classes"] == list(Synthetic.classes.names)
     assert set(manifest["environment"]) == {"commit", "python", "torch", "system"}
 
 
@@ -229,9 +232,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
 def test_weights_of_a_later_step_are_missed_at_once(tiny_run: Run, tmp_path: Path) -> None:
     late = replace(SEGMENTATION, net=replace(SEGMENTATION.net, weights=str(tmp_path / "none.safetensors")))
     recipe = replace(tiny.RECIPE, segmentations=(late,))
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such weights; .*`bao weights fetch none`"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such weights; check the path$"):
         run(recipe, tmp_path / "run")
-    assert not (tmp_path / "run" / "transcam").exists()
+    published = replace(tiny.RECIPE, net=replace(tiny.NET, weights=str(tmp_path / "conformer-small.safetensors")))
+    with pytest.raises(CheckpointError, match=rf"`bao weights fetch conformer-small --to {tmp_path}`$"):
+        run(published, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_not_made_yet_is_left_out_of_the_evaluation_and_of_the_page(
@@ -352,7 +358,7 @@ def test_the_folder_of_other_data_is_refused(tmp_path: Path) -> None:
     folder.stage("transcam").losses.parent.mkdir()
     assert pipeline.begin(recipe, tmp_path / "run").root == folder.root
     (tmp_path / "data/labels.csv").write_text("image,labels\none.png,bee jay\ntwo.png,jay\n")
-    with pytest.raises(RunError, match=r"other data \(train\.fingerprint was .*; choose another folder with --out"):
+    with pytest.raises(RunError, match=r"other data \(labels changed\); choose another folder with --out"):
         pipeline.begin(recipe, tmp_path / "run")
 
 
@@ -509,7 +515,10 @@ def test_an_unreadable_picture_stops_the_run_and_a_restored_one_continues_it(tmp
     pipeline.train_stages(folder, hardware=tiny.HARDWARE)
     whole = (data / "p2.png").read_bytes()
     (data / "p2.png").write_bytes(whole[:500])
-    with pytest.raises(DataError, match=r"p2\.png: this image cannot be read"):
+    with pytest.raises(RunError, match=r"other data .*\(1 of 4 image files changed, as that of p2\); restore the data"):
+        pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+    (data / "p2.png").write_bytes(bytes(len(whole)))
+    with pytest.raises(DataError, match=r"p2\.png: not a known kind of image file"):
         pipeline.make_maps(folder, hardware=tiny.HARDWARE)
     assert sorted(path.stem for path in (folder.stage("cam").root / "maps/all").iterdir()) == ["p0", "p1"]
     (data / "p2.png").write_bytes(whole)
@@ -533,8 +542,12 @@ def test_maps_of_a_class_list_that_has_changed_since_training_are_refused(tmp_pa
     folder = pipeline.begin(recipe, tmp_path / "run")
     pipeline.train_stages(folder, hardware=tiny.HARDWARE)
     (data / "classes.txt").write_text("frog\nbee\n")  # as many, in another order
+    for step in (pipeline.train_stages, pipeline.make_maps):
+        with pytest.raises(RunError, match=r"other data .*\(classes bee, frog, now frog, bee\); restore the data"):
+            step(folder, hardware=tiny.HARDWARE)
+    dataset = open_dataset(recipe.data, "eval")
     with pytest.raises(DataError, match=r"the classes of the pictures are frog, bee, but .* was trained for bee, frog"):
-        pipeline.make_maps(folder, hardware=tiny.HARDWARE)
+        mapping._make_maps(folder.stage("transcam"), dataset, hardware=tiny.HARDWARE)
 
 
 # ------------------------------------------------------------------------------- several methods side by side

@@ -47,5 +47,5 @@ def voc(
     recipe = manifest.recipe_of(run)
     last = (recipe.segmentations or recipe.refinements or recipe.fusions or recipe.stages)[-1]
     paths = run.stage(stage.name if inside else last.name)
-    written = export.voc(paths, manifest.open_split(recipe, split), out, tar=tar)
+    written = export.voc(paths, manifest.split_data(run, split), out, tar=tar)
     print(f"Written: {written.resolve()}")

@@ -28,8 +28,9 @@ def train(
         return
     from baoseg import pipeline, recipes
 
-    folder = pipeline.begin(overrides.apply(recipes.named(recipe)), out)
-    pipeline.train_stages(folder, hardware=device.resolve())
+    hardware = device.resolve()
+    folder = pipeline.begin(overrides.apply(recipes.named(recipe)), out, hardware=hardware)
+    pipeline.train_stages(folder, hardware=hardware)
 
 
 def maps(
@@ -88,8 +89,9 @@ def refine(
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    hardware = device.resolve()  # before anything is written: the processes of other devices start here
     pipeline.add_refinements(Run(run), ways, of=of)
-    pipeline.refine_masks(Run(run), hardware=device.resolve(), split=split)
+    pipeline.refine_masks(Run(run), hardware=hardware, split=split)
 
 
 def segment(
@@ -126,9 +128,10 @@ def segment(
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    hardware = device.resolve()
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
     pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, **settings)
-    pipeline.segment_pictures(Run(run), hardware=device.resolve(), split=split)
+    pipeline.segment_pictures(Run(run), hardware=hardware, split=split)
 
 
 def evaluate(run: RunFolder) -> None:

@@ -22,6 +22,7 @@ from baoseg.errors import BaosegError, DataError, RecipeError
 from baoseg.types import Batch, ClassSet, Sample
 
 __all__ = [
+    "SYNTHETIC",
     "Config",
     "Dataset",
     "EpochSampler",
@@ -33,6 +34,8 @@ __all__ = [
     "collate",
     "open_dataset",
 ]
+
+SYNTHETIC = "synthetic"  # the path that stands for generated scenes
 
 
 @runtime_checkable
@@ -58,8 +61,8 @@ class Dataset(Protocol):
         """Ground truth of a picture, without decoding the picture; None if it has none."""
         ...
 
-    def fingerprint(self) -> str:
-        """A hash in hex that changes with names, labels, class list and file sizes."""
+    def fingerprint(self, *, masks: bool = True) -> str:
+        """A hash in hex that changes with names, labels, class list and file sizes; `masks`: that of masks too."""
         ...
 
 
@@ -91,7 +94,7 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
 
 
 def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
-    if config.path == "synthetic":
+    if config.path == SYNTHETIC:
         chosen = config.train_split or "train" if split == "train" else config.eval_split or "val"
         return Synthetic(config.synthetic, chosen)
     train = config.train_split or ("train" if has_split(config.path, "train") else ALL)
@@ -126,8 +129,8 @@ class Excerpt:
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
         return self._shrunk_mask(self.whole.mask(self.indices[index]))
 
-    def fingerprint(self) -> str:
-        content = f"{self.whole.fingerprint()} {self.limit} {self.long_side}"
+    def fingerprint(self, *, masks: bool = True) -> str:
+        content = f"{self.whole.fingerprint(masks=masks)} {self.limit} {self.long_side}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _shrunk_mask(self, mask: UInt8[Tensor, "h w"] | None) -> UInt8[Tensor, "h2 w2"] | None:

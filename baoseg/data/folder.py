@@ -83,15 +83,18 @@ class Folder:
             return None
         return self._read_mask(index, image_size(self.root / self._paths[index]))
 
-    def fingerprint(self) -> str:
-        """SHA-256 of class list, split, names, labels and the sizes in bytes of the files that are read."""
-        files = [[self.root / path for path in self._paths], [mask for mask in self._masks if mask]]
-        try:
-            sizes = [[path.stat().st_size for path in group] for group in files]
-        except OSError as error:  # gone since opening, or a link that leads nowhere
-            raise DataError(f"{error.filename}: {error.strerror}; restore the file") from None
-        content = [self.classes.names, self.split, self.names, self._labels, sizes]
+    def fingerprint(self, *, masks: bool = True) -> str:
+        """SHA-256 of class list, split, names, labels and the sizes in bytes of the files that are read.
+
+        Without `masks`, the ground truth does not count. A folder may be moved, copied and touched.
+        """
+        truth = [mask for mask in self._masks if mask] if masks else []
+        content = [self.classes.names, self.split, self.names, self._labels, [self.image_bytes(), _bytes(truth)]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
+
+    def image_bytes(self) -> list[int]:
+        """The size of each image file."""
+        return _bytes([self.root / path for path in self._paths])
 
     def _read_mask(self, index: int, size: tuple[int, int]) -> UInt8[Tensor, "h w"] | None:
         path = self._masks[index] if self.has_masks else None
@@ -110,6 +113,13 @@ class Folder:
                 f"{path}: label {int(outside[0])} is outside 0..{len(self.classes)}; use {IGNORE} for pixels to ignore"
             )
         return mask
+
+
+def _bytes(paths: Iterable[Path]) -> list[int]:
+    try:
+        return [path.stat().st_size for path in paths]
+    except OSError as error:  # gone since opening, or a link that leads nowhere
+        raise DataError(f"{error.filename}: {error.strerror}; restore the file") from None
 
 
 def has_split(root: str | Path, split: str) -> bool:

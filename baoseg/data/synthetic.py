@@ -77,8 +77,8 @@ class Synthetic:
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
         return self[index].mask
 
-    def fingerprint(self) -> str:
-        """SHA-256 of all that the pictures depend on."""
+    def fingerprint(self, *, masks: bool = True) -> str:
+        """SHA-256 of all that the pictures and their masks depend on."""
         content = [_VERSION, asdict(self.config), self.split, CLASSES.names]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

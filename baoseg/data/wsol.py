@@ -153,7 +153,7 @@ class Boxed:
             raise DataError(f"{entry.masks[0]}: shows no object; correct it, or take the picture out of the split")
         return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])[None]
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, *, masks: bool = True) -> str:
         """SHA-256 of class list, split, names, labels, boxes and the sizes in bytes of the pictures."""
         try:
             of_pictures = [[e.name, e.label, e.boxes, e.path.stat().st_size] for e in self.entries]

@@ -11,7 +11,7 @@ from baoseg import evaluate, progress, ranks, report, seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask
 from baoseg.errors import DataError
-from baoseg.manifest import open_split, recipe_of
+from baoseg.manifest import note_truth, recipe_of, split_data, truth_changed
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, write_json
 from baoseg.steps.common import each, evaluated_stages, masked_stages
@@ -20,11 +20,14 @@ from baoseg.steps.common import each, evaluated_stages, masked_stages
 def evaluate_stages(folder: Run) -> bool:
     """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth."""
     recipe = recipe_of(folder)
-    dataset = open_split(recipe, None)
+    dataset = split_data(folder)
     if not dataset.has_masks:
         progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
         return False
     classes, split = len(dataset.classes), dataset.split
+    changed = truth_changed(folder, dataset)
+    if changed:
+        progress.say(f"The ground truth of {split} has changed since this run was made: all is compared with it anew.")
     for paths in evaluated_stages(folder, recipe):
         pairs = _Pairs(paths, dataset, lambda stage, name: seeds.load(stage.maps(split, name)))
         with pairs.named():
@@ -36,6 +39,8 @@ def evaluate_stages(folder: Run) -> bool:
             with pairs.named():
                 metrics = evaluate.evaluate_masks(pairs, classes, decision=decision)
             _note_metrics(pairs, metrics)
+    if changed and ranks.first():
+        note_truth(folder, dataset)
     ranks.barrier()
     progress.say(report.table(folder, _reported(folder, recipe, split)))
     return True
@@ -52,8 +57,10 @@ def _note_metrics(pairs: "_Pairs", metrics: dict[str, Any]) -> None:
 def make_report(folder: Run) -> Path:
     """Write the HTML page and say where it is."""
     recipe = recipe_of(folder)
-    dataset = open_split(recipe, None)
+    dataset = split_data(folder)
     names = _reported(folder, recipe, dataset.split)
+    if truth_changed(folder, dataset):
+        progress.say("The ground truth has changed since the evaluation: run `bao evaluate` and `bao report` again.")
     if ranks.first():
         report.build(folder, stages=names, dataset=dataset, config=recipe.report, title=recipe.name)
     ranks.barrier()

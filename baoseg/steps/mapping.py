@@ -13,7 +13,7 @@ from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
 from baoseg.fusion import fuse as fusion_of
-from baoseg.manifest import open_split, recipe_of
+from baoseg.manifest import recipe_of, require_same_data, split_data
 from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage, read_json
@@ -25,7 +25,7 @@ from baoseg.types import Sample
 def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
     """Write the seed of each picture of a split (the evaluation split by default), for each stage."""
     recipe = recipe_of(folder)
-    dataset = open_split(recipe, split)
+    dataset = split_data(folder, split)
     for paths in trained_stages(folder, recipe):
         _make_maps(paths, dataset, hardware=hardware)
     for fusion in recipe.fusions:
@@ -80,14 +80,15 @@ def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
     )
 
 
-def check_sources(folder: Run, recipe: Recipe) -> None:
+def check_sources(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
     """Look at the seeds of other tools and runs that the fusions of `recipe` will read, before anything is made.
 
-    Raises DataError for a source that is not there, lacks images, or is of other classes.
+    Raises a BaosegError for a source that is not there, lacks images, or is of other data or classes.
     """
-    dataset = open_split(recipe, None)
     for fusion in recipe.fusions:
-        if missing := _without_maps(folder.stage(fusion.name), dataset):
+        made = folder.stage(fusion.name).maps
+        missing = [i for i, name in enumerate(dataset.names) if not made(dataset.split, name).exists()]
+        if missing:
             _look_at(folder, recipe, fusion, dataset, missing)
 
 
@@ -116,6 +117,9 @@ def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Datas
 
 def _check_stage(stage: Stage, dataset: Dataset, names: Sequence[str]) -> None:
     """Of another run: it has maps of all images, and its classes are those of the data in their order."""
+    other = Run(stage.root.parent)
+    if other.manifest.exists():
+        require_same_data(other, dataset)
     about = weights.read_metadata(stage.network) if stage.network.exists() else None
     if about is not None and (classes := tuple(about["classes"])) != dataset.classes.names:
         raise DataError(
@@ -134,9 +138,10 @@ def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
     """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
     paths, recipe = folder.stage(fusion.name), recipe_of(folder)
     missing = _without_maps(paths, dataset)
-    if missing:
-        for sentence in _look_at(folder, recipe, fusion, dataset, missing):
-            progress.say(sentence)
+    if not missing:
+        return
+    for sentence in _look_at(folder, recipe, fusion, dataset, missing):
+        progress.say(sentence)
     sources = [_source(folder, recipe, fusion, source, dataset) for source in fusion.sources]
     for index in each(missing, of=len(dataset), title=f"{fusion.name} maps"):
         sample = dataset[index]
@@ -208,7 +213,7 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
     A `threshold` is used by every stage; without one, stages that learned a background use that, others the recipe's.
     """
     recipe = recipe_of(folder)
-    dataset = open_split(recipe, split)
+    dataset = split_data(folder, split)
     given = None if threshold is None else masks.Config(threshold=threshold).threshold
     for paths in evaluated_stages(folder, recipe):
         make_masks_of(paths, dataset, fixed=recipe.masks_of(paths.name).threshold, given=given)

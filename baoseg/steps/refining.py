@@ -1,30 +1,35 @@
 """Masks drawn to the edges of the pictures."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, manifest, nets, ranks, recipes, refine, seeds
+from baoseg import costs, manifest, nets, ranks, recipes, refine, seeds
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
-from baoseg.manifest import open_split, recipe_of
+from baoseg.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.refine import crf
 from baoseg.runs import Run, Stage, write_tensors
+from baoseg.steps.checking import check_addition, check_crop
 from baoseg.steps.common import each, not_there, note_cost, outdated
 from baoseg.steps.mapping import make_masks_of, maps_of
-from baoseg.steps.training import check_crop, fit, label_pictures
+from baoseg.steps.training import fit, label_pictures
 from baoseg.train import Hardware
 from baoseg.types import Sample
 
 
 def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()) -> None:
-    """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`."""
-    manifest.add(folder, recipes.refined(recipe_of(folder), kinds, of=of))
+    """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`.
+
+    Raises RecipeError for those that the network or the run does not take, and nothing is noted then.
+    """
+    manifest.add(folder, lambda recipe: recipes.refined(recipe, kinds, of=of), to=["refinements"], check=check_addition)
 
 
 def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
@@ -34,9 +39,10 @@ def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -
     are younger than what they are made from stay.
     """
     recipe = recipe_of(folder)
-    for refinement in recipe.refinements:
-        train_affinity(folder, recipe, refinement, hardware=hardware)
-        refine_split(folder, recipe, refinement, open_split(recipe, split), hardware=hardware)
+    with alone_in(folder) if recipe.refinements else contextlib.nullcontext():
+        for refinement in recipe.refinements:
+            train_affinity(folder, recipe, refinement, hardware=hardware)
+            refine_split(folder, recipe, refinement, split_data(folder, split), hardware=hardware)
 
 
 def masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
@@ -93,7 +99,7 @@ def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, 
     paths, config = folder.stage(refinement.name), refinement.learned
     if config is None or refinement.schedule is None or not not_there([paths.network]):
         return
-    pictures = data.open_dataset(recipe.data, "train")
+    pictures = training_data(folder)
     learner = _affinity_network(recipe, refinement, config)
     augment = refinement.augment or recipe.augment
     check_crop(augment, learner.backbone, name=refinement.name)

@@ -1,5 +1,6 @@
 """Segmentation networks that learn from masks, and what they see."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, guards, manifest, masks, progress, ranks, recipes, seeds, segment
+from baoseg import costs, evaluate, guards, manifest, masks, progress, ranks, recipes, seeds, segment
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
-from baoseg.errors import DataError, RecipeError
-from baoseg.manifest import open_split, recipe_of
+from baoseg.errors import DataError
+from baoseg.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage
+from baoseg.steps.checking import check_addition, maps_behind, mask_folder
 from baoseg.steps.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.steps.refining import masks_of
 from baoseg.steps.training import fit, judged, note_epoch
@@ -28,15 +30,19 @@ def add_segmentation(
 ) -> None:
     """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
 
-    One that is there under this name stays as it is where nothing else is asked for.
+    One that is there under this name stays as it is where nothing else is asked for. Raises a BaosegError for one that
+    cannot be built or has nothing to learn from, and nothing is noted then.
     """
-    recipe = recipe_of(folder)
-    model = next((one.net for one in recipe.segmentations), segment.NetConfig(pretrained=True))
-    if net is not None:
-        model = segment.NetConfig(name=net, pretrained=weights is None)
-    if weights is not None:
-        model = dataclasses.replace(model, weights=str(weights), pretrained=False)
-    manifest.add(folder, recipes.segmented(recipe, called=called, net=model, **choices))
+
+    def added(recipe: Recipe) -> Recipe:
+        model = next((one.net for one in recipe.segmentations), segment.NetConfig(pretrained=True))
+        if net is not None:
+            model = segment.NetConfig(name=net, pretrained=weights is None)
+        if weights is not None:
+            model = dataclasses.replace(model, weights=str(weights), pretrained=False)
+        return recipes.segmented(recipe, called=called, net=model, **choices)
+
+    manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_addition)
 
 
 def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
@@ -46,29 +52,33 @@ def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = Non
     their network stay.
     """
     recipe = recipe_of(folder)
-    for segmentation in recipe.segmentations:
-        _train_segmentation(folder, recipe, segmentation, hardware=hardware)
-        dataset, paths = open_split(recipe, split), folder.stage(segmentation.name)
-        made = [paths.mask(dataset.split, name) for name in dataset.names]
-        due = outdated(made, [[paths.network]] * len(made))
-        if not due:
-            continue
-        fabric = hardware.fabric()
-        model = segment.load(paths.network, device=fabric.device)
-        with costs.measure(model.device) as cost:
-            for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
-                sample = dataset[index]
-                with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
-                    mask = model.mask(sample.image)
-                write_mask(paths.mask(dataset.split, sample.name), mask)
-        note_cost(paths, "masks", cost, pictures=len(due))
+    with alone_in(folder) if recipe.segmentations else contextlib.nullcontext():
+        for segmentation in recipe.segmentations:
+            _train_segmentation(folder, recipe, segmentation, hardware=hardware)
+            _segment_split(folder.stage(segmentation.name), split_data(folder, split), hardware=hardware)
+
+
+def _segment_split(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+    made = [paths.mask(dataset.split, name) for name in dataset.names]
+    due = outdated(made, [[paths.network]] * len(made))
+    if not due:
+        return
+    fabric = hardware.fabric()
+    model = segment.load(paths.network, device=fabric.device)
+    with costs.measure(model.device) as cost:
+        for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
+            sample = dataset[index]
+            with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
+                mask = model.mask(sample.image)
+            write_mask(paths.mask(dataset.split, sample.name), mask)
+    note_cost(paths, "masks", cost, pictures=len(due))
 
 
 def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
     paths = folder.stage(segmentation.name)
     if not not_there([paths.network]):
         return
-    pictures = data.open_dataset(recipe.data, "train")
+    pictures = training_data(folder)
     pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
     _check_masks(pixel_labels, pictures)
     pixel_weights = _margins(folder, recipe, segmentation, pictures) if segmentation.reweight else None
@@ -88,7 +98,7 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
         schedule=segmentation.schedule,
         seed=recipe.seed,
         hardware=hardware,
-        after_epoch=_SegmentationCurve(paths, network, recipe),
+        after_epoch=_SegmentationCurve(folder, paths, network),
     )
     if ranks.first():
         net, inference = segmentation.net, segmentation.inference
@@ -106,14 +116,7 @@ def _training_masks(
         return KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
     if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
         return _own_predictions(folder, segmentation, pictures, hardware=hardware)
-    root = Path(source)
-    files = [root / f"{name}.png" for name in pictures.names]
-    if not root.is_dir() or not any(path.exists() for path in files):
-        raise DataError(
-            f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
-            f"masks are called as their pictures, e.g. {files[0].name}"
-        )
-    return KeptLabels(files)
+    return KeptLabels(mask_folder(source, pictures))
 
 
 def _own_predictions(
@@ -145,12 +148,7 @@ def _check_masks(pixel_labels: "KeptLabels", pictures: Dataset) -> None:
 
 
 def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset) -> "_Margins":
-    of = {refinement.name: refinement.of for refinement in recipe.refinements}
-    source = segmentation.masks
-    while source in of:
-        source = of[source]
-    if source not in recipe.names:
-        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
+    source = maps_behind(recipe, segmentation)
     stage = folder.stage(source)
     return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks_of(source).threshold)
 
@@ -169,9 +167,9 @@ class _Margins:
 class _SegmentationCurve:
     """The same for a segmentation network, on pictures as they are: one scale, no mirror image."""
 
-    def __init__(self, paths: Stage, network: SegmentationNetwork, recipe: Recipe) -> None:
+    def __init__(self, folder: Run, paths: Stage, network: SegmentationNetwork) -> None:
         self.paths = paths
-        self.dataset = open_split(recipe, None)
+        self.dataset = split_data(folder)
         plain = segment.Inference(scales=(1.0,), flip=False)
         self.segmenter = segment.Segmenter(network, self.dataset.classes, inference=plain)
 

@@ -6,16 +6,17 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, data, evaluate, guards, labeler, masks, nets, ranks, recipes, seeds, train
-from baoseg.data import Dataset, TrainSet, transforms
+from baoseg import costs, evaluate, guards, labeler, masks, nets, ranks, recipes, seeds, train
+from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
 from baoseg.errors import RecipeError
 from baoseg.learner import Learner
-from baoseg.manifest import open_split, recipe_of
+from baoseg.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.methods import Method, amn, heads_of, make
 from baoseg.recipes import Recipe
 from baoseg.refine import affinity_labels
 from baoseg.runs import Run, Stage, atomic
+from baoseg.steps.checking import check_crop
 from baoseg.steps.common import KeptLabels, each, not_there, note_cost
 from baoseg.steps.mapping import _seed, maps_of
 from baoseg.train import Hardware
@@ -23,9 +24,14 @@ from baoseg.types import Sample
 
 
 def train_stages(folder: Run, *, hardware: Hardware) -> None:
-    """Train each stage of the recipe that is not trained yet."""
+    """Train each stage of the recipe that is not trained yet. Raises RunError while another process trains here."""
+    with alone_in(folder):
+        _train_stages(folder, hardware=hardware)
+
+
+def _train_stages(folder: Run, *, hardware: Hardware) -> None:
     recipe = recipe_of(folder)
-    pictures = data.open_dataset(recipe.data, "train")
+    pictures = training_data(folder)
     for stage in recipe.stages:
         paths = folder.stage(stage.name)
         if not_there([paths.network]):
@@ -53,7 +59,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
                 schedule=stage.schedule,
                 seed=recipe.seed + (stage.start is not None),
                 hardware=hardware,
-                after_epoch=_EpochCurve(paths, method, recipe) if recipe.epoch_curves else None,
+                after_epoch=_EpochCurve(folder, paths, method, recipe) if recipe.epoch_curves else None,
             )
             if ranks.first():
                 model = make(stage.method, method.result())
@@ -85,14 +91,6 @@ def fit(
         train.fit(learner, samples, config=schedule, stage=paths, seed=seed, hardware=hardware, after_epoch=after_epoch)
     cost.seconds = train.seconds(paths)  # of all epochs, those before an interruption included
     note_cost(paths, "train", cost, epochs=schedule.epochs)
-
-
-def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str) -> None:
-    if augment.crop % backbone.stride:
-        raise RecipeError(
-            f"{name}: crops of {augment.crop} pixels are no multiple of the backbone's stride {backbone.stride}, "
-            "so cells would mix picture and padding; choose another crop"
-        )
 
 
 def _pixel_labels(
@@ -141,9 +139,9 @@ class _EpochCurve:
     It shows what training does and chooses nothing. Rows of epochs that are trained again after a crash are replaced.
     """
 
-    def __init__(self, paths: Stage, method: Method, recipe: Recipe) -> None:
+    def __init__(self, folder: Run, paths: Stage, method: Method, recipe: Recipe) -> None:
         self.paths = paths
-        self.dataset = open_split(recipe, None)
+        self.dataset = split_data(folder)
         own = recipe.masks_of(paths.name)
         self.threshold = own.threshold
         self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=own)

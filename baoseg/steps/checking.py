@@ -1,0 +1,125 @@
+"""What cannot work is refused before anything is written or trained.
+
+Networks are built and their weights read, which is cheap beside training; those that timm and smp fetch are then there.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baoseg import checkpoints, nets, progress, recipes, refine
+from baoseg.data import Dataset, transforms
+from baoseg.errors import CheckpointError, DataError, RecipeError
+from baoseg.methods import amn, heads_of, make
+from baoseg.recipes import Recipe
+from baoseg.runs import Run
+from baoseg.steps.mapping import check_sources
+from baoseg.train import Hardware, divided
+
+
+def check_recipe(
+    recipe: Recipe, folder: Run, train: Dataset, shown: Dataset, *, hardware: Hardware | None = None
+) -> None:
+    """Raises a BaosegError of what a run of this recipe would fail at. Stages that are trained are not looked at."""
+
+    def due(entries: Iterable[Any]) -> list[Any]:
+        return [one for one in entries if not folder.stage(one.name).network.exists()]
+
+    trained = due((*recipe.stages, *recipe.refinements, *recipe.segmentations))
+    if hardware is not None:
+        _check_batches(trained, len(train), devices=hardware.devices * hardware.nodes)
+    _require_weights(recipe, trained)
+    _check_stages(recipe, due(recipe.stages), classes=len(train.classes))
+    for addition in due((*recipe.refinements, *recipe.segmentations)):
+        check_addition(recipe, addition, train)
+    check_sources(folder, recipe, shown)
+
+
+def check_addition(recipe: Recipe, addition: recipes.Refinement | recipes.Segmentation, train: Dataset) -> None:
+    """Raises a BaosegError of what would fail about a refinement or a segmentation network."""
+    _require_weights(recipe, [addition])
+    if isinstance(addition, recipes.Segmentation):
+        _check_segmentation(recipe, addition, train)
+    elif addition.learned is not None:
+        with torch.random.fork_rng(devices=[]):
+            network = refine.network(addition.learned, nets.build(addition.net or recipe.net, 1).backbone)
+        check_crop(addition.augment or recipe.augment, network.backbone, name=addition.name)
+
+
+def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str) -> None:
+    if augment.crop % backbone.stride:
+        raise RecipeError(
+            f"{name}: crops of {augment.crop} pixels are no multiple of the backbone's stride {backbone.stride}, "
+            "so cells would mix picture and padding; choose another crop"
+        )
+
+
+def mask_folder(source: str, train: Dataset) -> list[Path]:
+    """The masks of the training pictures in a folder of masks. Raises DataError where there are none."""
+    root = Path(source)
+    files = [root / f"{name}.png" for name in train.names]
+    if not root.is_dir() or not any(path.exists() for path in files):
+        raise DataError(
+            f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
+            f"masks are called as their pictures, e.g. {files[0].name}"
+        )
+    return files
+
+
+def maps_behind(recipe: Recipe, segmentation: recipes.Segmentation) -> str:
+    """The stage or fusion whose maps became the masks. Raises RecipeError where they did not come from maps."""
+    of = {refinement.name: refinement.of for refinement in recipe.refinements}
+    source = segmentation.masks
+    while source in of:
+        source = of[source]
+    if source not in recipe.names:
+        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
+    return source
+
+
+def _check_batches(due: Iterable[Any], images: int, *, devices: int) -> None:
+    """Raise RecipeError for batches that the devices cannot share; say where a data set is smaller than a batch."""
+    for size in sorted({one.schedule.batch_size for one in due if one.schedule is not None}):
+        if size > images:
+            progress.say(f"Batches of {images} instead of {size}: there are no more images to train on.")
+        divided(min(size, images), devices)
+
+
+def _require_weights(recipe: Recipe, due: Iterable[Any]) -> None:
+    """Raise CheckpointError for files of weights that are not there."""
+    configs = [recipe.net if isinstance(one, recipes.Stage) else one.net for one in due]
+    paths = {config.weights for config in configs if config is not None and config.weights is not None}
+    missing = sorted(path for path in paths if not Path(path).exists())
+    if not missing:
+        return
+    remedy = "check the path"
+    if published := [Path(path) for path in missing if Path(path).stem in checkpoints.checkpoints()]:
+        remedy += f", or get them with `bao weights fetch {published[0].stem} --to {published[0].parent}`"
+    raise CheckpointError(f"{', '.join(missing)}: no such weights; {remedy}")
+
+
+def _check_stages(recipe: Recipe, due: list[recipes.Stage], *, classes: int) -> None:
+    networks: dict[nets.Heads, nets.Network] = {}
+    for stage in due:
+        if isinstance(stage.method, amn.Config) and stage.labelled_by is None:
+            raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
+        heads = heads_of(stage.method)
+        if heads not in networks:
+            networks[heads] = nets.build(recipe.net, classes, heads=heads)
+        with torch.random.fork_rng(devices=[]):
+            make(stage.method, networks[heads])
+        check_crop(recipe.augment, networks[heads].backbone, name=stage.name)
+
+
+def _check_segmentation(recipe: Recipe, segmentation: recipes.Segmentation, train: Dataset) -> None:
+    earlier = [one.name for one in recipe.segmentations]
+    known = {*recipe.names, *(one.name for one in recipe.refinements)}
+    if segmentation.name in earlier:
+        known |= {*earlier[: earlier.index(segmentation.name)]}
+    if segmentation.masks not in known:
+        mask_folder(segmentation.masks, train)
+    if segmentation.reweight:
+        maps_behind(recipe, segmentation)
+    segmentation.net.build(len(train.classes))
