@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import posixpath
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,15 +32,16 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
+from baoseg.data import table
+from baoseg.data.files import Tree
 from baoseg.data.images import image_size, read_image, read_mask
-from baoseg.data.table import parse_labels
 from baoseg.errors import DataError
 from baoseg.progress import say, track
+from baoseg.text import tidy_path
 from baoseg.types import BACKGROUND, IGNORE, ClassSet, Sample
 
 Box = tuple[int, int, int, int]
 BEYOND = 0.1  # share of an image's side by which a box may reach beyond it: what annotators draw too far is cut off
-LABELS = (("image", "label"), ("image", "labels"))  # headers of labels.csv; several labels may stand under the second
 CORNERS = ("image", "x0", "y0", "x1", "y1")
 
 
@@ -236,65 +236,51 @@ def folder_problems(root: Path, *, decode: bool = True) -> list[str]:
 
 def _folder(root: Path, split: str, problems: list[str]) -> tuple[list[str], list[Entry]]:
     """Class names and pictures of a split; what is wrong with the lists is added to `problems`."""
-    listed = root / "classes.txt"
-    named = [_plain(name) for name in _lines(listed)] if listed.exists() else []
-    labels = _labels(root, named, problems)
+    listed = table.read(root)
+    problems += [problem.line() for problem in listed.problems]
+    labels = _labels(listed, problems)
     boxes = _boxes(root, labels, problems)
-    names = named or sorted(set(labels.values()))
-    by_name: dict[str, str] = {}
-    for image in labels:
-        if (other := by_name.setdefault(_name(image), image)) != image:
-            problems.append(f"{root / 'labels.csv'}: {other} and {image} have the same name; rename one")
     chosen = list(labels)
     if (root / "splits").is_dir():
-        chosen = _split(root / "splits" / f"{split}.txt", labels, by_name, problems)
+        chosen = _split(root / "splits" / f"{split}.txt", labels, problems)
+    files, written = Tree(root), {line.image: line.path for line in listed.lines}
     entries = []
     for image in chosen:
-        mask, ignored = (root / kind / f"{_name(image)}.png" for kind in ("masks", "ignored"))
+        mask, ignored = (_mask(files, f"{kind}/{_name(image)}.png", problems) for kind in ("masks", "ignored"))
         entries.append(
             Entry(
                 name=_name(image),
-                path=root / image,
+                path=root / (files.find(written[image]) or written[image]),
                 label=labels[image],
                 boxes=tuple(boxes.get(image, ())),
-                masks=(mask,) if mask.exists() else (),
-                ignored=ignored if ignored.exists() else None,
+                masks=() if mask is None else (mask,),
+                ignored=ignored,
             )
         )
-    return names, entries
+    return list(listed.classes), entries
 
 
-def _labels(root: Path, named: Sequence[str], problems: list[str]) -> dict[str, str]:
+def _labels(listed: table.Table, problems: list[str]) -> dict[str, str]:
     """The label of each image of labels.csv."""
-    table = root / "labels.csv"
-    header, rows = _rows(table, *LABELS)
-    cells = [_plain(row.cells[1]) for row in rows]
-    several = parse_labels(cells, named) if header[1] == "labels" else [_apart(cell, cells, named) for cell in cells]
     labels: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for row, found in zip(rows, several, strict=True):
-        image, where = _image(root, row.cells[0]), f"{table}, line {row.line}"
-        if len(found) != 1:
-            problems.append(f"{where}: {image} has {len(found)} labels; for localization an image has one, write that")
-        elif named and found[0] not in named:
-            problems.append(f"{where}: {found[0]!r} is no class of classes.txt; correct it or add it there")
-        label = found[0] if found else ""
-        if labels.setdefault(image, label) != label:
+    told = len(problems)
+    for line in listed.lines:
+        if len(line.labels) != 1 and not told:  # of cells that say something else than they seem to, that is said
             problems.append(
-                f"{where}: {image} is {label!r} here and {labels[image]!r} in line {lines[image]}; keep one"
+                f"{listed.path}, line {line.number}: {line.image} has {len(line.labels)} labels; for localization an "
+                "image has one, write that"
             )
-        lines.setdefault(image, row.line)
+        labels[line.image] = next(iter(line.labels), "")
     return labels
 
 
-def _apart(cell: str, cells: Sequence[str], named: Sequence[str]) -> list[str]:
-    """A cell of the column `label`, which is one name, unless its parts are classes themselves."""
-    known = set(named) or {other for other in cells if not any(mark in other for mark in ",;|")}
-    for mark in ",;|":
-        parts = [part for part in map(str.strip, cell.split(mark)) if part]
-        if mark in cell and cell not in named and known.issuperset(parts):
-            return parts
-    return [cell]
+def _mask(files: Tree, path: str, problems: list[str]) -> Path | None:
+    """A mask that may be there; one that is called almost so is a problem."""
+    if (found := files.find(path)) is not None:
+        return files.root / found
+    if near := files.hint(path):
+        problems.append(f"{files.root / path}: no such mask, but there is {near}; save or call it as the first")
+    return None
 
 
 def _boxes(root: Path, labels: Mapping[str, str], problems: list[str]) -> dict[str, list[Box]]:
@@ -303,8 +289,7 @@ def _boxes(root: Path, labels: Mapping[str, str], problems: list[str]) -> dict[s
     if not path.exists():
         return boxes
     largest, begun = 0.0, len(problems)
-    _, rows = _rows(path, CORNERS)
-    for row in rows:
+    for row in _rows(path, CORNERS):
         image, where = _image(root, row.cells[0]), f"{path}, line {row.line}"
         if image not in labels:
             problems.append(f"{where}: {image} has no line in labels.csv; add one, or take its box out")
@@ -332,9 +317,10 @@ def _pixels(corners: Sequence[float], where: str) -> Box:
     return _box(corners, where)
 
 
-def _split(path: Path, labels: Mapping[str, str], by_name: Mapping[str, str], problems: list[str]) -> list[str]:
+def _split(path: Path, labels: Mapping[str, str], problems: list[str]) -> list[str]:
     """The images that a split file names, with or without the suffix."""
     chosen: dict[str, None] = {}
+    by_name = {_name(image): image for image in labels}
     for line in _lines(path):
         image = _image(path.parent.parent, line)
         image = image if image in labels else by_name.get(image, image)
@@ -355,12 +341,7 @@ def _image(root: Path, written: str) -> str:
     """An image's path as it is known by: with slashes, and without detours."""
     if "\\" in written and not (root / written).exists():
         written = written.replace("\\", "/")
-    return posixpath.normpath(written)
-
-
-def _plain(text: str) -> str:
-    """A class's name: one form of each letter, single spaces."""
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+    return tidy_path(posixpath.normpath(written))
 
 
 def truth_problems(boxed: Boxed, *, strict: bool) -> list[str]:
@@ -513,9 +494,9 @@ class _Row(NamedTuple):
     cells: list[str]
 
 
-def _rows(path: Path, *headers: tuple[str, ...]) -> tuple[tuple[str, ...], list[_Row]]:
-    """The header of a CSV file, which is one of `headers`, and its lines; those without any field are passed over."""
-    shown = " or ".join(",".join(header) for header in headers)
+def _rows(path: Path, header: tuple[str, ...]) -> list[_Row]:
+    """The lines of a CSV file with these columns; those without any field are passed over."""
+    shown = ",".join(header)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
@@ -523,15 +504,12 @@ def _rows(path: Path, *headers: tuple[str, ...]) -> tuple[tuple[str, ...], list[
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); save it as CSV with the columns {shown}") from None
     rows = [row for row in rows if any(row.cells)]
-    if not rows or tuple(rows[0].cells) not in headers:
+    if not rows or tuple(rows[0].cells) != header:
         raise DataError(f"{path}: the first line is not {shown}; write that there, with commas between the columns")
-    header = tuple(rows[0].cells)
     for line, cells in rows[1:]:
         if len(cells) != len(header) or "" in cells:
-            raise DataError(
-                f"{path}, line {line}: {','.join(cells)!r} does not have the columns {','.join(header)}; correct it"
-            )
-    return header, rows[1:]
+            raise DataError(f"{path}, line {line}: {','.join(cells)!r} does not have the columns {shown}; correct it")
+    return rows[1:]
 
 
 def _split_off(path: Path, fields: int) -> Iterator[list[str]]:
@@ -576,10 +554,9 @@ def _numbers(values: Iterable[str | float], count: int, where: str) -> list[floa
 
 
 def _missing(path: Path) -> str:
-    """That an image is not there, and which one is called alike."""
-    alike = path.name.casefold()
-    near = [other.name for other in sorted(path.parent.glob("*")) if other.name.casefold() == alike]
-    hint = f"there is {near[0]}, write that" if near else "restore it, or take it out of the lists"
+    """That an image is not there, and which one may be meant."""
+    near = Tree(path.parent).hint(path.name)
+    hint = f"there is {near}, write that" if near else "restore it, or take it out of the lists"
     return f"{path}: no such image; {hint}"
 
 

@@ -95,13 +95,13 @@ def test_fingerprint_hears_of_boxes_and_labels(folder):
     ("file", "text", "message"),
     [
         ("labels.csv", "picture,label\n", "first line"),
-        ("labels.csv", "image,label\npictures/a.png\n", "columns image,label"),
+        ("labels.csv", "image,label\npictures/a.png\n", "line 2: not of the form"),
         ("labels.csv", "image,label\npictures/z.png,dog\n", "no line in labels.csv|no such image"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/z.png,0,0,1,1\n", "no line in labels.csv"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/a.png,5,0,1,1\n", "ends before it starts"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/a.png,left,0,1,1\n", "is not 4 numbers"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/a.png,nan,0,1,1\n", "is not 4 numbers"),
-        ("classes.txt", "dog\n", "'grey cat' is no class"),
+        ("classes.txt", "dog\n", "line 2: grey cat .* is not a class of classes.txt"),
         ("splits/test.txt", "pictures/y.png\n", "has no line"),
         ("splits/other.txt", "", "test.txt: cannot be read"),
     ],
@@ -332,13 +332,11 @@ def test_images_without_truth_and_masks_that_do_not_fit_are_found_early(tmp_path
 
 
 def test_an_image_twice(tmp_path):
-    """With one label it is one image; with two it is neither."""
+    """In labels.csv, under two suffixes, or in a split."""
     several(tmp_path)
-    lines = ["image,label", "p0.png,cat", "./p1.png,dog", "p2.png,cat", "p1.png,dog"]
-    write(tmp_path / "labels.csv", "\n".join(lines))
-    assert opened(tmp_path).names == ("p0", "p1", "p2")
-    write(tmp_path / "labels.csv", "\n".join([*lines[:-1], "p1.png,cat"]))
-    with pytest.raises(DataError, match=r"line 5: p1\.png is 'cat' here and 'dog' in line 3; keep one"):
+    lines = ["image,label", "p0.png,cat", "./p1.png,dog", "p2.png,cat"]
+    write(tmp_path / "labels.csv", "\n".join([*lines, "p1.png,cat"]))
+    with pytest.raises(DataError, match=r"p1\.png has the lines 3 and 5 and may have one; keep one"):
         opened(tmp_path)
     write(tmp_path / "labels.csv", "\n".join([*lines, "p1.jpg,dog"]))
     with pytest.raises(DataError, match=r"p1\.png and p1\.jpg have the same name"):
@@ -379,14 +377,28 @@ def test_the_header_of_segmentation_is_read_as_there(tmp_path):
     assert opened(tmp_path).entries[2].label == "grey  cat".replace("  ", " ")
 
 
-@pytest.mark.parametrize("cell", ['"cat,dog"', "cat|dog", "dog; cat"])
-def test_two_classes_in_one_cell_are_two_classes(tmp_path, cell):
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ('"cat,dog"', "line 4: cat,dog has a separator that is none here"),
+        ("cat|dog", r"line 4: cat\|dog has a separator that is none here"),
+        ("dog; cat", r"line 4: p2\.png has 2 labels; for localization an image has one"),
+    ],
+)
+def test_two_classes_in_one_cell_are_two_classes(tmp_path, cell, message):
     several(tmp_path)
     write(tmp_path / "labels.csv", f"image,label\np0.png,cat\np1.png,dog\np2.png,{cell}\n")
-    with pytest.raises(DataError, match=r"line 4: p2\.png has 2 labels"):
+    with pytest.raises(DataError, match=message):
         opened(tmp_path)
-    write(tmp_path / "classes.txt", f"cat\ndog\n{cell.strip(chr(34))}\n")  # unless that is what a class is called
-    assert len(opened(tmp_path).classes) == 3
+    write(tmp_path / "labels.csv", "image,label\np0.png,cat\np1.png,dog\np2.png,grey cat\n")
+    assert opened(tmp_path).classes.names == ("cat", "dog", "grey cat")
+
+
+def test_a_mask_that_is_called_almost_right_is_not_passed_over(tmp_path):
+    several(tmp_path)
+    mask(tmp_path / "masks/p1.PNG", np.ones((30, 40)))
+    with pytest.raises(DataError, match=r"p1\.png: no such mask, but there is masks/p1\.PNG"):
+        opened(tmp_path)
 
 
 def test_one_name_in_many_spellings_is_one_class(tmp_path):
