@@ -11,7 +11,6 @@ is cut off by Otsu's threshold of its strongest map, and a dense CRF draws the m
 import difflib
 import functools
 import json
-import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -206,33 +205,25 @@ def load(*, device: str | torch.device = "cpu") -> ImageNetLabeler:
 def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ()) -> list[Path]:
     """Write masks and overlays of photographs into the folder `out` and say what was found. Gives what failed.
 
-    Raises DataError for an unknown label, for photographs of the same name, and where there are none.
+    Raises DataError for an unknown label, and as `predict.each_image`.
     """
     for one in map(group, labels):
         count = len(one.classes)
         progress.say(f"{one.name}: {one.meaning} ({count} of ImageNet's classes)")
-    failed: list[Path] = []
-
-    def skip(path: Path, problem: str) -> None:
-        failed.append(path)
-        print(f"bao: {problem}", file=sys.stderr)
-
-    found = predict.find(photos, out, overlays=True, skip=skip)
     labeler = load()
-    for mask_path, source in found.items():
-        try:
-            image = read_image(source)
-        except DataError as error:
-            skip(source, str(error))
-            continue
+
+    def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
+        image = read_image(source)
         if not labels:
             likeliest = ", ".join(f"{one.name} {share:.2f}" for one, share in labeler.likeliest(image))
             progress.say(f"{source}: {likeliest}")
         mask = torch.from_numpy(labeler(image, labels or None).mask)
         write_mask(mask_path, mask)
-        with atomic(predict.overlay_path(mask_path, out).with_suffix(".png")) as temporary:
+        with atomic(overlay_path) as temporary:
             predict.overlay(image, mask).save(temporary, format="PNG")
-    progress.say(f"{out}: {len(found) - len(failed)} masks; the photographs under them are in {out / predict.OVERLAYS}")
+
+    failed = predict.each_image(photos, out, write, overlays=".png")
+    progress.say(f"the photographs under their masks are in {out / predict.OVERLAYS}")
     return failed
 
 

@@ -2,31 +2,37 @@
 
 The unit of work is a picture of a folder or a whole shard. A unit is done or not: its masks have a temporary name until
 the last one is written. So a crash loses the units at hand and nothing else, and the same command goes on with what is
-not done. Names come from generators, so memory does not grow with the number of pictures.
+not done. Names come from generators: memory grows by a hash for each image of the folder or shard at hand and no more.
 
     SRC/a/cat.jpg       -> OUT/a/cat.png
     SRC/a/0007.tar      -> OUT/a/0007.tar           key.png, and key.json with the labels, for each picture
     a shard on stdin    -> OUT/stdin.tar
                            OUT/failures.csv         name,problem
 
+Every image and shard is written, failed, done before, or passed over and counted. Images of one name, whose masks would
+be one file, fail, and so does a shard of which no mask was made: nothing is written for them.
+
 A process that is killed leaves at most one hidden file, which nothing reads.
 """
 
 import csv
+import errno
 import hashlib
 import importlib
 import io
 import itertools
 import json
 import os
+import posixpath
+import stat
 import tarfile
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -35,24 +41,25 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import loading, progress, shards
-from baoseg.data.images import from_bytes, with_palette, write_mask
+from baoseg import collection, loading, progress, shards
+from baoseg.data.images import from_bytes, image_suffixes, unread_suffixes, what_is_wrong, with_palette, write_mask
 from baoseg.data.table import parse_labels
-from baoseg.errors import DataError, RecipeError, RunError
+from baoseg.errors import DataError, RecipeError, RunError, TargetError
 from baoseg.labeler import Labeler
-from baoseg.runs import atomic
+from baoseg.runs import atomic, check_target
 from baoseg.segment import Segmenter
-from baoseg.shards import STDIN, Files
+from baoseg.shards import STDIN, Member
 from baoseg.train import Hardware
 from baoseg.types import BACKGROUND, ClassSet
 
 PIPED = f"stdin{shards.SUFFIX}"  # what the shard on stdin is called
-PICTURES = (".jpg", ".jpeg", ".png")
 LOG_SECONDS = 60.0
 
-OF_PICTURE = (DataError, torch.OutOfMemoryError)  # listed; the other pictures of its shard are labelled
-OF_UNIT = (DataError, RuntimeError)  # also a damaged shard, a failing device: nothing is written, a later run tries
+OF_PICTURE = (DataError, TargetError, torch.OutOfMemoryError)  # listed; the other pictures of its shard are labelled
+OF_UNIT = (*OF_PICTURE, RuntimeError)  # also a failing device: nothing is written, a later run tries
 IN_A_ROW = 100  # units on which the model, not the data, failed: then the device is held to be at fault
+
+Beside = list[tuple[str, bytes | None]]  # the label files of an image: suffix, as in ".txt", and content; None: a link
 
 T = TypeVar("T")
 
@@ -152,11 +159,12 @@ class Cluster:
 
 @dataclass
 class Tally:
-    """Masks written, units that were done before, pictures and shards that failed."""
+    """Masks written, units done before, images and shards that failed; what was passed over, by suffix."""
 
     written: int = 0
     skipped: int = 0
     failed: int = 0
+    passed: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         return f"{self.written} masks written, {self.skipped} done before, {self.failed} failed"
@@ -165,6 +173,12 @@ class Tally:
         self.written += other.written
         self.skipped += other.skipped
         self.failed += other.failed
+        self.passed += other.passed
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed, and not all that there was was passed over."""
+        return not self.failed and not (self.passed and not self.written and not self.skipped)
 
 
 def trained(path: Path, hardware: Hardware) -> Labeler | Segmenter:
@@ -181,7 +195,9 @@ def run(job: Job, *, cluster: Cluster | None = None) -> Tally:
     """
     _check(job, cluster)
     tally = label(job) if cluster is None else _label_on_ray(job, cluster)
-    progress.say(f"{tally}{f': {job.out}/failures*.csv' if tally.failed else ''}")
+    listed = f": {job.out}/failures*.csv" if tally.failed else ""
+    passed = f"; {collection.passed_over(tally.passed)}" if tally.passed else ""
+    progress.say(f"{tally}{listed}{passed}")
     return tally
 
 
@@ -198,13 +214,14 @@ def label(job: Job) -> Tally:
 
 
 def _check(job: Job, cluster: Cluster | None) -> None:
+    collection.check_out(job.out)
     divided = job.part.count > 1
     if divided and cluster is not None:
         raise RecipeError("--shard and --engine ray: Ray divides the collection itself; give one of them")
     if job.source == STDIN:
         if divided or cluster is not None:
             raise RecipeError("- (a shard on stdin): a stream is not divided; leave out --shard and --engine")
-        if (done := job.target(PIPED)).exists():
+        if _is_done(done := job.target(PIPED)):
             raise DataError(f"{done}: exists, of this stream or of another; choose another folder with --out")
         return
     if not (job.source.is_dir() or (job.source.is_file() and _is_shard(job.source.name))):
@@ -223,6 +240,10 @@ class _Work:
         self.job = job
         self.model = model
         self.tally = Tally()
+        self.empty = True  # nothing was found that could be labelled
+        self.walk = collection.Walk(
+            job.root, failed=self._not_walked, passed=self._passed_over, shards=True, beside=LABELS
+        )
         self.in_a_row = 0  # units on which the model failed
         self.begun = self.logged = time.monotonic()
 
@@ -236,26 +257,55 @@ class _Work:
                 self.pictures(names)
 
     def _to_do(self) -> Iterator[str]:
-        names = walk(self.job.root, self._fail) if self.job.source.is_dir() else iter([self.job.source.name])
-        empty = True
-        for name in names:
-            empty = False
+        for name in self._names():
             if not self.job.part.has(name):
                 continue
-            if self.job.target(name).exists():
+            target = self.job.target(name)
+            try:
+                check_target(target)
+            except TargetError as error:
+                self.fail(name, error)
+                continue
+            if _is_done(target):
                 self.tally.skipped += 1
             else:
                 yield name
-        if empty and not self.tally.failed:
+
+    def _names(self) -> Iterator[str]:
+        """The images and shards of all parts. Raises DataError if there are none, or their folder cannot be read."""
+        if not self.job.source.is_dir():
+            yield self.job.source.name
+            return
+        for name in self.walk.names():
+            self.empty = False
+            yield name
+        if self.empty:
             raise DataError(
-                f"{self.job.source}: holds neither pictures ({' '.join(PICTURES)}) nor shards ({shards.SUFFIX})"
+                f"{self.job.source}: holds neither images (such as .jpg .png .webp .tif) nor shards ({shards.SUFFIX})"
             )
+
+    def _not_walked(self, name: str, error: DataError) -> None:
+        self.empty = False
+        if not name:
+            raise DataError(f"{self.job.source}: {error}")
+        if self.job.part.has(name):
+            self.fail(name, error)
+
+    def _passed_over(self, name: str, kind: str) -> None:
+        self.empty = False
+        if self.job.part.has(name):
+            self.tally.passed[kind] += 1
 
     def pictures(self, names: Iterable[str]) -> None:
         """Pictures of the folder, one mask file each."""
 
         def decode(name: str) -> Picture:
-            return self._decode(name, _beside(self.job.root / name))
+            path = self.job.root / name
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise DataError(what_is_wrong(error, "image")) from None
+            return self._decode(content, _beside(path, self.walk.spellings) if self.job.labels else [])
 
         for name, picture in ahead(decode, names, self.job.threads):
             with self._listed(name, *OF_UNIT):
@@ -266,36 +316,34 @@ class _Work:
             self._log()
 
     def shard(self, name: str, path: Path) -> None:
-        """All pictures of a shard, their masks in a shard of the same name."""
+        """All pictures of a shard, their masks in a shard of the same name. Nothing is written if there is no mask."""
         with self._listed(name, *OF_UNIT):
             with atomic(self.job.target(name)) as temporary, temporary.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w") as masks:
-                    written = self._fill(masks, name, shards.groups(path, {*PICTURES, *LABELS}))
+                    written = self._fill(masks, name, path)
                 file.flush()
                 os.fsync(file.fileno())  # so that a power cut leaves no empty shard under the final name
             self.tally.written += written
             self.in_a_row = 0
 
-    def _fill(self, masks: tarfile.TarFile, name: str, groups: Iterator[tuple[str, Files]]) -> int:
-        """Masks and labels of the pictures of a shard; how many there are."""
+    def _fill(self, masks: tarfile.TarFile, name: str, path: Path) -> int:
+        """Masks and labels of the pictures of a shard; how many there are. Raises DataError for none."""
         written = 0
-        for (key, _), picture in ahead(lambda group: self._decode(*group), groups, self.job.threads):
-            with self._listed(f"{name}/{key}", *OF_PICTURE):
+        images = _ImagesOfShard(self, name)
+        for image, picture in ahead(lambda image: self._decode(*image[1:]), images.read(path), self.job.threads):
+            with self._listed(f"{name}/{image.stem}", *OF_PICTURE):
                 mask, labels = self._label(picture)
-                shards.add(masks, f"{key}.png", _png(mask))
-                shards.add(masks, f"{key}.json", json.dumps({"labels": labels}, ensure_ascii=False).encode())
+                shards.add(masks, f"{image.stem}.png", _png(mask))
+                shards.add(masks, f"{image.stem}.json", json.dumps({"labels": labels}, ensure_ascii=False).encode())
                 written += 1
             self._log(written)
+        if not written:
+            what = f"none of its {images.count} images has a mask" if images.count else "this shard holds no images"
+            raise DataError(f"{what}, so nothing was written for it; correct it and run the same command again")
         return written
 
-    def _decode(self, name: str, files: Files) -> Picture:
-        pictures = [content for suffix, content in files if suffix in PICTURES]
-        if len(pictures) != 1:
-            raise DataError(
-                f"{len(pictures)} pictures of this name; give each picture a name of its own, and in a shard put "
-                "its labels next to it"
-            )
-        return Picture(from_bytes(pictures[0]), _labels(dict(files), self.model.classes) if self.job.labels else None)
+    def _decode(self, content: bytes, beside: Beside) -> Picture:
+        return Picture(from_bytes(content), _labels(beside, self.model.classes) if self.job.labels else None)
 
     def _label(self, picture: "Future[Picture]") -> tuple[UInt8[Tensor, "h w"], tuple[str, ...]]:
         """The mask, and the labels that came with the picture or else the classes that the mask shows."""
@@ -313,7 +361,7 @@ class _Work:
         try:
             yield
         except kinds as error:
-            self._fail(name, error)
+            self.fail(name, error)
             if kinds == OF_UNIT and not isinstance(error, OF_PICTURE):
                 self.in_a_row += 1
                 if self.in_a_row == IN_A_ROW:
@@ -322,7 +370,7 @@ class _Work:
                         "check the device and run the same command again, it continues"
                     ) from error
 
-    def _fail(self, name: str, error: Exception) -> None:
+    def fail(self, name: str, error: Exception) -> None:
         self.tally.failed += 1
         list_failure(self.job.failures, name, error)
 
@@ -336,23 +384,88 @@ class _Work:
             progress.say(f"part {self.job.part}: {written} masks, {rate:.1f}/s, {self.tally.failed} failed")
 
 
-def walk(root: Path, failed: Callable[[str, Exception], None], below: str = "") -> Iterator[str]:
-    """Pictures and shards below a folder, as paths relative to it, in the order of the file system.
+class _ImageOfShard(NamedTuple):
+    stem: str  # of the names of its mask and its labels
+    content: bytes
+    beside: Beside
 
-    Hidden files and links to folders are left out. `failed` is told of a folder that cannot be read.
+
+class _ImagesOfShard:
+    """The images of a shard, one by one; what is wrong with the others is listed.
+
+    As in WebDataset, a sample is what has one key, and its image is KEY.jpg. Other images of it, as KEY.seg.png, are
+    passed over. Without such an image each of the others is one: KEY.input.jpg, and all of KEY.0001.jpg, KEY.0002.jpg.
     """
+
+    def __init__(self, work: _Work, shard: str) -> None:
+        self.count = 0
+        self._work = work
+        self._shard = shard
+        self._images = image_suffixes()
+        self._unread = unread_suffixes()
+        self._stems: set[bytes] = set()  # hashes
+
+    def read(self, path: Path) -> Iterator[_ImageOfShard]:
+        for key, members in shards.groups(path, self._images | self._unread | LABELS.keys()):
+            images = self._choose(members)
+            labels = [member for member in members if member.suffix in LABELS]
+            if len(labels) == len(members):
+                self._without_image(key, labels)
+            by_stem: dict[str, list[Member]] = {}
+            for image in images:
+                by_stem.setdefault(image.stem, []).append(image)
+            for stem, of_stem in by_stem.items():
+                yield from self._only(stem, of_stem, labels)
+
+    def _choose(self, members: list[Member]) -> list[Member]:
+        """The images among the members of a key. The others are passed over."""
+        images = [member for member in members if member.suffix in self._images]
+        chosen = [member for member in images if member.whole_suffix == member.suffix] or images
+        self._work.tally.passed.update(member.whole_suffix for member in images if member not in chosen)
+        self._work.tally.passed.update(member.suffix for member in members if member.suffix in self._unread)
+        self.count += len(chosen)
+        return chosen
+
+    def _without_image(self, key: str, labels: list[Member]) -> None:
+        if self._work.job.labels and any(member.whole_suffix in LABELS for member in labels):
+            problem = "no image has the name of these labels; in a shard put the labels of an image next to it"
+            self._work.fail(f"{self._shard}/{key}", DataError(problem))
+
+    def _only(self, stem: str, images: list[Member], labels: list[Member]) -> Iterator[_ImageOfShard]:
+        """The one image of a stem, if there is but one and it can be read."""
+        stem_hash = hashlib.blake2b(posixpath.normpath(stem).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        second = stem_hash in self._stems
+        self._stems.add(stem_hash)
+        for image in images:
+            if len(images) > 1:
+                self._fail(image, collection.clash([posixpath.basename(each.name) for each in images]))
+            elif second:
+                self._fail(image, DataError("a second image of this name; give each image a name of its own"))
+            elif image.content is None:
+                self._fail(image, DataError(_of_link("image")))
+            else:
+                own = [(member.suffix, member.content) for member in labels if member.stem == stem]
+                of_key = [(member.suffix, member.content) for member in labels if member.whole_suffix == member.suffix]
+                yield _ImageOfShard(stem, image.content, own or of_key)
+
+    def _fail(self, image: Member, error: DataError) -> None:
+        self._work.fail(f"{self._shard}/{image.name}", error)
+
+
+def _of_link(kind: str) -> str:
+    return f"this {kind} is a link or a device, without content; make the shard with tar -h --hard-dereference"
+
+
+def _is_done(target: Path) -> bool:
+    """Whether there is a mask, or a shard with at least one: not what a power cut or an earlier version left empty."""
     try:
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                path = f"{below}{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    yield from walk(root, failed, f"{path}/")
-                elif _is_shard(path) or _suffix(path) in PICTURES:
-                    yield path
-    except OSError as error:
-        failed(below or str(root), error)
+        found = target.stat()
+        if not _is_shard(target.name):
+            return stat.S_ISREG(found.st_mode) and found.st_size > 0
+        with target.open("rb") as file:
+            return any(file.read(tarfile.BLOCKSIZE))  # a block of zeros is the end of a shard
+    except OSError:
+        return False
 
 
 def ahead(function: Callable[[T], Picture], items: Iterable[T], threads: int) -> Iterator[tuple[T, "Future[Picture]"]]:
@@ -380,18 +493,18 @@ def list_failure(path: Path, name: str, error: Exception) -> None:
         raise RunError(f"{path}: cannot be written ({problem.strerror}); free space or choose another --out") from None
 
 
-def _beside(path: Path) -> Files:
-    """The picture and what has its name but for the suffix: labels, or another picture, which is one too many."""
-    others = [suffix for suffix in (*PICTURES, *LABELS) if suffix != path.suffix.lower()]
-    files = []
-    for suffix in (path.suffix, *others):
+def _beside(path: Path, spellings: Iterable[str]) -> Beside:
+    """The label files of an image in a folder: what has its name but for the suffix, in one of these spellings."""
+    files: dict[tuple[int, int], tuple[str, bytes]] = {}  # by what a file is: one may have names in two spellings
+    for suffix in sorted(spellings):
         try:
-            files.append((suffix.lower(), path.with_suffix(suffix).read_bytes()))
-        except FileNotFoundError:
-            continue
+            with path.with_suffix(suffix).open("rb") as file:
+                found = os.fstat(file.fileno())
+                files[found.st_dev, found.st_ino] = suffix.lower(), file.read()
         except OSError as error:
-            raise DataError(f"{suffix} cannot be read ({error.strerror})") from None
-    return files
+            if error.errno not in {errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR}:
+                raise DataError(f"{suffix} cannot be read ({error.strerror}); change its permissions") from None
+    return list(files.values())
 
 
 def _png(mask: UInt8[Tensor, "h w"]) -> bytes:
@@ -399,18 +512,32 @@ def _png(mask: UInt8[Tensor, "h w"]) -> bytes:
     return content.getvalue()
 
 
-def _labels(files: dict[str, bytes], classes: ClassSet) -> tuple[str, ...] | None:
+def _labels(beside: Beside, classes: ClassSet) -> tuple[str, ...] | None:
     """The labels beside a picture: the first in the order of LABELS where several files have some."""
     for suffix, read in LABELS.items():
-        if suffix in files:
-            try:
-                labels = read(files[suffix].decode("utf-8-sig"), classes)
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{suffix}: {error}") from None
-            if labels is not None:
-                classes.encode(labels)  # refuses unknown names
-                return labels
+        contents = [content for kind, content in beside if kind == suffix]
+        if not contents:
+            continue
+        try:
+            labels = read(_only_text(contents), classes)
+            classes.encode(labels or ())  # refuses unknown names
+        except (ValueError, TypeError, RecursionError, DataError) as error:
+            raise DataError(f"{suffix}: {error}") from None
+        if labels is not None:
+            return labels
     return None
+
+
+def _only_text(contents: list[bytes | None]) -> str:
+    """The text of the only label file of a kind. One without a byte is what a failed copy leaves, so it is refused."""
+    if len(contents) > 1:
+        raise DataError(f"{len(contents)} such files of one name; keep one")
+    (content,) = contents
+    if content is None:
+        raise DataError(_of_link("label file"))
+    if not content:
+        raise DataError("is empty; write [] into a .json file if the image shows background alone, or remove this one")
+    return content.decode("utf-8-sig")
 
 
 def _of_json(text: str, classes: ClassSet) -> tuple[str, ...] | None:
@@ -444,12 +571,8 @@ LABELS: dict[str, Callable[[str, ClassSet], tuple[str, ...] | None]] = {
 }
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
 def _is_shard(name: str) -> bool:
-    return _suffix(name) == shards.SUFFIX
+    return collection.suffix_of(name) == shards.SUFFIX
 
 
 def _label_on_ray(job: Job, cluster: Cluster) -> Tally:

@@ -4,13 +4,14 @@
                            OUT/overlays/a/cat.jpg    the picture under the colours of its mask, where asked for
     cat.jpg             -> OUT/cat.png
 
-Masks and overlays that are there already are written anew. Each picture is handled by itself, so memory depends on the
-largest one alone: on some bytes for each of its pixels, and with a labeler on its maps, which are four for each label.
+Masks and overlays that are there already are written anew. Images whose masks would be one file fail, all of them. Each
+image is handled by itself, so memory depends on the largest one alone: on some bytes for each of its pixels, and with a
+labeler on its maps, which are four for each label.
 """
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +20,16 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from baoseg import guards, progress, refine
+from baoseg import collection, guards, progress, refine
 from baoseg.data.images import read_image, voc_palette, write_mask
 from baoseg.data.table import parse_labels
-from baoseg.errors import DataError
+from baoseg.errors import DataError, TargetError
 from baoseg.labeler import Labeler
 from baoseg.refine import crf
-from baoseg.runs import atomic
+from baoseg.runs import atomic, check_target
 from baoseg.segment import Inference, Segmenter, Window
 from baoseg.types import BACKGROUND
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # what is taken of folders
 OVERLAYS = "overlays"
 OPACITY = 0.5  # of the colours in an overlay
 LEAST_SHARE = 0.01  # of the probability in a window: a class with less, and nowhere the best, stays out of the CRF
@@ -43,39 +43,58 @@ class Config:
 
 
 def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config: Config = Config()) -> list[Path]:
-    """Predict the pictures among `inputs` and those in the folders among them. Gives what failed.
+    """Predict the images among `inputs` and those in the folders among them. Gives what failed, as `each_image`.
 
-    A picture or folder that cannot be read is named on stderr and skipped. Raises DataError before any work where there
-    is nothing to predict, labels are unknown, or two results would have one name; RunError where `out` cannot be
-    written.
+    Raises DataError before any work where labels are unknown.
     """
     labels = None if config.labels is None else _parse(config.labels, model)
+
+    def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
+        picture = read_image(source)
+        with guards.of_image(source):
+            mask = predict(model, picture, labels=labels, crf=config.crf)
+        write_mask(mask_path, mask)
+        if config.overlays:
+            with atomic(overlay_path) as temporary:
+                overlay(picture, mask).save(temporary, format="JPEG", quality=90)
+
+    return each_image(inputs, out, write, overlays=".jpg" if config.overlays else None)
+
+
+def each_image(
+    inputs: Sequence[Path], out: Path, write: Callable[[Path, Path, Path], None], *, overlays: str | None
+) -> list[Path]:
+    """Call `write` with the paths of each image, its mask and its overlay, and say how it went. Gives what failed.
+
+    An image or folder that cannot be read, and images whose masks would be one file, are named on stderr and skipped.
+    What looks like an image in a folder and is of no kind that can be read is counted; it failed where nothing else was
+    there. `overlays` is their suffix, None for none. Raises DataError before any work where there is nothing to predict
+    or an image would be overwritten; RunError where `out` cannot be written.
+    """
+    collection.check_out(out)
     failed: list[Path] = []
+    passed: dict[Path, str] = {}
     written = 0
 
     def skip(path: Path, problem: str) -> None:
         failed.append(path)
-        print(f"bao: {problem}", file=sys.stderr)
+        print(f"bao: {path}: {problem.removeprefix(f'{path}: ')}", file=sys.stderr)
 
-    pictures = find(inputs, out, overlays=config.overlays, skip=skip)
-    for mask_path, source in progress.track(pictures.items(), title="predict", total=len(pictures)):
+    found = find(inputs, out, overlays=overlays, skip=skip, passed=passed)
+    for mask_path, source in progress.track(found.items(), title="predict", total=len(found)):
+        over = overlay_path(mask_path, out, overlays or "")
         try:
-            picture = read_image(source)
-            with guards.of_image(source):
-                mask = predict(model, picture, labels=labels, crf=config.crf)
-        except DataError as error:
+            for target in [mask_path, over] if overlays else [mask_path]:
+                check_target(target)
+            write(source, mask_path, over)
+            written += 1
+        except (DataError, TargetError) as error:
             skip(source, str(error))
-            continue
         except torch.OutOfMemoryError:
-            skip(source, f"{source}: too large for the memory of the device; use --accelerator cpu")
-            continue
-        write_mask(mask_path, mask)
-        written += 1
-        if config.overlays:
-            with atomic(overlay_path(mask_path, out)) as temporary:
-                overlay(picture, mask).save(temporary, format="JPEG", quality=90)
-    progress.say(f"{out}: {written} written, {len(failed)} failed")
-    return failed
+            skip(source, "too large for the memory of the device; use --accelerator cpu")
+    also = f"; {collection.passed_over(Counter(passed.values()))}" if passed else ""
+    progress.say(f"{out}: {written} written, {len(failed)} failed{also}")
+    return failed if failed or written else list(passed)
 
 
 def predict(
@@ -108,55 +127,68 @@ def overlay(picture: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Imag
     return Image.composite(coloured, photograph, Image.fromarray((mask != BACKGROUND).numpy()))
 
 
-def overlay_path(mask: Path, out: Path) -> Path:
-    """JPEG, so that no overlay has the name of a mask, and a whole photograph stays a small file."""
-    return out / OVERLAYS / mask.relative_to(out).with_suffix(".jpg")
+def overlay_path(mask: Path, out: Path, suffix: str) -> Path:
+    """Of `bao predict` a JPEG: no overlay has the name of a mask then, and a whole photograph stays a small file."""
+    return out / OVERLAYS / mask.relative_to(out).with_suffix(suffix)
 
 
-def find(inputs: Sequence[Path], out: Path, *, overlays: bool, skip: Callable[[Path, str], None]) -> dict[Path, Path]:
-    """The pictures to predict, by the path of their mask. `skip` is told of folders that cannot be read.
+def find(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    overlays: str | None,
+    skip: Callable[[Path, str], None],
+    passed: dict[Path, str],
+) -> dict[Path, Path]:
+    """The images to predict, by the path of their mask.
 
-    Of folders the files with a suffix of PICTURES, at any depth; files that are named themselves may be of any kind.
-    Raises DataError as `run`, and where a result would take the place of a picture.
+    Of folders the files whose suffix Pillow knows, at any depth; files that are named themselves may be of any kind.
+    `skip` is told of folders that cannot be read and of images whose masks would be one file; `passed` gets what looks
+    like an image and is not taken, and its suffix. Raises DataError as `each_image`.
     """
-    found: dict[Path, Path] = {}
-    for mask, source in _pairs(inputs, out, skip):
-        if (other := found.setdefault(mask, source)) != source:
-            raise DataError(f"{other} and {source}: both masks would be {mask}; predict them into different folders")
-    if not found:
-        raise DataError("no pictures to predict; name some, or folders of them")
-    sources = {source.resolve() for source in found.values()}
-    targets = [*found, *(overlay_path(mask, out) for mask in found if overlays)]
-    if lost := [target for target in targets if target.resolve() in sources]:
-        raise DataError(f"{lost[0]}: a picture to predict would be overwritten; choose another folder with --out")
+    if not inputs:
+        raise DataError("no images to predict; name some, or folders of them")
+    sources: dict[Path, dict[Path, Path]] = {}  # of each mask, by the file that they lead to: one may be named twice
+    for path in inputs:
+        pairs = _in_folder(path, out, skip, passed) if _is_folder(path) else [(out / f"{path.stem}.png", path)]
+        for mask, source in pairs:
+            sources.setdefault(mask, {}).setdefault(source.resolve(), source)
+    for candidates in [list(found.values()) for found in sources.values() if len(found) > 1]:
+        for source in candidates:
+            skip(source, str(collection.clash([str(each) for each in candidates])))
+    found = {mask: next(iter(found.values())) for mask, found in sources.items() if len(found) == 1}
+    originals = {source.resolve() for source in found.values()}
+    targets = [*found, *(overlay_path(mask, out, overlays) for mask in found if overlays)]
+    if lost := [target for target in targets if target.resolve() in originals]:
+        raise DataError(f"{lost[0]}: an image to predict would be overwritten; choose another folder with --out")
     return found
 
 
-def _pairs(inputs: Sequence[Path], out: Path, skip: Callable[[Path, str], None]) -> Iterator[tuple[Path, Path]]:
-    for path in inputs:
-        if not path.is_dir():
-            yield out / f"{path.stem}.png", path
-            continue
-        if out.resolve().is_relative_to(path.resolve()):
-            raise DataError(f"{out}: lies in {path}, whose pictures are read; choose a folder beside it with --out")
-        pictures = sorted(_walk(path, skip))
-        if not pictures:
-            raise DataError(f"{path}: holds no pictures ({' '.join(PICTURES)}); name other files one by one")
-        for picture in pictures:
-            yield (out / picture.relative_to(path)).with_suffix(".png"), picture
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a folder that may not be entered: said when the file is read
+        return False
 
 
-def _walk(root: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
-    """The pictures below a folder. Hidden ones are left out, and what lies behind links to folders."""
+def _in_folder(
+    folder: Path, out: Path, skip: Callable[[Path, str], None], passed: dict[Path, str]
+) -> list[tuple[Path, Path]]:
+    """Masks and images of a folder and those in it, sorted. Raises DataError if it holds nothing like an image."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{out}: lies in {folder}, whose images are read; choose a folder beside it with --out")
+    failed: list[str] = []
+    before = len(passed)
 
-    def cannot_be_read(error: OSError) -> None:
-        skip(Path(error.filename), f"{error.filename}: cannot be read ({error.strerror}); change its permissions")
+    def fail(name: str, error: DataError) -> None:
+        failed.append(name)
+        skip(folder / name, str(error))
 
-    for folder, folders, files in os.walk(root, onerror=cannot_be_read):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES:
-                yield Path(folder, name)
+    walk = collection.Walk(folder, failed=fail, passed=lambda name, kind: passed.update({folder / name: kind}))
+    names = sorted(walk.names())
+    if not (names or failed or len(passed) > before):
+        raise DataError(f"{folder}: holds no images (such as .jpg .png .webp .tif); name other files one by one")
+    return [((out / name).with_suffix(".png"), folder / name) for name in names]
 
 
 def _parse(labels: str, model: Labeler | Segmenter) -> list[str]:

@@ -5,29 +5,58 @@ They are read and written as streams, in memory that does not grow with the numb
 
 import io
 import itertools
+import lzma
+import posixpath
 import sys
 import tarfile
 import zlib
 from collections.abc import Container, Iterator
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
+from baoseg import collection
 from baoseg.errors import DataError
 
 STDIN = Path("-")
-SUFFIX = ".tar"
-
-Files = list[tuple[str, bytes]]  # suffix, as in ".jpg", and content of what belongs to one key
+SUFFIX = collection.SHARD
 
 
-def groups(path: Path, suffixes: Container[str]) -> Iterator[tuple[str, Files]]:
+class Member(NamedTuple):
+    """A file in a shard. The key is its path up to the first dot of the file's name, as in WebDataset."""
+
+    name: str
+    content: bytes | None  # None for a link or a device: a stream does not go back to what a link leads to
+
+    @property
+    def key(self) -> str:
+        folder, slash, file = self.name.rpartition("/")
+        return f"{folder}{slash}{file.partition('.')[0]}"
+
+    @property
+    def whole_suffix(self) -> str:
+        """What comes after the key, in small letters: .input.jpg."""
+        return self.name[len(self.key) :].lower()
+
+    @property
+    def suffix(self) -> str:
+        """What comes after the last dot, in small letters: .jpg."""
+        return posixpath.splitext(self.name)[1].lower()
+
+    @property
+    def stem(self) -> str:
+        """What comes before the last dot."""
+        return posixpath.splitext(self.name)[0]
+
+
+def groups(path: Path, suffixes: Container[str]) -> Iterator[tuple[str, list[Member]]]:
     """Each key of a shard (STDIN: of the one piped in) with its files of these suffixes, which are in small letters.
 
-    The key is a member's path up to the first dot of its name, as in WebDataset; members of one key follow one another.
-    Raises DataError for a damaged shard.
+    Members of one key follow one another; a key that comes again is a further group. Hidden files are left out. Raises
+    DataError for a damaged shard.
     """
-    for key, members in itertools.groupby(_members(path, suffixes), key=itemgetter(0)):
-        yield key, [(suffix, content) for _, suffix, content in members]
+    for key, members in itertools.groupby(_members(path, suffixes), key=attrgetter("key")):
+        yield key, list(members)
 
 
 def add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -38,21 +67,19 @@ def add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
     _forget(shard)
 
 
-def _members(path: Path, suffixes: Container[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix and content."""
+def _members(path: Path, suffixes: Container[str]) -> Iterator[Member]:
     try:
         stream = sys.stdin.buffer if path == STDIN else None
         with tarfile.open(path, mode="r|*", fileobj=stream) as shard:
-            while (member := shard.next()) is not None:
+            while (entry := shard.next()) is not None:
                 _forget(shard)
-                folder, slash, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                suffix = f".{suffix.lower()}"
-                if stem and suffix in suffixes:
-                    content = shard.extractfile(member) if member.isreg() else None
-                    yield f"{folder}{slash}{stem}", suffix, b"" if content is None else content.read()
+                if entry.isdir() or entry.name.rpartition("/")[2].startswith("."):
+                    continue
+                if Member(entry.name, None).suffix in suffixes:
+                    content = shard.extractfile(entry) if entry.isreg() else None
+                    yield Member(entry.name, None if content is None else content.read())
             _require_end(shard)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"this shard cannot be read ({error}); copy it again from its source") from None
 
 

@@ -14,7 +14,7 @@ import baoseg
 from baoseg import predict, refine
 from baoseg.data.images import read_image, read_mask, voc_palette
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import DataError
+from baoseg.errors import BaosegError, DataError
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.predict import Config
 from baoseg.runs import Run
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_skipped(
     monkeypatch.setattr(os, "scandir", refuse)
     assert predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out") == [locked]
     assert (tmp_path / "out/good.png").exists()
-    problem = "cannot be read (Permission denied); change its permissions"
+    problem = "this folder cannot be read (Permission denied); change its permissions"
     assert capsys.readouterr().err == f"bao: {locked}: {problem}\n"
 
 
@@ -155,17 +155,16 @@ def test_predicting_again_overwrites(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "out", "problem"),
     [
-        ([], "out", "no pictures to predict"),
-        (["empty"], "out", r"empty: holds no pictures \(\.jpg"),
-        (["a"], "out", r"a/cat\.jpg and .*a/cat\.png: both masks would be .*out/cat\.png"),
-        (["b", "b/dog.jpg", "c"], "out", r"b/dog\.jpg and .*c/dog\.jpg: both masks"),
-        (["b"], "b", "b: lies in .*b, whose pictures are read"),
-        (["b"], "b/masks", "b/masks: lies in .*b, whose pictures are read"),
-        (["a/cat.png"], "a", r"a/cat\.png: a picture to predict would be overwritten"),
-        (["d/overlays/x.jpg"], "d", r"d/overlays/x\.jpg: a picture to predict would be overwritten"),
+        ([], "out", "no images to predict"),
+        (["empty"], "out", r"empty: holds no images \(such as \.jpg"),
+        (["b"], "b", "b: lies in .*b, whose images are read"),
+        (["b"], "b/masks", "b/masks: lies in .*b, whose images are read"),
+        (["a/cat.png"], "a", r"a/cat\.png: an image to predict would be overwritten"),
+        (["d/overlays/x.jpg"], "d", r"d/overlays/x\.jpg: an image to predict would be overwritten"),
+        (["b"], "b/dog.jpg/out", r"b/dog\.jpg: a file is in the way of a folder"),
     ],
 )
-def test_names_that_clash_are_refused_before_any_work(
+def test_what_cannot_be_predicted_is_refused_before_any_work(
     tmp_path: Path, inputs: list[str], out: str, problem: str
 ) -> None:
     for name in ("a/cat.jpg", "a/cat.png", "b/dog.jpg", "c/dog.jpg", "d/overlays/x.jpg"):
@@ -174,10 +173,81 @@ def test_names_that_clash_are_refused_before_any_work(
     before = files(tmp_path)
     config = Config(overlays=True)
     sources = [tmp_path / name for name in inputs]
-    with pytest.raises(DataError, match=problem) as caught:
+    with pytest.raises(BaosegError, match=problem) as caught:
         predict.run(segmenter(), sources, tmp_path / out, config=config)
     assert "\n" not in str(caught.value)
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_images_whose_masks_would_be_one_file_fail_and_the_others_are_predicted(
+    tmp_path: Path, alone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named one by one or found in a folder; twice the same file is no clash."""
+    for name in ("p/cat.jpg", "p/cat.JPG", "p/dog.png", "p/dog.WEBP", "p/ok.png", "q/ok.v2.png", "q/one.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / "x.png").rename(tmp_path / name)
+    inputs = sorted((tmp_path / "p").iterdir()) if alone else [tmp_path / "p"]
+    failed = predict.run(segmenter(), [*inputs, tmp_path / "q", tmp_path / "q/../q/one.png"], tmp_path / "out")
+    assert sorted(failed) == [tmp_path / "p" / name for name in ("cat.JPG", "cat.jpg", "dog.WEBP", "dog.png")]
+    assert files(tmp_path / "out") == {"ok.png", "ok.v2.png", "one.png"}
+    seen = capsys.readouterr()
+    assert seen.err.count("2 images of this name: ") == seen.err.count("\n") == 4
+    assert seen.out == f"{tmp_path / 'out'}: 3 written, 4 failed\n"
+
+
+def test_two_folders_with_images_of_one_name_fail_there(tmp_path: Path) -> None:
+    for name in ("b/dog.jpg", "b/cat.jpg", "c/dog.jpg"):
+        write(tmp_path / name)
+    failed = predict.run(segmenter(), [tmp_path / "b", tmp_path / "c"], tmp_path / "out")
+    assert failed == [tmp_path / "b/dog.jpg", tmp_path / "c/dog.jpg"]
+    assert files(tmp_path / "out") == {"cat.png"}
+
+
+def test_what_is_passed_over_is_counted_and_failed_where_nothing_else_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("IMG_1.HEIC", "deep/IMG_2.heic", "plan.svg", "notes.txt", "._IMG_3.heic", "all.zip"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"content")
+    failed = predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out")
+    assert sorted(path.name for path in failed) == ["IMG_1.HEIC", "IMG_2.heic", "all.zip", "plan.svg"]
+    last = "4 files were passed over: 2 .heic, 1 .svg, 1 .zip"
+    assert capsys.readouterr() == (f"{tmp_path / 'out'}: 0 written, 0 failed; {last}\n", "")
+    write(tmp_path / "photos/cat.jfif.png").rename(tmp_path / "photos/cat.jfif")
+    assert predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out") == []
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 1 written, 0 failed; {last}\n"
+
+
+def test_a_mask_whose_name_no_file_can_have_is_of_that_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A suffix of two letters leaves room for a name whose mask has none; a folder may have the name of a mask."""
+    for name in ("n" * 252, "taken", "猫" * 83, "ok"):
+        suffix = ".bw" if name[0] == "n" else ".png"
+        write(tmp_path / "photos/x.png").rename(tmp_path / "photos" / f"{name}{suffix}")
+    (tmp_path / "out/taken.png").mkdir(parents=True)
+    failed = predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out", config=Config(overlays=True))
+    assert [path.name[:5] for path in failed] == ["nnnnn", "taken"]
+    assert files(tmp_path / "out") == {"ok.png", "overlays/ok.jpg", f"{'猫' * 83}.png", f"overlays/{'猫' * 83}.jpg"}
+    too_long, taken = capsys.readouterr().err.splitlines()
+    assert "the name is too long" in too_long and "a folder has this name" in taken
+
+
+def test_an_image_that_is_gone_meanwhile_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = write(tmp_path / "photos/a.png"), write(tmp_path / "photos/b.png")
+    model = segmenter()
+    whole = model.mask
+
+    def while_it_is_gone(picture: torch.Tensor, labels: None) -> torch.Tensor:
+        second.unlink()
+        return whole(picture, labels)
+
+    monkeypatch.setattr(model, "mask", while_it_is_gone)
+    assert predict.run(model, [first, second], tmp_path / "out") == [second]
+    assert capsys.readouterr().err == f"bao: {second}: no such image; restore the file or correct its path\n"
 
 
 # -------------------------------------------------------------------------------------------- labels

@@ -26,7 +26,7 @@ def label(
     """Masks for a collection of any size. The same command continues it; exit code 1 if something failed.
 
     Args:
-        source: Folder of pictures and WebDataset shards (.tar), one shard, or - for a shard on stdin.
+        source: Folder of images, of any kind that Pillow opens, and WebDataset shards (.tar); one shard; - for stdin.
         model: Run folder, folder of a stage, or network.safetensors: a labeler or a segmentation network.
         out: Folder to write: a PNG for each picture in the same tree, a shard of masks for each shard, failures.csv.
         shard: Label one of N parts only, the first is 0/N; so that N processes or machines share the work.
@@ -51,5 +51,5 @@ def label(
     )
     on_ray = labelling.Cluster(parts=parts, gpus=1.0 if accelerator == "cuda" else 0.0)
     tally = labelling.run(job, cluster=on_ray if engine == "ray" else None)
-    if tally.failed:
+    if not tally.complete:
         sys.exit(1)

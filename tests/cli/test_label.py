@@ -87,6 +87,19 @@ def test_a_failure_is_exit_code_1_and_a_mistake_2(
         assert errors.count("\n") == 1
 
 
+def test_what_is_passed_over_alone_is_exit_code_1(
+    bao: Callable[..., int], tiny_run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("label", source, "--model", tiny_run.root, "--accelerator", "cpu", "--out", tmp_path / "out")
+    for path in source.iterdir():
+        path.rename(path.with_suffix(".heic"))
+    assert bao(*words) == 1
+    assert capsys.readouterr().out.endswith(" 0 failed; 3 files were passed over: 3 .heic\n")
+    (source / "0.heic").rename(source / "0.png")
+    assert bao(*words) == 0
+    assert capsys.readouterr().out.endswith(" 0 failed; 2 files were passed over: 2 .heic\n")
+
+
 def test_a_run_on_ray_asks_for_a_gpu_for_each_part_where_it_is_told_to(
     bao: Callable[..., int], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

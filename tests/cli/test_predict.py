@@ -79,13 +79,24 @@ def test_exit_code_1_if_some_could_not_be_read(
     assert seen.err.startswith(f"bao: {photos / 'broken.jpg'}: ") and seen.err.count("\n") == 1
 
 
+def test_what_is_passed_over_alone_is_exit_code_1(
+    bao: Callable[..., None], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone/IMG_1.HEIC").write_bytes(b"content")
+    with pytest.raises(SystemExit) as end:
+        bao(model, tmp_path / "phone", "--out", tmp_path / "out", *CPU)
+    assert end.value.code == 1
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 written, 0 failed; 1 file was passed over: 1 .heic\n"
+
+
 @pytest.mark.usefixtures("model", "photos")
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (("--out", "out", "--labels", "cow"), "unknown class 'cow'; the classes are dog, sofa, traffic light"),
         (("--out", "out", "--labels", ""), "--labels: names no class"),
-        (("--out", "photos/masks"), "photos/masks: lies in photos, whose pictures are read"),
+        (("--out", "photos/masks"), "photos/masks: lies in photos, whose images are read"),
     ],
 )
 def test_mistakes_end_in_one_line(
