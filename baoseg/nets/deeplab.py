@@ -12,6 +12,7 @@ smp:ARCHITECTURE/ENCODER        e.g. smp:segformer/mit_b2, smp:deeplabv3plus/tu-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from baoseg import nets
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets import timm_backbones, weights
+from baoseg.nets import hub, timm_backbones, weights
 from baoseg.nets.base import Backbone, freeze_batch_norm, pad_to_multiple
 from baoseg.nets.timm_backbones import TimmConvolutional
 
@@ -395,16 +396,13 @@ def _smp(
     of_timm = encoder.startswith("tu-")
     if not (encoder in smp.encoders.get_encoder_names() or (of_timm and timm.is_model(encoder.removeprefix("tu-")))):
         raise RecipeError(f"{name}: no such encoder; use one of smp, as mit_b2 or resnet50, or tu- and a name of timm")
-    fetched = True if of_timm else "imagenet"
+    wanted = {"encoder_weights": (True if of_timm else "imagenet") if pretrained else None, "classes": 1 + num_classes}
     try:
-        model = smp.create_model(
-            architecture, encoder, encoder_weights=fetched if pretrained else None, classes=1 + num_classes, **options
-        )
+        with hub.quick() if pretrained else nullcontext("") as reason:
+            model = smp.create_model(architecture, encoder, **wanted, **options)
         _probe(model)
     except OSError as error:  # of the network
-        raise CheckpointError(
-            f"{name}: its pretrained weights cannot be loaded ({_line(error)}); name a local file as weights"
-        ) from None
+        raise CheckpointError(hub.problem(name, reason, error)) from None
     except Exception as error:  # whatever smp and timm say to encoders, options and sizes that do not go together
         raise RecipeError(f"{name}: cannot be built ({_line(error)}); use another encoder or other options") from None
     noted: Any = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if of_timm else None

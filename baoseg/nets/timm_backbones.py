@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from baoseg.attention import Attending
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets import weights
+from baoseg.nets import hub, weights
 from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
 
 TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit")  # modules of timm
@@ -104,23 +104,33 @@ class _Reduction(nn.Module):
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if not pretrained:
+        return _built(name, options)
+    with hub.quick() as reason:
+        try:
+            return _built(name, options, pretrained=True)
+        except RecipeError:
+            raise
+        except Exception as error:  # the hub raises errors of many libraries
+            raise CheckpointError(hub.problem(f"timm:{name}", reason, error)) from None
+
+
+def _built(name: str, options: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
         if "output_stride" in options and "output_stride" in str(error):  # then it has one stride, tried out later
-            return _create(name, pretrained, {k: v for k, v in options.items() if k != "output_stride"})
+            without = {key: value for key, value in options.items() if key != "output_stride"}
+            return _built(name, without, pretrained=pretrained)
         wishes = ", ".join(f"{key}={value}" for key, value in options.items())
         raise RecipeError(
             f"timm:{name}: cannot be built with {wishes} ({_line(error)}); "
             "use another stride (32 is every model's own), other options or another model"
         ) from None
-    except Exception as error:  # the hub raises errors of many libraries
-        if not pretrained:
-            raise RecipeError(f"timm:{name}: cannot be built ({_line(error)}); check its options") from None
-        raise CheckpointError(
-            f"timm:{name}: its pretrained weights cannot be loaded ({_line(error)}); "
-            "check the network, or name a local file as weights"
-        ) from None
+    except Exception as error:
+        if pretrained:
+            raise
+        raise RecipeError(f"timm:{name}: cannot be built ({_line(error)}); check its options") from None
 
 
 def load(backbone: Backbone, state: Mapping[str, Tensor], *, source: Path) -> None:

@@ -8,10 +8,12 @@ import http.client
 import io
 import lzma
 import math
+import socket
 import stat
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -36,6 +38,7 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
 )
+PORTS = {"http": 80, "https": 443}
 _CHUNK = 2**20  # bytes; the bar of a download counts in these
 
 Place = Callable[[str], str | None]
@@ -57,6 +60,7 @@ class Config:
     attempts: int = 5  # in a row without a byte gained; a server that fails is asked again
     pause: float = 1.0  # seconds before the second attempt; doubles with each
     timeout: float = 60.0  # seconds without a byte
+    connect: float = 4.0  # seconds for the first connection, which is tried twice: whoever is offline hears so at once
     ratio: int = 100  # unpacked bytes to those of the archive; text of the data sets reaches 10
 
 
@@ -155,12 +159,15 @@ def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
 
 def download(url: str, path: Path, *, config: Config) -> None:
     """Download to `path`, continuing after what is there. Raises DataError, or RunError if the disk is full."""
-    attempt = 0
-    while attempt < config.attempts:
+    attempt, met = 0, False
+    while attempt < (config.attempts if met else min(2, config.attempts)):
         if attempt:
             time.sleep(config.pause * 2 ** (attempt - 1))
         before = _size(path)
         try:
+            if not met:
+                _meet(url, seconds=config.connect)
+                met = True
             return _continue(url, path, timeout=config.timeout)
         except urllib.error.HTTPError as error:
             error.close()
@@ -261,6 +268,15 @@ def _opened(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> io.BufferedReader:
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
     return not (path.is_absolute() or ".." in path.parts or ":" in (*path.parts, "")[0])
+
+
+def _meet(url: str, *, seconds: float) -> None:
+    """Connect to the host once, where no proxy does that for us. Raises OSError."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    socket.create_connection((host, parts.port or PORTS[parts.scheme]), timeout=seconds).close()
 
 
 def _continue(url: str, path: Path, *, timeout: float) -> None:

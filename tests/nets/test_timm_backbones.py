@@ -9,7 +9,7 @@ import torch
 from baoseg import nets
 from baoseg.attention import Attention, Summed
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets import Heads, timm_backbones, weights
+from baoseg.nets import Heads, hub, timm_backbones, weights
 
 SMALL_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32}
 VITS = {
@@ -193,6 +193,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(hub, "_no_answer", lambda: "")
     with pytest.raises(CheckpointError, match=r"timm:resnet18: .*cannot be loaded \(no network\)"):
         timm_backbones.make("resnet18", 3, pretrained=True)
 

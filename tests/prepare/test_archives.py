@@ -2,6 +2,8 @@ import errno
 import hashlib
 import os
 import tarfile
+import time
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -81,6 +83,45 @@ def test_a_server_that_refuses(server, tmp_path, status, attempts):
 def test_nobody_listens(server, tmp_path):
     nowhere = Archive(name="data.tar", md5="", url="http://127.0.0.1:9/data.tar")
     refused(lambda: archives.obtain(nowhere, tmp_path, config=QUICK), "cannot be downloaded", str(tmp_path))
+
+
+def test_without_a_network_the_answer_comes_within_seconds(tmp_path):
+    """A name that nobody knows, a port that nobody listens at, a host that does not answer: in both waits."""
+    start = time.monotonic()
+    for url in ("http://nowhere.invalid/data.tar", "http://127.0.0.1:9/data.tar"):
+        refused(
+            lambda url=url: archives.download(url, tmp_path / "data.tar.part", config=archives.Config()),
+            url,
+            "cannot be downloaded",
+            f"put data.tar into {tmp_path} yourself",
+        )
+    assert time.monotonic() - start < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_was_met_is_given_time(server, tmp_path, monkeypatch):
+    """Once there was a connection, a network that comes and goes is waited for as before."""
+    server.content, server.cuts = CONTENT, [100_000]
+    calls, real = [], archives._continue
+
+    def shaky(url, path, *, timeout):
+        calls.append(url)
+        if 1 < len(calls) < 5:
+            raise ConnectionRefusedError("gone for a while")
+        real(url, path, timeout=timeout)
+
+    monkeypatch.setattr(archives, "_continue", shaky)
+    assert archives.obtain(official(server), tmp_path, config=QUICK).read_bytes() == CONTENT
+    assert len(calls) == 5
+
+
+def test_a_proxy_makes_the_connection_itself(server, tmp_path, monkeypatch):
+    server.content = CONTENT
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/data.tar"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first request
+    archive = Archive(name="data.tar", md5=None, url="http://nowhere.invalid/data.tar")
+    assert archives.obtain(archive, tmp_path, config=QUICK).read_bytes() == CONTENT
 
 
 def test_a_full_disk_while_downloading(server, tmp_path, monkeypatch):
