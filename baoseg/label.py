@@ -49,6 +49,7 @@ from baoseg.labeler import Labeler
 from baoseg.runs import atomic, check_target
 from baoseg.segment import Segmenter
 from baoseg.shards import STDIN, Member
+from baoseg.text import tidy
 from baoseg.train import Hardware
 from baoseg.types import BACKGROUND, ClassSet
 
@@ -548,7 +549,8 @@ def _of_json(text: str, classes: ClassSet) -> tuple[str, ...] | None:
         return None
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise ValueError('not a list of class names; write ["cat", "dog"] or {"labels": ["cat", "dog"]}')
-    return tuple(labels)
+    spelt = {tidy(name): name for name in classes.names}
+    return tuple(spelt.get(tidy(label), label) for label in labels)
 
 
 def _of_text(text: str, classes: ClassSet) -> tuple[str, ...]:

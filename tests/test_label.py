@@ -188,6 +188,7 @@ def test_a_labeler_gives_the_masks_that_it_gives_alone(tmp_path: Path) -> None:
         ({".json": '["red", "dining table"]'}, ("red", "dining table")),
         ({".json": '{"labels": ["green"], "width": 5}'}, ("green",)),
         ({".json": '{"width": 5}'}, None),
+        ({".json": '["dining\u00a0 table "]'}, ("dining table",)),
         ({".json": '{"width": 5}', ".cls": "2"}, ("dining table",)),
         ({".txt": "green red\n"}, ("green", "red")),
         ({".txt": "dining table; red"}, ("dining table", "red")),
