@@ -550,7 +550,8 @@ def _of_json(text: str, classes: ClassSet) -> tuple[str, ...] | None:
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise ValueError('not a list of class names; write ["cat", "dog"] or {"labels": ["cat", "dog"]}')
     spelt = {tidy(name): name for name in classes.names}
-    return tuple(spelt.get(tidy(label), label) for label in labels)
+    names: list[str] = labels
+    return tuple(spelt.get(tidy(name), name) for name in names)
 
 
 def _of_text(text: str, classes: ClassSet) -> tuple[str, ...]:
