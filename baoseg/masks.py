@@ -54,7 +54,10 @@ def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, 
 def confident_labels(seed: Seed, *, background: float, foreground: float) -> UInt8[Tensor, "h w"]:
     """Labels to learn from: the class of the largest map where that is >= `foreground`, the background where it is
     < `background`, and 255 between the two, where the seed is in doubt (the labels of IRN and AMN, without a CRF).
+    A seed of no class is all background.
     """
+    if seed.classes.numel() == 0:
+        return torch.full(seed.size, BACKGROUND, dtype=torch.uint8)
     classes, values = best_class(seed.upsample())
     labels = torch.where(values >= torch.tensor(foreground, dtype=values.dtype), classes, IGNORE)
     return labels.masked_fill(values < torch.tensor(background, dtype=values.dtype), BACKGROUND).to(torch.uint8)

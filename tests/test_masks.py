@@ -143,7 +143,9 @@ def test_one_cut_leaves_no_doubt():
 
 def test_a_seed_without_classes_labels_the_picture_as_background():
     seed = seed_of([], np.zeros((0, 1, 2)), size=(4, 8))
-    assert (confident_labels(seed, background=0.15, foreground=0.45) == torch.zeros(4, 8, dtype=torch.uint8)).all()
+    for background in (0.15, 0.0):  # below 0 there is nothing
+        labels = confident_labels(seed, background=background, foreground=0.45)
+        assert torch.equal(labels, torch.zeros(4, 8, dtype=torch.uint8))
 
 
 @settings(deadline=None, max_examples=25)

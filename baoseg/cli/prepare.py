@@ -106,7 +106,17 @@ def folder(folder: Checked) -> None:
     if boxed:
         _next(f"{_localize('bas-cub-resnet50', folder)} --layout folder")
     else:
+        _say_classes(folder)
         _next(*_run("photos", folder))
+
+
+def _say_classes(folder: Path) -> None:
+    """The classes as a training will see them, and the images without any: a slip that is no error shows here."""
+    from baoseg import data, progress
+    from baoseg.data.folder import ALL, split_files
+
+    for split in [path.stem for path in split_files(folder)] or [ALL]:
+        progress.say(data.summary(data.Folder(folder, split)))
 
 
 def _run(recipe: str, data: Path) -> list[str]:

@@ -33,9 +33,11 @@ __all__ = [
     "batches",
     "collate",
     "open_dataset",
+    "summary",
 ]
 
 SYNTHETIC = "synthetic"  # the path that stands for generated scenes
+LISTED_CLASSES = 30  # more are not listed one by one
 
 
 @runtime_checkable
@@ -90,7 +92,10 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
     whole = _open(config, split)
     if config.limit is None and config.long_side is None:
         return whole
-    return Excerpt(whole, limit=config.limit, long_side=config.long_side)
+    chosen = Excerpt(whole, limit=config.limit, long_side=config.long_side)
+    if split == "train" and not any(bool(chosen.labels(index).any()) for index in range(len(chosen))):
+        raise DataError(f"none of the {len(chosen)} images chosen of {whole.split} has a label; raise data.limit")
+    return chosen
 
 
 def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
@@ -101,6 +106,32 @@ def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
     if split == "train":
         return Folder(config.path, train, training=True)
     return Folder(config.path, config.eval_split or ("val" if has_split(config.path, "val") else train))
+
+
+def summary(dataset: Dataset) -> str:
+    """What a split holds, in one line: images, classes in the order of their indices with how many images show each,
+    and images without any.
+    """
+    shown, empty = torch.zeros(len(dataset.classes)), 0
+    for index in range(len(dataset)):
+        labels = dataset.labels(index)
+        shown += labels
+        empty += not labels.any()
+    counts = [f"{name} ({int(count)})" for name, count in zip(dataset.classes.names, shown, strict=True)]
+    if len(counts) > LISTED_CLASSES:
+        counts = [*counts[: LISTED_CLASSES - 2], "...", counts[-1]]
+    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(shown), 'class')}: {', '.join(counts)}"
+    absent = int((shown == 0).sum())
+    if absent:
+        text += f"; {_count(absent, 'class')} without an image"
+    if empty:
+        text += f"; {_count(empty, 'image')} without a label, background alone"
+    return text
+
+
+def _count(number: int, what: str) -> str:
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what if number == 1 else what + plural}"
 
 
 class Excerpt:

@@ -149,7 +149,8 @@ class BAO(Method):
     def pseudo_labels(self, batch: Batch) -> Int[Tensor, "b h w"]:
         """p = argmax over [M_bg, M_fg] (eq. 6), of the target; 255 on padding and in doubt.
 
-        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2.
+        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2. An image
+        without labels is all background, and no cell of it is in doubt.
         """
         features = self._target(batch.images, spreads=True)
         foreground = refine(self._target.class_maps(features), features)
@@ -158,7 +159,8 @@ class BAO(Method):
         strongest = foreground.amax(dim=1, keepdim=True)
         cut = find_cut(strongest, valid, cut=self.config.cut)
         decided = torch.cat([2 * cut - strongest, foreground], dim=1).argmax(dim=1)
-        ignored = ~valid | in_doubt(strongest - cut, valid, share=self.config.doubt)
+        doubtful = in_doubt(strongest - cut, valid, share=self.config.doubt)
+        ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
         return decided.masked_fill(ignored[:, 0], IGNORE)
 
     def maps(

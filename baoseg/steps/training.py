@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import costs, evaluate, guards, labeler, masks, nets, ranks, recipes, seeds, train
+from baoseg import costs, data, evaluate, guards, labeler, masks, nets, progress, ranks, recipes, seeds, train
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
 from baoseg.errors import RecipeError
@@ -32,6 +32,7 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
 def _train_stages(folder: Run, *, hardware: Hardware) -> None:
     recipe = recipe_of(folder)
     pictures = training_data(folder)
+    progress.say(data.summary(pictures))
     for stage in recipe.stages:
         paths = folder.stage(stage.name)
         if not_there([paths.network]):

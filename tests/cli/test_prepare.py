@@ -113,6 +113,9 @@ def photos(root, *lines):
 
 
 def test_a_folder_without_fault_can_be_run(bao, tmp_path, capsys):
+    bao("folder", photos(tmp_path, "a.jpg,cat", "b.jpg,"))
+    out = capsys.readouterr().out
+    assert out.startswith("all: 2 images, 1 class: cat (1); 1 image without a label, background alone\nType next:")
     bao("folder", photos(tmp_path, "a.jpg,cat", "b.jpg,dog"))
     (command,) = commands(capsys)
     assert command[:3] == ["bao", "run", "photos"]

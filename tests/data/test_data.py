@@ -57,6 +57,31 @@ def test_default_splits_of_a_folder(tmp_path):
     assert len(data.open_dataset(bare, "eval")) == len(data.open_dataset(bare, "train")) == 3
 
 
+def test_a_summary_counts_images_of_each_class_and_without(tmp_path):
+    pictures = data.Folder(folder(tmp_path))
+    assert data.summary(pictures) == (
+        "all: 3 images, 2 classes: cat (1), dog (1); 1 image without a label, background alone"
+    )
+    (tmp_path / "classes.txt").write_text("dog\nbird\ncat\n")
+    assert data.summary(data.Folder(tmp_path)) == (
+        "all: 3 images, 3 classes: dog (1), bird (0), cat (1); 1 class without an image; "
+        "1 image without a label, background alone"
+    )
+    (tmp_path / "classes.txt").write_text("".join(f"bird {number}\n" for number in range(98)) + "dog\ncat\n")
+    text = data.summary(data.Folder(tmp_path))
+    assert "100 classes: bird 0 (0), bird 1 (0), " in text and "bird 27 (0), ..., cat (1); 98 classes without" in text
+    assert data.summary(data.Synthetic(SCENES, "val")).startswith("val: 3 images, 5 classes: ladybird (")
+
+
+def test_training_on_few_pictures_needs_one_with_a_label(tmp_path):
+    path = folder(tmp_path, "train")
+    (tmp_path / "splits/train.txt").write_text("c\na\n")
+    few = data.open_dataset(data.Config(path=path, limit=2), "train")
+    assert [few.labels(index).sum() for index in range(2)] == [0, 1]
+    with pytest.raises(DataError, match=r"none of the 1 images chosen of train has a label; raise data\.limit"):
+        data.open_dataset(data.Config(path=path, limit=1), "train")
+
+
 def test_an_item_depends_on_seed_epoch_and_index_alone():
     first, again = train_set(), train_set()
     again[2, 5]

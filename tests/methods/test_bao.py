@@ -98,6 +98,28 @@ def test_a_picture_without_labels_is_all_background(method, batch, valid_cells):
     assert torch.equal(method.pseudo_labels(nothing) == 0, valid_cells)
 
 
+def test_a_picture_without_labels_has_no_cell_in_doubt(make_network, batch, valid_cells):
+    network = make_network(heads=Heads(backgrounds=1))
+    some = Batch(batch.images, batch.labels * torch.tensor([[1.0], [0.0], [1.0]]), batch.valid)
+    for cut in Cut:
+        method = in_training(BAO(network, Config(doubt=0.5, cut=cut)))
+        labels = method.pseudo_labels(some)
+        assert torch.equal(labels[1] == 0, valid_cells[1])  # all background
+        assert int((labels[0] == IGNORE).sum()) == 6  # half of the 12 cells
+
+
+def test_the_loss_of_pictures_without_labels_by_hand(make_network, batch):
+    """The mean over classes of log(1 + e^z), and the cross-entropy of the background's channel."""
+    method = in_training(BAO(make_network(attends=False, heads=Heads(backgrounds=1)), Config(smoothing=0.0)))
+    whole = Batch(batch.images[:1], torch.zeros(1, 4, dtype=torch.float64), batch.valid[:1])
+    features = method.network(whole.images)
+    z = method.network.class_maps(features).mean(dim=(2, 3))
+    background = method.activations(features, whole.labels).softmax(dim=1)[:, 0]
+    terms = method.loss(whole)
+    torch.testing.assert_close(terms["classification"], torch.log(1 + torch.exp(z)).mean())
+    torch.testing.assert_close(terms["pcl"], -background.log().mean())
+
+
 def test_what_lies_in_the_padding_does_not_matter(make_network, batch, valid_cells):
     """Without attention (which looks everywhere) and batch statistics, labels of picture cells know it alone."""
     method = in_training(BAO(make_network(attends=False, heads=Heads(backgrounds=1)), Config()).train())
