@@ -15,6 +15,7 @@ from baoseg.maps import Config as MapsConfig
 from baoseg.maps import Scaling
 from baoseg.masks import Config as MasksConfig
 from baoseg.methods import Settings, amn, bao, bas, bnr, cam, name_of, transcam
+from baoseg.nets import embedded
 from baoseg.refine import crf, irn, psa
 from baoseg.report import Config as ReportConfig
 from baoseg.teacher import Follow
@@ -245,17 +246,60 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
     )
 
 
-def photos() -> Recipe:
-    """For one's own photographs and classes: a well-known backbone with the weights that timm fetches."""
-    return Recipe(
-        name="photos",
-        data=DataConfig(path="."),
-        net=nets.Config(backbone="timm:resnet50", pretrained=True, freeze_batch_norm=True),
+def embedded_net() -> nets.Config:
+    """EfficientNet-Lite2 at stride 16 with the ImageNet weights that come with the installation.
+
+    Batch norm keeps its ImageNet statistics (batches are small).
+    """
+    return nets.Config(backbone="timm:tf_efficientnet_lite2", weights=embedded.DEFAULT, freeze_batch_norm=True)
+
+
+def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, segment_epochs: int) -> Recipe:
+    """CAM, BAO, CRF and an FPN on the embedded network, with so many epochs; all else is that of `msrc14`.
+
+    The momentum of BAO's target is proportional to its training (`teacher.proportional`), as the number of images is
+    not known here.
+    """
+    base = msrc14()
+    first, last = base.stages
+    (segmentation,) = base.segmentations
+    net = embedded_net()
+    return replace(
+        base,
+        name=name,
+        data=data,
+        net=net,
         stages=(
-            Stage(method=cam.Config(), schedule=train.Config(epochs=10, batch_size=8, head_lr=5e-4)),
-            Stage(method=bao.Config(), start="cam", schedule=train.Config(epochs=5, batch_size=8, head_lr=5e-4)),
+            replace(first, schedule=replace(first.schedule, epochs=classify)),
+            replace(last, method=bao.Config(momentum=None), schedule=replace(last.schedule, epochs=activate)),
+        ),
+        segmentations=(
+            replace(
+                segmentation,
+                net=segment.NetConfig(
+                    name="smp:fpn/tu-tf_efficientnet_lite2", weights=net.weights, freeze_batch_norm=True
+                ),
+                schedule=replace(segmentation.schedule, epochs=segment_epochs),
+            ),
         ),
     )
+
+
+def photos() -> Recipe:
+    """For one's own photographs and classes, on a network whose weights come with the installation: no hub is needed.
+
+    More epochs than `msrc14`, as people's folders are smaller.
+    """
+    return _on_embedded("photos", DataConfig(path="."), classify=10, activate=6, segment_epochs=16)
+
+
+def voc_mini(data: str | Path = "voc-mini") -> Recipe:
+    """About 1,000 photographs of VOC: trained on `train_extra` by image-level labels, evaluated on `val`.
+
+    Settings are those of `msrc14`, the training of BAO counted in epochs too.
+    """
+    config = DataConfig(path=str(data), train_split="train_extra", eval_split="val")
+    return _on_embedded("voc-mini", config, classify=6, activate=4, segment_epochs=12)
 
 
 CONFORMER_WEIGHTS = "weights/conformer-small.safetensors"  # of ImageNet; see docs/papers.md
@@ -597,7 +641,7 @@ def follow_ablation(base: Recipe) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe().name: recipe for recipe in (demo, photos, msrc14, bao_voc, bao_voc_reference)
+    recipe().name: recipe for recipe in (demo, photos, msrc14, voc_mini, bao_voc, bao_voc_reference)
 }
 
 
@@ -688,8 +732,9 @@ def override(
     """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all
     stages, as in `localize_recipes.override`, and the rate of a stage's heads keeps its ratio to `lr`.
 
-    Another backbone does without the weights of the one before it. `weights` are those of the backbone, also under the
-    segmentation networks that have the same one.
+    Another backbone does without the weights of the one before it; where those were ImageNet's, it starts from its own,
+    through timm's loader. `embedded:NAME` as a backbone is a network with its embedded weights. `weights` are those of
+    the backbone, also under the segmentation networks that have the same one.
     `refine` are ways (REFINERS) to refine the masks of the last stage, in the place of the recipe's own.
     """
     stages, refinements = recipe.stages, recipe.refinements
@@ -699,14 +744,19 @@ def override(
             raise RecipeError(f"recipe {recipe.name} has no stage {only!r}; it has {[s.name for s in recipe.stages]}")
         refinements = tuple(one for one in refinements if one.of == only or one.of.startswith(f"{only}+"))
     given = None if weights is None else str(weights)
-    net = recipe.net if backbone in (None, recipe.net.backbone) else replace(recipe.net, weights=None)
+    net = recipe.net
+    if backbone is not None and embedded.is_embedded(backbone):
+        backbone, given = f"{nets.TIMM}{embedded.find(backbone).network}", given or backbone
+    if backbone not in (None, net.backbone):
+        starts = net.pretrained or (net.weights is not None and embedded.is_embedded(net.weights))
+        net = replace(net, weights=None, pretrained=starts)
     net = _replace(net, backbone=backbone, weights=given)
     same = net.backbone.removeprefix(nets.TIMM)
     segmentations = tuple(
         replace(one, net=_replace(one.net, weights=given)) if one.net.name.endswith(same) else one
         for one in recipe.segmentations
     )
-    if weights is not None:
+    if given is not None:
         net = replace(net, pretrained=False)
     changed: Recipe = _replace(
         recipe,

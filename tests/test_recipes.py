@@ -9,6 +9,7 @@ from baoseg.errors import RecipeError
 from baoseg.maps import Scaling
 from baoseg.methods import bao
 from baoseg.methods import bas as bas_method
+from baoseg.nets import embedded
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -190,3 +191,21 @@ def test_a_recipe_of_the_other_half_is_named_with_its_verb() -> None:
         localize_recipes.named("photos")
     with pytest.raises(RecipeError, match=r"unknown recipe 'photo'; there are demo, photos.*for localization bas-cub"):
         recipes.named("photo")
+
+
+def test_photos_start_from_weights_that_are_here_in_all_their_networks() -> None:
+    recipe = recipes.photos()
+    assert recipe.net.weights == recipe.segmentations[0].net.weights == embedded.DEFAULT
+    assert not recipe.net.pretrained
+
+
+def test_another_backbone_of_photos_starts_from_its_own_weights_of_imagenet() -> None:
+    net = recipes.override(recipes.photos(), backbone="timm:resnet50").net
+    assert (net.weights, net.pretrained) == (None, True)
+    net = recipes.override(recipes.photos(), backbone="timm:resnet50", weights=Path("own.pth")).net
+    assert (net.weights, net.pretrained) == ("own.pth", False)
+
+
+def test_embedded_weights_are_a_backbone() -> None:
+    net = recipes.override(recipes.msrc14(), backbone=embedded.DEFAULT).net
+    assert (net.backbone, net.weights, net.pretrained) == ("timm:tf_efficientnet_lite2", embedded.DEFAULT, False)

@@ -98,3 +98,10 @@ def test_cosine_rises_and_stays_between_its_ends(first, second):
     low, high = sorted((first, second))
     assert 0.9995 - 1e-12 <= teacher.cosine(0.9995, 1.0, low) <= teacher.cosine(0.9995, 1.0, high) + 1e-12
     assert teacher.cosine(0.9995, 1.0, high) <= 1 + 1e-12
+
+
+def test_the_proportional_momentum_is_the_papers_for_the_papers_training() -> None:
+    """11,900 averaged steps and a window of 2,000 (BAO sec. 4.3: 0.9995)."""
+    assert teacher.proportional(11_900) == pytest.approx(0.9995, abs=2e-5)
+    assert teacher.proportional(60) == pytest.approx(0.9)  # a window of 10
+    assert teacher.proportional(6) == teacher.proportional(1) == teacher.proportional(0) == 0.0

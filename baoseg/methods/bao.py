@@ -78,7 +78,7 @@ class Config:
     pcl_weight: float = 1.0  # lambda_pcl
     follow: Follow = Follow.SHARE_THEN_EMA
     share_epochs: float = 1.0  # how long share-then-EMA shares
-    momentum: float = 0.9995  # of the EMA, rising to 1 on a cosine
+    momentum: float | None = 0.9995  # of the EMA, rising to 1 on a cosine; None: `teacher.proportional`
     momentum_restarts: bool = False
     target_trains: bool = False
     scaling: Scaling = Scaling.RANGE  # of the class maps before they become pseudo-labels
@@ -90,7 +90,8 @@ class Config:
     class_channels: ClassMaps = ClassMaps.REFINED
 
     def __post_init__(self) -> None:
-        if not (0 <= self.smoothing < 1 and 0 <= self.momentum <= 1 and self.share_epochs >= 0):
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if not (0 <= self.smoothing < 1 and 0 <= momentum <= 1 and self.share_epochs >= 0):
             raise RecipeError(f"bao: {self}; smoothing and momentum lie in 0..1, share_epochs is not negative")
         if not (0 <= self.doubt < 1 and self.backgrounds >= 1):
             raise RecipeError(f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1")
@@ -213,4 +214,5 @@ class BAO(Method):
             done = (progress.step - 1) % progress.steps_per_epoch / progress.steps_per_epoch
         else:
             done = (progress.step - 1 - shared) / max(progress.steps - shared, 1)
-        teacher.average(self._target, self.network, momentum=teacher.cosine(config.momentum, 1.0, done))
+        start = teacher.proportional(progress.steps - shared) if config.momentum is None else config.momentum
+        teacher.average(self._target, self.network, momentum=teacher.cosine(start, 1.0, done))

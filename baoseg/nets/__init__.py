@@ -11,7 +11,7 @@ import torch
 from baoseg import progress
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import RecipeError
-from baoseg.nets import conformer, resnet38, weights
+from baoseg.nets import conformer, embedded, resnet38, weights
 from baoseg.nets.base import ActivationStart as ActivationStart
 from baoseg.nets.base import Backbone as Backbone
 from baoseg.nets.base import Features as Features
@@ -32,9 +32,8 @@ class Config:
     """The network, apart from what data (K) and method (activation heads) decide."""
 
     backbone: str = "conformer_small"  # conformer_nano|tiny|small|base, resnet38, or timm:NAME for a CNN or ViT of timm
-    weights: str | None = (
-        None  # a local file: published names of a Conformer or ResNet-38, timm's names, or one of ours
-    )
+    # a local file (published names of a Conformer or ResNet-38, timm's names, or one of ours) or embedded:NAME
+    weights: str | None = None
     pretrained: bool = False  # weights through timm's own loader, for timm backbones
     stride: int = (
         16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8), resnet38 8
@@ -60,6 +59,8 @@ def build(
         config = dataclasses.replace(config, weights=None, pretrained=False)
     if config.pretrained and config.weights is not None:
         raise RecipeError(f"{config.backbone}: both pretrained and weights {config.weights}; choose one")
+    if config.pretrained and (own := embedded.name_for(config.backbone.removeprefix(TIMM))):
+        config = dataclasses.replace(config, pretrained=False, weights=own)
     with torch.random.fork_rng(devices=[]):  # PyTorch's and timm's initialisers know the global state only
         torch.default_generator.manual_seed(seed)
         network = Network(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from baoseg import nets
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, RecipeError
-from baoseg.nets import hub, timm_backbones, weights
+from baoseg.nets import embedded, hub, timm_backbones, weights
 from baoseg.nets.base import Backbone, freeze_batch_norm, pad_to_multiple
 from baoseg.nets.timm_backbones import TimmConvolutional
 
@@ -324,6 +324,8 @@ def build(
     """
     if pretrained and weights is not None:
         raise RecipeError(f"{name}: both pretrained and weights {weights}; choose one")
+    if pretrained and (own := _embedded(name)):
+        pretrained, weights = False, own
     given = dict(options or {})
     network: SegmentationNetwork
     with torch.random.fork_rng(devices=[]):  # initialisers know the global state only
@@ -345,6 +347,12 @@ def build(
     if weights is not None:
         load(network, Path(weights))
     return network
+
+
+def _embedded(name: str) -> str | None:
+    """`embedded:NAME` of the weights of the network's encoder or backbone, where there are some."""
+    body = name.rpartition("/tu-")[2] if name.startswith(SMP) else name.rpartition(nets.TIMM)[2]
+    return embedded.name_for(body)
 
 
 def load(network: SegmentationNetwork, path: Path) -> None:

