@@ -24,7 +24,7 @@ from torch import Tensor
 from baoseg import recipes, settings
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import CheckpointError, DataError, RecipeError
-from baoseg.nets import weights
+from baoseg.nets import embedded, weights
 from baoseg.nets.base import Heads
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.deeplab import ASPP
@@ -103,9 +103,11 @@ def needed(recipe: Recipe) -> list[str]:
 
 
 def _readers() -> dict[str, list[str]]:
-    """For each, the recipes that read it."""
-    reads = {name: needed(make()) for name, make in recipes.known().items()}
-    return {name: [recipe for recipe, names in reads.items() if name in names] for name in checkpoints()}
+    """For each, and for each of the embedded weights, the recipes that read it."""
+    words = {name: json.dumps(settings.to_json(make())) for name, make in recipes.known().items()}
+    known = {name: converted(name).as_posix() for name in checkpoints()}
+    known |= {f"{embedded.PREFIX}{name}": f"{embedded.PREFIX}{name}" for name in embedded.WEIGHTS}
+    return {name: [recipe for recipe in words if f'"{read}"' in words[recipe]] for name, read in known.items()}
 
 
 def table() -> Table:
@@ -113,13 +115,18 @@ def table() -> Table:
     known, readers = checkpoints(), _readers()
     doubt = "Not everything about these could be verified; what is shown of one says what."
     rows = Table("name", "had by", "licence", "recipes", "what it is", caption=doubt, caption_justify="left")
+    for name, own in embedded.WEIGHTS.items():
+        reference = f"{embedded.PREFIX}{name}"
+        rows.add_row(reference, "installed", own.licence, "\n".join(readers[reference]), own.title)
     for name, entry in known.items():
         rows.add_row(name, "download" if entry.url else "hand", entry.licence, "\n".join(readers[name]), entry.title)
     return rows
 
 
 def show(name: str) -> str:
-    """All that is known about one, a line for each thing. Raises RecipeError for an unknown name."""
+    """All that is known about one, a line for each thing. Raises RecipeError or CheckpointError for an unknown name."""
+    if embedded.is_embedded(name):
+        return _show_embedded(name)
     entry = checkpoint(name)
     checksums = [f"{kind} {value}" for kind, value in (("SHA-256", entry.sha256), ("MD5", entry.md5)) if value]
     lines = [
@@ -136,6 +143,19 @@ def show(name: str) -> str:
         *(("unverified", doubt) for doubt in entry.unverified),
     ]
     return "\n".join([f"{entry.name}: {entry.title}", *(f"  {key:<10}  {value}" for key, value in lines)])
+
+
+def _show_embedded(name: str) -> str:
+    entry = embedded.find(name)
+    lines = [
+        ("network", f"timm:{entry.network}"),
+        ("recipes", ", ".join(_readers()[name]) or "none"),
+        ("package", f"{entry.package}, installed with baoseg"),
+        ("file", str(embedded.locate(name))),
+        ("licence", entry.licence),
+        ("checksum", f"SHA-256 {entry.sha256}"),
+    ]
+    return "\n".join([f"{name}: {entry.title}", *(f"  {key:<10}  {value}" for key, value in lines)])
 
 
 def fetch(name: str, to: Path, *, config: archives.Config = DOWNLOAD) -> Path:

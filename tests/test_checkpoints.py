@@ -20,7 +20,7 @@ import baoseg
 from baoseg import checkpoints, nets, recipes
 from baoseg.checkpoints import Kind
 from baoseg.errors import CheckpointError, DataError, RecipeError
-from baoseg.nets import conformer, deeplab, mxnet
+from baoseg.nets import conformer, deeplab, embedded, mxnet
 from baoseg.nets.resnet38 import ResNet38
 from baoseg.prepare.archives import Config
 
@@ -65,7 +65,7 @@ def test_what_a_recipe_reads_can_be_had(make):
 
 def test_the_table_has_a_row_for_each():
     table = checkpoints.table()
-    names, ways, licences, readers, titles = (list(column.cells) for column in table.columns)
+    names, ways, licences, readers, titles = (list(column.cells)[1:] for column in table.columns)  # embedded ones before
     assert names == list(ALL)
     assert [way == "download" for way in ways] == [entry.url is not None for entry in ALL.values()]
     assert licences == [entry.licence for entry in ALL.values()]
@@ -340,3 +340,9 @@ def test_tensors_that_share_memory_come_out_on_their_own(tmp_path):
     state["bn1.weight"] = state["bn1.bias"] = torch.rand(1).expand(64)
     written, _ = converted(tmp_path, state)
     assert same(written, state)
+
+
+def test_embedded_weights_are_listed_with_their_recipes():
+    shown = checkpoints.show(embedded.DEFAULT)
+    assert "recipes     photos, voc-mini" in shown and "licence     Apache-2.0" in shown
+    assert list(checkpoints.table().columns[0].cells)[0] == embedded.DEFAULT
