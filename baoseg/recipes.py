@@ -514,7 +514,8 @@ def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
     """The recipe with `change` applied to each path of a file or folder that it names, and to nothing else."""
 
     def weights(net: Any) -> Any:
-        return net if net is None or net.weights is None else replace(net, weights=change(net.weights))
+        named = net is not None and net.weights is not None and not embedded.is_embedded(net.weights)
+        return replace(net, weights=change(net.weights)) if named else net
 
     made = {*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)}
     return replace(

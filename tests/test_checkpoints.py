@@ -65,7 +65,7 @@ def test_what_a_recipe_reads_can_be_had(make):
 
 def test_the_table_has_a_row_for_each():
     table = checkpoints.table()
-    names, ways, licences, readers, titles = (list(column.cells)[1:] for column in table.columns)  # embedded ones before
+    names, ways, licences, readers, titles = (list(column.cells)[1:] for column in table.columns)  # behind the embedded
     assert names == list(ALL)
     assert [way == "download" for way in ways] == [entry.url is not None for entry in ALL.values()]
     assert licences == [entry.licence for entry in ALL.values()]
@@ -345,4 +345,4 @@ def test_tensors_that_share_memory_come_out_on_their_own(tmp_path):
 def test_embedded_weights_are_listed_with_their_recipes():
     shown = checkpoints.show(embedded.DEFAULT)
     assert "recipes     photos, voc-mini" in shown and "licence     Apache-2.0" in shown
-    assert list(checkpoints.table().columns[0].cells)[0] == embedded.DEFAULT
+    assert next(iter(checkpoints.table().columns[0].cells)) == embedded.DEFAULT

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
+from baoseg.nets import embedded
+
 PATIENCE = 5.0  # seconds for the hub's first answer, and for one from the host of a plain URL
 REMEMBERED = 60.0  # seconds for which a hub that did not answer is not asked again
 
@@ -60,7 +62,7 @@ def problem(name: str, reason: str, error: Exception) -> str:
     host = urlsplit(constants.ENDPOINT).hostname
     return (
         f"{name}: its pretrained weights are not on this machine, and {host} cannot be reached ({reason}); fetch them "
-        "elsewhere and give --weights FILE"
+        f"elsewhere and give --weights FILE, or take --backbone {embedded.DEFAULT}, whose weights are here"
     )
 
 

@@ -13,6 +13,7 @@ from baoseg import checkpoints, nets, progress, recipes, refine
 from baoseg.data import Dataset, transforms
 from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.methods import amn, heads_of, make
+from baoseg.nets import embedded
 from baoseg.recipes import Recipe
 from baoseg.runs import Run
 from baoseg.steps.mapping import check_sources
@@ -91,7 +92,7 @@ def _require_weights(recipe: Recipe, due: Iterable[Any]) -> None:
     """Raise CheckpointError for files of weights that are not there."""
     configs = [recipe.net if isinstance(one, recipes.Stage) else one.net for one in due]
     paths = {config.weights for config in configs if config is not None and config.weights is not None}
-    missing = sorted(path for path in paths if not Path(path).exists())
+    missing = sorted(path for path in paths if not (embedded.is_embedded(path) or Path(path).exists()))
     if not missing:
         return
     remedy = "check the path"
