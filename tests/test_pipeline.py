@@ -530,7 +530,7 @@ def test_an_unreadable_picture_stops_the_run_and_a_restored_one_continues_it(tmp
 def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
-    write_mask(data / "masks/p1.png", torch.zeros(64, 63, dtype=torch.uint8))
+    write_mask(data / "masks/p1.png", torch.ones(64, 63, dtype=torch.uint8))
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
     with pytest.raises(DataError, match=r"masks/p1\.png: the mask is 63x64 pixels"):
         run(recipe, tmp_path / "run")
@@ -815,7 +815,7 @@ def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     scenes = open_dataset(tiny.RECIPE.data, "train")
     for name, sample in ((name, scenes[index]) for index, name in enumerate(scenes.names)):
         mask = torch.full(sample.image.shape[1:], 255, dtype=torch.uint8)
-        mask[20:40] = 1
+        mask[20:40] = 1 + int(sample.labels.argmax())
         write_mask(root.parent / "masks" / f"{name}.png", mask)
     own = recipes.segmented(
         replace(pipeline.recipe_of(refined), segmentations=(replace(SEGMENTATION, reweight=True),)),
@@ -899,9 +899,12 @@ def test_masks_that_cannot_be_learned_from_are_named(
         with pytest.raises(DataError, match="neither a stage of this run nor a folder with masks"):
             masks_of(source)
     shutil.copytree(segmented.root.parent / "masks", tmp_path / "masks")
+    last = len(pictures.classes)
+    for path in sorted((tmp_path / "masks").iterdir()):
+        mask = read_mask(path)
+        write_mask(path, mask.where(mask != last, torch.tensor(0, dtype=torch.uint8)))
     segmenting._check_masks(masks_of(tmp_path / "masks"), pictures)
-    absent = ", ".join(pictures.classes.names[1:])
-    assert f"No mask shows {absent}: the network will not learn it." in capsys.readouterr().out
+    assert f"No mask shows {pictures.classes.names[-1]}: the network will not learn it." in capsys.readouterr().out
     write_mask(tmp_path / "masks" / f"{pictures.names[3]}.png", torch.full((64, 64), 99, dtype=torch.uint8))
     with pytest.raises(DataError, match=r"label 99 is outside 0\.\.\d+; use 255"):
         segmenting._check_masks(masks_of(tmp_path / "masks"), pictures)

@@ -32,6 +32,7 @@ __all__ = [
     "TrainSet",
     "batches",
     "collate",
+    "folder_of",
     "open_dataset",
     "summary",
 ]
@@ -132,6 +133,12 @@ def summary(dataset: Dataset) -> str:
 def _count(number: int, what: str) -> str:
     plural = "es" if what.endswith("s") else "s"
     return f"{number:,} {what if number == 1 else what + plural}"
+
+
+def folder_of(dataset: Dataset) -> Folder | None:
+    """The folder whose images these are; None for other data sets."""
+    whole = dataset.whole if isinstance(dataset, Excerpt) else dataset
+    return whole if isinstance(whole, Folder) else None
 
 
 class Excerpt:

@@ -5,7 +5,7 @@
       classes.txt                 optional: one class a line; fixes the order of the indices
     pictures anywhere below the folder, and, as in PASCAL VOC
       ImageSets/Segmentation/SPLIT.txt     optional: one name a line
-      SegmentationClass/NAME.png           optional: ground truth, for evaluation only
+      SegmentationClass/NAME.png           optional: ground truth, for evaluation only; see `baoseg.data.truth`
     or, plain,
       splits/SPLIT.txt
       masks/NAME.png
@@ -13,10 +13,9 @@
 The name of a picture is its path below JPEGImages/, images/ or the folder itself, without the suffix.
 """
 
+import functools
 import hashlib
 import json
-import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,8 +24,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from baoseg.data import truth
 from baoseg.data.files import Tree
-from baoseg.data.images import image_size, read_image, read_mask
+from baoseg.data.images import image_size, read_image
 from baoseg.data.table import Line, matched, read_list, refuse
 from baoseg.data.table import read as read_table
 from baoseg.errors import DataError
@@ -59,7 +59,11 @@ class Folder:
         if training and not any(self._labels):
             raise DataError(f"{table.path}: no image of the split {split} has a label; training needs some that have")
         self._paths = _existing(self.root, lines, table.path)
-        self._masks = () if training else _find_masks(self.root, self.names)
+        self._truth = None if training else truth.find(mask_folder(self.root), [line.name for line in table.lines])
+        files = () if self._truth is None else self._truth.files
+        of_all = dict(zip(table.lines, files, strict=True)) if files else {}
+        self._masks = tuple(of_all[line] for line in lines) if files else ()
+        self._labelled = {path: bool(line.labels) for line, path in of_all.items() if path is not None}
         self.has_masks = any(self._masks)
 
     def __len__(self) -> int:
@@ -96,11 +100,31 @@ class Folder:
         """The size of each image file."""
         return _bytes([self.root / path for path in self._paths])
 
+    def mask_remarks(self) -> list[str]:
+        """Lines on ground truth that is not read as one may think: files without an image, and what 255 means.
+
+        Raises DataError where the masks of the folder cannot be what the labels say.
+        """
+        if self._truth is None:
+            return []
+        remarks = [self._truth.remark()]
+        if self.has_masks:
+            remarks.append(self._reader.remark(self._truth.folder, self.classes.names))
+        return [remark for remark in remarks if remark is not None]
+
+    @functools.cached_property
+    def _reader(self) -> truth.Reader:
+        """From the masks of all splits, those of this one first."""
+        assert self._truth is not None
+        own = [path for path in self._masks if path is not None]
+        masks = [(path, self._labelled[path]) for path in dict.fromkeys([*own, *self._labelled])]
+        return truth.reader(self._truth.folder, masks, len(self.classes))
+
     def _read_mask(self, index: int, size: tuple[int, int]) -> UInt8[Tensor, "h w"] | None:
         path = self._masks[index] if self.has_masks else None
         if path is None:
             return None
-        mask = read_mask(path)
+        mask = self._reader(path)
         if mask.shape != size:
             (height, width), (mask_height, mask_width) = size, mask.shape
             raise DataError(
@@ -185,24 +209,6 @@ def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
     remedy = f"paths are relative to {root}" if hint is None else f"there is {hint}: write the path as it is on disk"
     _refuse(missing, table, "does not exist", remedy)
     return [path for path in found if path is not None]
-
-
-def _find_masks(root: Path, names: Sequence[str]) -> tuple[Path | None, ...]:
-    folder = mask_folder(root)
-    present = _present(folder, [f"{name}.png" for name in names])
-    return tuple(folder / f"{name}.png" if f"{name}.png" in present else None for name in names)
-
-
-def _present(root: Path, paths: Iterable[str]) -> set[str]:
-    """Those of the relative paths that exist. Lists each folder once: faster than asking for each file."""
-    wanted = set(paths)
-    present: set[str] = set()
-    for folder in {posixpath.dirname(path) for path in wanted}:
-        try:
-            present.update(posixpath.join(folder, name) for name in os.listdir(root / folder))  # noqa: PTH208
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return wanted & present
 
 
 def _refuse(cases: Sequence[str], where: Path, problem: str, remedy: str) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
+from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.folder import mask_folder, split_files
-from baoseg.data.images import read_image, read_mask
+from baoseg.data.images import read_image
 from baoseg.data.table import Line, is_outside, matched, read, read_list
 from baoseg.errors import DataError
-from baoseg.progress import track
+from baoseg.progress import say, track
 from baoseg.types import IGNORE
 
 
@@ -29,11 +30,17 @@ def folder(root: Path) -> list[str]:
         problems += _splits(root, table.lines)
         files = Tree(root)
         unique = {line.image: line for line in table.lines if not is_outside(line.path)}
+        masks = _Masks(root, list(unique.values()), table.classes)
         for line in track(unique.values(), title="pictures", total=len(unique)):
-            problems += _picture(files, line, classes=len(table.classes))
+            size = None
+            try:
+                size = tuple(_image(files, line).shape[-2:])
+            except DataError as error:
+                problems.append(str(error))
+            masks.check(line, size)
     except DataError as error:  # nothing else can be understood without these
         return [str(error)]
-    return problems
+    return problems + masks.problems()
 
 
 def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
@@ -58,33 +65,61 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
         yield f"{root / 'labels.csv'}: no image has a label; training needs some that have"
 
 
-def _picture(files: Tree, line: Line, *, classes: int) -> Iterator[str]:
-    """Problems of a picture and of its mask, if it has one."""
-    root, size = files.root, None
-    try:
-        size = _image(files, line).shape[-2:]
-    except DataError as error:
-        yield str(error)
-    path = mask_folder(root) / f"{line.name}.png"
-    if not path.exists():
-        return
-    try:
-        mask = read_mask(path)
-    except DataError as error:
-        yield str(error)
-        return
-    if size is not None and mask.shape != size:
-        (height, width), (mask_height, mask_width) = size, mask.shape
-        yield (
-            f"{path}: the mask is {mask_width}x{mask_height} pixels and its picture, upright, {width}x{height}; make "
-            "them the same size"
-        )
-    outside = mask[(mask > classes) & (mask != IGNORE)].unique().tolist()
-    if outside:
-        yield (
-            f"{path}: {_and(outside)} outside the labels 0..{classes}; use {IGNORE} for pixels to ignore, or name the "
-            "classes in classes.txt"
-        )
+class _Masks:
+    """The ground truth of a folder: each mask by itself, and what only all of them tell."""
+
+    def __init__(self, root: Path, lines: Sequence[Line], classes: Sequence[str]) -> None:
+        self.folder = mask_folder(root)
+        self.classes = classes
+        self.agreement = truth.Agreement(classes)
+        self.files: dict[str, Path] = {}
+        self.reader = truth.Reader(min(len(classes), IGNORE - 1))
+        self._problems: list[str] = []
+        self.understood = True  # what files and values mean
+        try:
+            found = truth.find(self.folder, [line.name for line in lines])
+            paired = list(zip(lines, found.files, strict=True))
+            self.files = {line.name: path for line, path in paired if path is not None}
+            self._problems += [remark for remark in [found.remark()] if remark is not None]
+            labelled = [(path, bool(line.labels)) for line, path in paired if path is not None]
+            self.reader = truth.reader(self.folder, labelled, self.reader.classes)
+        except DataError as error:
+            self._problems.append(str(error))
+            self.understood = False
+        if remark := self.reader.remark(self.folder, classes):
+            say(remark)
+
+    def check(self, line: Line, size: tuple[int, ...] | None) -> None:
+        """The mask of an image, if it has one, which is of this size where that is known."""
+        if (path := self.files.get(line.name)) is None:
+            return
+        try:
+            mask = self.reader(path)
+        except DataError as error:
+            self._problems.append(str(error))
+            return
+        if size is not None and mask.shape != size:
+            (height, width), (mask_height, mask_width) = size, mask.shape
+            self._problems.append(
+                f"{path}: the mask is {mask_width}x{mask_height} pixels and its picture, upright, {width}x{height}; "
+                "make them the same size"
+            )
+        outside = mask[(mask > len(self.classes)) & (mask != IGNORE)].unique().tolist()
+        if outside:
+            self._problems.append(
+                f"{path}: {_and(outside)} outside the labels 0..{len(self.classes)}; use {IGNORE} for pixels to "
+                "ignore, or name the classes in classes.txt"
+            )
+            return
+        known = set(line.labels) <= set(self.classes)
+        if self.understood and line.labels and known:  # without labels it is not known what is there
+            self.agreement.add(line.name, mask, {self.classes.index(label) + 1 for label in line.labels})
+
+    def problems(self) -> list[str]:
+        """After all masks."""
+        refusal = self.agreement.refusal()
+        disagreement = self.agreement.remarks() if refusal is None else [refusal]
+        return self._problems + [f"{self.folder}: {problem}" for problem in disagreement]
 
 
 def _image(files: Tree, line: Line) -> UInt8[Tensor, "3 h w"]:

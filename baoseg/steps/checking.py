@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from baoseg import checkpoints, nets, progress, recipes, refine
-from baoseg.data import Dataset, transforms
+from baoseg.data import Dataset, transforms, truth
 from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.methods import amn, heads_of, make
 from baoseg.nets import embedded
 from baoseg.recipes import Recipe
 from baoseg.runs import Run
+from baoseg.steps.common import KeptLabels
+from baoseg.steps.evaluation import glance_at_masks
 from baoseg.steps.mapping import check_sources
 from baoseg.train import Hardware, divided
 
@@ -36,6 +38,7 @@ def check_recipe(
     for addition in due((*recipe.refinements, *recipe.segmentations)):
         check_addition(recipe, addition, train)
     check_sources(folder, recipe, shown)
+    glance_at_masks(recipe, shown)
 
 
 def check_addition(recipe: Recipe, addition: recipes.Refinement | recipes.Segmentation, train: Dataset) -> None:
@@ -57,16 +60,26 @@ def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str
         )
 
 
-def mask_folder(source: str, train: Dataset) -> list[Path]:
-    """The masks of the training pictures in a folder of masks. Raises DataError where there are none."""
-    root = Path(source)
-    files = [root / f"{name}.png" for name in train.names]
-    if not root.is_dir() or not any(path.exists() for path in files):
+def masks_of_others(source: str, train: Dataset) -> KeptLabels:
+    """The masks in a folder of all training images, found and read by the rules of `baoseg.data.truth`.
+
+    Raises DataError where some are missing, or all of them show no class.
+    """
+    found = truth.find(Path(source), train.names)
+    if not any(found.files):
         raise DataError(
             f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
-            f"masks are called as their pictures, e.g. {files[0].name}"
+            f"masks are called as their pictures, e.g. {train.names[0]}.png"
         )
-    return files
+    files = [path for path in found.files if path is not None]
+    if missing := [name for name, path in zip(train.names, found.files, strict=True) if path is None]:
+        odd = f" ({found.unmatched[0]} is that of none)" if found.unmatched else ""
+        raise DataError(
+            f"{source}: {len(missing)} of {len(train)} training pictures have no mask, e.g. {missing[0]}{odd}; add "
+            "masks, or take the pictures out of the training split"
+        )
+    labelled = [bool(train.labels(index).any()) for index in range(len(train))]
+    return KeptLabels(files, truth.reader(found.folder, zip(files, labelled, strict=True), len(train.classes)))
 
 
 def maps_behind(recipe: Recipe, segmentation: recipes.Segmentation) -> str:
@@ -120,7 +133,7 @@ def _check_segmentation(recipe: Recipe, segmentation: recipes.Segmentation, trai
     if segmentation.name in earlier:
         known |= {*earlier[: earlier.index(segmentation.name)]}
     if segmentation.masks not in known:
-        mask_folder(segmentation.masks, train)
+        masks_of_others(segmentation.masks, train)
     if segmentation.reweight:
         maps_behind(recipe, segmentation)
     segmentation.net.build(len(train.classes))

@@ -1,7 +1,7 @@
 """What the steps share."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jaxtyping import UInt8
@@ -84,6 +84,7 @@ class KeptLabels:
     """Pixel labels on disk, by the index of the picture; travels to the processes that load pictures."""
 
     paths: Sequence[Path]
+    read: Callable[[Path], UInt8[Tensor, "h w"]] = read_mask
 
     def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
-        return read_mask(self.paths[index])
+        return self.read(self.paths[index])

@@ -10,14 +10,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from baoseg import costs, evaluate, guards, manifest, masks, progress, ranks, recipes, seeds, segment
-from baoseg.data import Dataset, TrainSet
-from baoseg.data.images import read_mask, write_mask
+from baoseg.data import Dataset, TrainSet, truth
+from baoseg.data.images import write_mask
 from baoseg.errors import DataError
 from baoseg.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage
-from baoseg.steps.checking import check_addition, maps_behind, mask_folder
+from baoseg.steps.checking import check_addition, maps_behind, masks_of_others
 from baoseg.steps.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.steps.refining import masks_of
 from baoseg.steps.training import fit, judged, note_epoch
@@ -116,7 +116,7 @@ def _training_masks(
         return KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
     if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
         return _own_predictions(folder, segmentation, pictures, hardware=hardware)
-    return KeptLabels(mask_folder(source, pictures))
+    return masks_of_others(source, pictures)
 
 
 def _own_predictions(
@@ -134,15 +134,26 @@ def _own_predictions(
 
 
 def _check_masks(pixel_labels: "KeptLabels", pictures: Dataset) -> None:
-    """Every mask has classes that are known; a line for classes that no mask has."""
-    seen: set[int] = set()
-    classes = len(pictures.classes)
-    for path in progress.track(pixel_labels.paths, title="masks", total=len(pictures)):
-        values = set(read_mask(path).unique().tolist()) - {IGNORE}
-        if values and max(values) > classes:
-            raise DataError(f"{path}: label {max(values)} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
-        seen |= values
-    absent = [name for index, name in enumerate(pictures.classes.names, start=1) if index not in seen]
+    """Every mask has classes that are known, and those of others go with the labels.
+
+    Says which classes no mask has.
+    """
+    classes, agreement = len(pictures.classes), truth.Agreement(pictures.classes.names)
+    for index, path in progress.track(enumerate(pixel_labels.paths), title="masks", total=len(pictures)):
+        mask = pixel_labels(index)
+        if len(beyond := mask[(mask > classes) & (mask != IGNORE)]):
+            raise DataError(f"{path}: label {beyond.max()} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
+        agreement.add(pictures.names[index], mask, truth.named_by(pictures.labels(index)))
+    if isinstance(pixel_labels.read, truth.Reader):  # ours are made from the labels
+        folder = pixel_labels.paths[0].parent
+        if refusal := agreement.refusal():
+            raise DataError(f"{folder}: {refusal}")
+        if said := pixel_labels.read.remark(folder, pictures.classes.names):
+            progress.say(said)
+        for remark in agreement.remarks():
+            progress.say(f"{folder}: {remark}")
+    names = enumerate(pictures.classes.names, start=1)
+    absent = [name for index, name in names if index not in agreement.shown]
     if absent:
         progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
 

@@ -8,7 +8,7 @@ from baoseg.data import Folder
 from baoseg.errors import DataError
 from baoseg.prepare import folder
 
-TABLE = ["image,labels", "JPEGImages/a.jpg,cat", "JPEGImages/b.jpg,cat dog", "JPEGImages/c.jpg,"]
+TABLE = ["image,labels", "JPEGImages/a.jpg,cat dog", "JPEGImages/b.jpg,cat dog", "JPEGImages/c.jpg,"]
 MASK = [[0, 1, 255], [2, 2, 0]]
 
 
@@ -152,3 +152,58 @@ def test_all_problems_at_once(tmp_path):
     for name in together:
         if name != "values of a mask":  # of a picture that cannot be read, but the mask can
             assert any(all(word in problem for word in FAULTS[name][1]) for problem in problems)
+
+
+def test_masks_of_other_classes_than_the_labels_name(tmp_path):
+    root = make(tmp_path)
+    write(root, "labels.csv", "\n".join(["image,labels", "JPEGImages/a.jpg,cat", *TABLE[2:]]).encode())
+    (problem,) = folder(root)
+    assert problem.startswith(
+        f"{root / 'SegmentationClass'}: 1 of 1 mask shows classes that their labels do not name, e.g. a: dog; "
+    )
+    write(root, "SegmentationClass/b.png", png([[1, 0, 0], [2, 0, 0]]))
+    assert "1 of 2 masks show classes that their labels do not name, e.g. a: dog" in folder(root)[0]
+    for name, label in (("a", 2), ("b", 1)):
+        write(root, f"SegmentationClass/{name}.png", png([[label, 0, 0], [0, 0, 0]]))
+    write(root, "labels.csv", b"image,labels\nJPEGImages/a.jpg,cat\nJPEGImages/b.jpg,dog\nJPEGImages/c.jpg,\n")
+    (problem,) = folder(root)
+    assert "2 of 2 masks show classes that their labels do not name, and none that they name" in problem
+    assert "a: the mask shows dog, the labels name cat" in problem
+
+
+def test_masks_of_0_and_255(tmp_path, capsys):
+    root = make(tmp_path)
+    for name in "ac":
+        write(root, f"SegmentationClass/{name}.png", png([[0, 255, 255], [0, 0, 0]]))
+    (problem,) = folder(root)
+    assert "the 2 masks hold 0 and 255 only" in problem and not opens(root)
+    (root / "classes.txt").unlink()
+    write(root, "labels.csv", b"image,labels\nJPEGImages/a.jpg,cat\nJPEGImages/b.jpg,cat\nJPEGImages/c.jpg,cat\n")
+    capsys.readouterr()
+    assert folder(root) == [] and opens(root)
+    assert "255 is read as cat" in capsys.readouterr().out
+    assert Folder(root, "val").mask(0).tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_masks_that_match_no_image(tmp_path):
+    root = make(tmp_path)
+    (root / "SegmentationClass/c.png").rename(root / "SegmentationClass/cc.png")
+    write(root, "SegmentationClass/._a.png", b"not an image")
+    (problem,) = folder(root)
+    assert "1 file matches no image of labels.csv, e.g. cc.png" in problem
+    (root / "SegmentationClass/cc.png").rename(root / "SegmentationClass/c.TIF")
+    assert folder(root) == [] and Folder(root, "val").mask(0).tolist() == MASK
+
+
+def test_two_masks_of_one_image(tmp_path):
+    root = make(tmp_path)
+    (root / "SegmentationClass/c.png").rename(root / "SegmentationClass/c_mask.png")
+    write(root, "SegmentationClass/c_mask.bmp", b"")
+    assert "are both masks of c; keep one" in folder(root)[0] and not opens(root)
+
+
+def test_a_mask_that_is_a_jpeg_inside(tmp_path):
+    root = make(tmp_path)
+    write(root, "SegmentationClass/c.png", jpeg(3, 2))
+    (problem,) = folder(root)
+    assert "c.png: inside a JPEG image" in problem and not opens(root)

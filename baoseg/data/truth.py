@@ -1,0 +1,255 @@
+"""Masks that others made: which file is the mask of which image, what its values mean, and whether labels agree.
+
+A file is the mask of the image NAME if it is called, below the folder of the masks,
+
+    NAME.png        or else with another of MASK_SUFFIXES, in upper or lower case
+    NAME.jpg.png    the image's file name, whatever its suffix, and one of a mask
+    NAME_mask.png
+
+The first of these that is there counts. Hidden files are left out.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from baoseg.data.images import MASK_SUFFIXES, image_suffixes, read_mask, unread_suffixes
+from baoseg.errors import DataError
+from baoseg.text import tidy_path
+from baoseg.types import BACKGROUND, IGNORE
+
+_FIRST_CLASS = BACKGROUND + 1
+_NO_IMAGES = (".npy", ".npz", ".mat")  # may be masks too, of a kind that is not read
+_FEW = 0.1  # share of masks without any class that is no cause to speak: where small objects are ignored
+
+
+@dataclass(frozen=True)
+class Found:
+    """The masks of images, in their order, and the files that look like masks and belong to none of the images."""
+
+    folder: Path
+    files: tuple[Path | None, ...]
+    unmatched: tuple[str, ...]
+
+    def remark(self) -> str | None:
+        """A line about files that may be misspelt: there are some, and images without a mask."""
+        if not self.unmatched or all(self.files):
+            return None
+        count = len(self.unmatched)
+        return (
+            f"{self.folder}: {count} {'file matches' if count == 1 else 'files match'} no image of labels.csv, e.g. "
+            f"{min(self.unmatched)}; call a mask as its image, NAME.png (or {', '.join(MASK_SUFFIXES[1:])}), or take "
+            "the file out"
+        )
+
+
+def find(folder: Path, names: Sequence[str]) -> Found:
+    """The masks in a folder for images of these names. Raises DataError for two that are as good."""
+    wanted = {tidy_path(name): name for name in names}
+    ways: dict[str, list[tuple[int, str]]] = {}
+    unmatched = []
+    for path in _files(folder, {posixpath.dirname(name) for name in names}):
+        rank, name = _image_of(path, wanted)
+        if name is not None:
+            ways.setdefault(name, []).append((rank, path))
+        elif _looks_like_a_mask(path):
+            unmatched.append(path)
+    chosen = {}
+    for name, found in ways.items():
+        (rank, path), *others = sorted(found)
+        if others and others[0][0] == rank:
+            raise DataError(f"{folder}: {path} and {others[0][1]} are both masks of {name}; keep one")
+        chosen[name] = folder / path
+    return Found(folder, tuple(map(chosen.get, names)), tuple(unmatched))
+
+
+def _files(folder: Path, below: Iterable[str]) -> Iterator[str]:
+    """Relative paths of all files, also of those in the folders `below` that are links. No hidden ones."""
+    seen = set()
+    for top in ("", *sorted(below)):
+        for place, folders, files in os.walk(folder / top):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            relative = Path(place).relative_to(folder).as_posix()
+            yield from (posixpath.normpath(posixpath.join(relative, name)) for name in files if name[0] != ".")
+
+
+def _image_of(path: str, names: dict[str, str]) -> tuple[int, str | None]:
+    """The name of the image whose mask a file is, None for none, and how well it fits: 0 is best."""
+    stem, suffix = posixpath.splitext(tidy_path(path))
+    if suffix.lower() not in MASK_SUFFIXES:
+        return 0, None
+    if stem in names:
+        return (0 if path == f"{names[stem]}{MASK_SUFFIXES[0]}" else 1), names[stem]
+    inner, of_image = posixpath.splitext(stem)
+    if inner in names and of_image.lower() in image_suffixes():
+        return 2, names[inner]
+    return 3, names.get(stem.removesuffix("_mask"))
+
+
+def _looks_like_a_mask(path: str) -> bool:
+    suffix = posixpath.splitext(path)[1].lower()
+    return suffix in (*MASK_SUFFIXES, *_NO_IMAGES) or suffix in image_suffixes() | unread_suffixes()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the masks of a set of images; `white`: 255 is the one class, and nothing is ignored."""
+
+    classes: int
+    white: bool = False
+
+    def __call__(self, path: Path) -> UInt8[Tensor, "h w"]:
+        mask = read_mask(path, classes=self.classes)
+        if self.white:
+            mask[mask == IGNORE] = _FIRST_CLASS
+        return mask
+
+    def remark(self, folder: Path, names: Sequence[str]) -> str | None:
+        if not self.white:
+            return None
+        return f"{folder}: the masks hold 0 and {IGNORE} only; {IGNORE} is read as {names[0]}, not as pixels to ignore"
+
+
+def reader(folder: Path, masks: Iterable[tuple[Path, bool]], classes: int) -> Reader:
+    """How the masks are to be read, from all of them: each comes with whether its image has labels.
+
+    Reads masks until one shows a class: the first, most often. Where none does, although there are labels, 255 is the
+    class if there is but one. Raises DataError if there are more, and if all is background.
+    """
+    seen: set[int] = set()
+    count = labelled = 0
+    for path, has_labels in masks:
+        try:
+            seen.update(_values(read_mask(path, classes=classes)))
+        except DataError:  # its turn to be refused comes when it is wanted
+            continue
+        if seen - {BACKGROUND, IGNORE}:
+            return Reader(classes)
+        count += 1
+        labelled += has_labels
+    if labelled == 0:
+        return Reader(classes)
+    if IGNORE in seen and classes == 1:
+        return Reader(classes, white=True)
+    told = (
+        f"the labels of {labelled} of their images name classes; give the pixels of each class its index "
+        f"{_range(classes)}"
+    )
+    if IGNORE in seen:
+        raise DataError(
+            f"{folder}: the {count} masks hold 0 and {IGNORE} only, and {IGNORE} is for pixels to ignore, but {told}"
+        )
+    raise DataError(f"{folder}: the {count} masks show nothing but background, but {told}")
+
+
+@dataclass
+class Agreement:
+    """What masks show against what the labels of their images name, counted mask by mask.
+
+    Labels may leave out what is small, so a mask may show more than they name: that is said and not refused. Masks
+    that show other classes *instead* contradict the labels; where most do, or where all masks show the first class
+    alone, indices and names do not belong together, and no score would mean anything.
+    """
+
+    classes: Sequence[str]
+    masks: int = 0
+    judged: int = 0  # show something, and their images have labels
+    more: int = 0
+    instead: int = 0
+    empty: int = 0  # show nothing where labels name something
+    shown: set[int] = field(default_factory=set)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, mask: UInt8[Tensor, "h w"], named: AbstractSet[int]) -> None:
+        """Count the mask of an image whose labels name the classes of these indices, 1..K."""
+        seen = set(_values(mask)) - {BACKGROUND, IGNORE}
+        self.masks += 1
+        self.shown |= seen
+        self.judged += bool(seen and named)
+        if seen - named:
+            self.more += 1
+            self.examples.setdefault("more", f"{name}: {self._names(seen - named)}")
+        if seen and named and not seen & named:
+            self.instead += 1
+            about = f"{name}: the mask shows {self._names(seen)}, the labels name {self._names(named)}"
+            self.examples.setdefault("instead", about)
+        if named and not seen:
+            self.empty += 1
+            self.examples.setdefault("empty", name)
+
+    def __add__(self, other: "Agreement") -> "Agreement":
+        counts = ("masks", "judged", "more", "instead", "empty")
+        return Agreement(
+            self.classes,
+            **{name: getattr(self, name) + getattr(other, name) for name in counts},
+            shown=self.shown | other.shown,
+            examples={**other.examples, **self.examples},
+        )
+
+    def remarks(self) -> list[str]:
+        """A line for each kind of mask that does not go with its labels."""
+        lines, example = [], self.examples
+        if self.more:
+            lines.append(
+                f"{_share(self.more, self.masks)} classes that their labels do not name, e.g. {example['more']}; "
+                f"correct labels.csv, or write classes.txt in the order of the masks' values {self._range}"
+            )
+        if self.empty > _FEW * self.masks:
+            lines.append(
+                f"{_share(self.empty, self.masks)} no class although their labels name some, e.g. {example['empty']}; "
+                f"give the pixels of a class its index, {IGNORE} is for pixels to ignore"
+            )
+        return lines
+
+    def refusal(self) -> str | None:
+        """Why the masks cannot be meant for these labels; None where they can."""
+        example = self.examples.get("instead")
+        if 2 * self.instead > self.judged:
+            return (
+                f"{_share(self.instead, self.judged)} classes that their labels do not name, and none that they name, "
+                f"e.g. {example}; write classes.txt in the order of the masks' values {self._range}, or make masks "
+                "with the indices of the class list"
+            )
+        if self.shown == {_FIRST_CLASS} and self.instead > _FEW * self.judged:
+            return (
+                f"all masks show {self.classes[0]} alone, as masks of the foreground do, also where the labels do not "
+                f"name it, e.g. {example}; give the pixels of each class its index {self._range}"
+            )
+        return None
+
+    @property
+    def _range(self) -> str:
+        return _range(len(self.classes))
+
+    def _names(self, indices: Iterable[int]) -> str:
+        return " and ".join(
+            self.classes[index - 1] if index <= len(self.classes) else str(index) for index in sorted(indices)
+        )
+
+
+def named_by(labels: Float[Tensor, "K"]) -> set[int]:
+    """The class indices 1..K of a label vector."""
+    return set((labels.nonzero().flatten() + 1).tolist())
+
+
+def _values(mask: UInt8[Tensor, "h w"]) -> list[int]:
+    return torch.bincount(mask.flatten(), minlength=IGNORE + 1).nonzero().flatten().tolist()
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} of {of} {'mask shows' if of == 1 else 'masks show'}"
+
+
+def _range(classes: int) -> str:
+    return "1" if classes == 1 else f"1..{classes}"
