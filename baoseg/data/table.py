@@ -192,7 +192,9 @@ def _text(path: Path, form: str) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it, or change its permissions") from None
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read ({error}); save it as {form}") from None
     if (found := _CONTROL.search(text)) is not None:
         where = f"{path}, line {text.count(chr(10), 0, found.start()) + 1}"

@@ -24,9 +24,10 @@ def folder(root: Path) -> list[str]:
     labels are no problem, as long as a split to train on has some with: those called train..., or all pictures where
     there is none.
     """
+    problems: list[str] = []
     try:
         table = read(root)
-        problems = [problem.line() for problem in table.problems]
+        problems += [problem.line() for problem in table.problems]
         problems += _splits(root, table.lines)
         files = Tree(root)
         unique = {line.image: line for line in table.lines if not is_outside(line.path)}
@@ -38,8 +39,8 @@ def folder(root: Path) -> list[str]:
             except DataError as error:
                 problems.append(str(error))
             masks.check(line, size)
-    except DataError as error:  # nothing else can be understood without these
-        return [str(error)]
+    except DataError as error:  # nothing that follows can be understood without this
+        return [*problems, str(error)]
     return problems + masks.problems()
 
 

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,3 +208,24 @@ def test_a_mask_that_is_a_jpeg_inside(tmp_path):
     write(root, "SegmentationClass/c.png", jpeg(3, 2))
     (problem,) = folder(root)
     assert "c.png: inside a JPEG image" in problem and not opens(root)
+
+
+def test_a_folder_that_may_not_be_listed_hides_no_other_problem(tmp_path, monkeypatch):
+    root = make(tmp_path)
+    apply(root, FAULTS["class twice"][0])
+    listed = Path.iterdir
+
+    def refuse(path):
+        if path.name == "Segmentation":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    first, second = folder(root)
+    assert "cat is named more than once" in first
+    assert second == f"{root}/ImageSets/Segmentation: cannot be listed (Permission denied); change its permissions"
+    with pytest.raises(DataError, match="named more than once"):
+        Folder(root, "train")
+    (root / "classes.txt").unlink()
+    with pytest.raises(DataError, match="cannot be listed"):
+        Folder(root, "train")
