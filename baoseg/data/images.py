@@ -316,14 +316,18 @@ def _upright(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
+class _UnknownRange(ValueError):
+    """Pixels of which nobody can tell what is black and what is white."""
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.format not in _SIXTEEN_BITS:
-        raise ValueError("32-bit greyscale, whose range is unknown")
+        raise _UnknownRange("32-bit greyscale")
     if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion would clip it at 255
         grey = np.asarray(image).astype(np.int64)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels")
+        raise _UnknownRange("floating-point")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -357,5 +361,7 @@ def what_is_wrong(error: BaseException, kind: str) -> str:
             f"this {kind} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read; make it "
             "smaller, or cut it into tiles"
         )
+    if isinstance(error, _UnknownRange):
+        return f"this {kind} has {error} pixels, whose range is unknown; save it as 8-bit PNG"
     reason = " ".join(str(error).split())  # always one line
     return f"this {kind} cannot be read ({reason}); copy it again from its source or save it as 8-bit PNG"
