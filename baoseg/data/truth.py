@@ -214,17 +214,17 @@ class Agreement:
 
     def refusal(self) -> str | None:
         """Why the masks cannot be meant for these labels; None where they can."""
+        told = f"{_share(self.instead, self.judged)} classes that their labels do not name"
         example = self.examples.get("instead")
-        if 2 * self.instead > self.judged:
-            return (
-                f"{_share(self.instead, self.judged)} classes that their labels do not name, and none that they name, "
-                f"e.g. {example}; write classes.txt in the order of the masks' values {self._range}, or make masks "
-                "with the indices of the class list"
-            )
         if self.shown == {_FIRST_CLASS} and self.instead > _FEW * self.judged:
             return (
-                f"all masks show {self.classes[0]} alone, as masks of the foreground do, also where the labels do not "
-                f"name it, e.g. {example}; give the pixels of each class its index {self._range}"
+                f"{told}: all show {self.classes[0]} alone, as masks of the foreground do, e.g. {example}; give the "
+                f"pixels of each class its index {self._range}"
+            )
+        if 2 * self.instead > self.judged:
+            return (
+                f"{told}, and none that they name, e.g. {example}; write classes.txt in the order of the masks' values "
+                f"{self._range}, or make masks with the indices of the class list"
             )
         return None
 
