@@ -301,7 +301,9 @@ def voc_palette() -> UInt8[np.ndarray, "256 3"]:
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     """An image file; what goes wrong with it is a DataError, and what does no harm is not spoken of."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        # As a stream: Pillow maps an uncompressed file that it opens by its path into memory, and takes the rows of a
+        # TIFF that lies on its side for as long as those of the upright image.
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as stream, Image.open(stream) as file:
             yield file
     except DAMAGE as error:
         raise DataError(f"{path}: {what_is_wrong(error, kind)}") from None

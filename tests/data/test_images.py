@@ -418,6 +418,31 @@ def test_size_and_pixels_agree_for_every_format_and_orientation(tmp_path_factory
     assert (centres - torch.tensor([[0, 50, 100], [150, 200, 250]])).abs().max() < 12
 
 
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_orientation_of_tiff_of_every_kind(tmp_path, mode, orientation, compression):
+    """Pillow scrambles some that are not compressed, if it opens them by their path."""
+    image = Image.fromarray(np.array(STORED[orientation], dtype=np.uint8))
+    if mode == "1":
+        image = image.point(lambda value: 255 * (value > 3)).convert("1")
+    elif mode == "P":
+        image.putpalette([channel for index in range(256) for channel in (index,) * 3])
+    elif mode == "CMYK":
+        empty = Image.new("L", image.size)
+        image = Image.merge("CMYK", (image.point(lambda value: 255 - value), empty, empty, empty))
+    elif mode == "I;16":
+        image = Image.fromarray(np.array(STORED[orientation], dtype=np.uint16))
+    else:
+        image = image.convert(mode)
+    path = tmp_path / "turned.tif"
+    image.save(path, tiffinfo={0x0112: orientation}, compression=compression)
+    upright = {"1": [[0, 0, 0], [255, 255, 255]], "I;16": [[0, 0, 0], [0, 0, 0]]}.get(mode, STORED[1])
+    assert read_image(path)[0].tolist() == upright and image_size(path) == (2, 3)
+    if mode in {"1", "L", "P", "I;16"}:
+        assert read_mask(path).tolist() == ([[0, 0, 0], [1, 1, 1]] if mode == "1" else STORED[1])
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "JPEG2000", "TGA", "PCX", "ICO", "SGI"])
 def test_size_of_formats_without_orientation(tmp_path, kind):
     Image.new("RGB", (30, 20)).save(tmp_path / "image", format=kind)
