@@ -394,10 +394,8 @@ def _deeplab(
 def _smp(
     name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any], normalisation: Normalisation | None
 ) -> SmpNetwork:
-    try:
-        import segmentation_models_pytorch as smp  # noqa: PLC0415  (an extra)
-    except ImportError:
-        raise RecipeError(f"{name}: needs segmentation-models-pytorch; run pip install 'baoseg[segment]'") from None
+    import segmentation_models_pytorch as smp  # noqa: PLC0415  (a second of import that other networks do without)
+
     architecture, _, encoder = name.removeprefix(SMP).partition("/")
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise RecipeError(f"{name}: smp has no such architecture; use {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")

@@ -1,6 +1,5 @@
 import itertools
 import logging
-import sys
 
 import pytest
 import safetensors.torch
@@ -130,7 +129,6 @@ def thin():
 
 @pytest.fixture(scope="module")
 def fpn():
-    pytest.importorskip("segmentation_models_pytorch")
     return deeplab.build("smp:fpn/tu-test_resnet", 3).eval()
 
 
@@ -207,8 +205,6 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_comes_back_and_starts_one_for_other_classes(tmp_path, caplog, name):
-    if name.startswith("smp:"):
-        pytest.importorskip("segmentation_models_pytorch")
     options, classes = NETWORKS[name]
     trained = deeplab.build(name, 3, options=options, seed=1)
     path = save(tmp_path / "trained.safetensors", trained.state_dict())
@@ -223,8 +219,6 @@ def test_a_network_comes_back_and_starts_one_for_other_classes(tmp_path, caplog,
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_are_asked_for(tmp_path, name):
-    if name.startswith("smp:"):
-        pytest.importorskip("segmentation_models_pytorch")
     options, classes = NETWORKS[name]
     network = deeplab.build(name, 3, options=options)
     state = network.state_dict()
@@ -388,7 +382,6 @@ def test_the_two_resnets_are_not_mistaken_for_one_another(tmp_path):
 
 @pytest.mark.parametrize("names", ["smp", "encoder", "timm"])
 def test_smp_takes_weights_in_all_their_names(tmp_path, names):
-    pytest.importorskip("segmentation_models_pytorch")
     name = "smp:fpn/tu-test_convnext"  # whose stages timm's feature extractor calls stages_0
     trained = deeplab.build(name, 2, seed=1)
     state = {
@@ -410,7 +403,6 @@ def test_smp_takes_weights_in_all_their_names(tmp_path, names):
 
 
 def test_smp_knows_normalisation_and_heads():
-    pytest.importorskip("segmentation_models_pytorch")
     network = deeplab.build("smp:unet/resnet18", 2)
     assert network.normalisation == Normalisation()
     encoder = {id(parameter) for parameter in network.model.encoder.parameters()}
@@ -425,7 +417,6 @@ def test_smp_knows_normalisation_and_heads():
 @pytest.mark.shared
 @torch.no_grad()
 def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
-    pytest.importorskip("segmentation_models_pytorch")
     path = shared / "weights" / "mobilenetv2_100_imagenet.safetensors"
     name, options = "smp:fpn/tu-mobilenetv2_100", {"pad_type": "same"}
     network = deeplab.build(name, 14, weights=path, options=options).eval().double()
@@ -469,21 +460,13 @@ def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
     ],
 )
 def test_networks_that_cannot_be(name, settings, message):
-    if name.startswith("smp:"):
-        pytest.importorskip("segmentation_models_pytorch")
     with pytest.raises(RecipeError, match=message) as caught:
         deeplab.build(name, 3, **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_smp_is_an_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(RecipeError, match="needs segmentation-models-pytorch"):
-        deeplab.build("smp:unet/resnet18", 3)
-
-
 def test_weights_that_cannot_be_fetched(monkeypatch):
-    smp = pytest.importorskip("segmentation_models_pytorch")
+    import segmentation_models_pytorch as smp
 
     def offline(*given, encoder_weights, **settings):
         raise FileNotFoundError(f"{encoder_weights} is not here\ntry again")
