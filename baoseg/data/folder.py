@@ -16,6 +16,8 @@ The name of a picture is its path below JPEGImages/, images/ or the folder itsel
 import functools
 import hashlib
 import json
+import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ from torch import Tensor
 from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.images import image_size, read_image
-from baoseg.data.table import Line, matched, read_list, refuse
+from baoseg.data.table import Line, Problem, matched, read_list, refuse
 from baoseg.data.table import read as read_table
 from baoseg.errors import DataError
 from baoseg.text import folded
@@ -36,6 +38,8 @@ from baoseg.types import IGNORE, ClassSet, Sample
 ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
 _SPLITS = ("ImageSets/Segmentation", "splits")
 _MASKS = ("SegmentationClass", "masks")
+_FILES = ("labels.csv", "classes.txt")
+_FOUND_UNASKED = ("train", "val")  # splits that are taken where they are there
 
 
 class Folder:
@@ -49,6 +53,7 @@ class Folder:
     def __init__(self, root: str | Path, split: str = ALL, *, training: bool = False) -> None:
         self.root = Path(root).expanduser()
         self.split = split
+        refuse(misnamed(self.root))
         table = read_table(self.root)
         refuse(table.problems)
         self.classes = ClassSet(table.classes)
@@ -160,6 +165,36 @@ def split_files(root: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}); change its permissions") from None
     return [path for path in found if path.suffix.lower() == ".txt" and not path.name.startswith(".")]
+
+
+def misnamed(root: Path) -> list[Problem]:
+    """What is passed over as it is, and would be read if it had its name of the layout: `Masks`, `splits/val.lst`."""
+    problems = []
+    for path in (*_FILES, *_MASKS, "ImageSets", *_SPLITS):
+        place = (root / path).parent
+        listed = _listed(place)
+        if (
+            path.rpartition("/")[2] not in listed and (root / path).exists()
+        ):  # of a system that does not tell them apart
+            continue
+        for name in sorted(other for other in listed if folded(other) == folded(Path(path).name)):
+            if name != Path(path).name:
+                problems.append(Problem(str(place / name), "", "is not read", f"call it {path}, or take it away"))
+    lists = _listed(_first(root, _SPLITS))
+    for name in sorted(lists):
+        stem, suffix = posixpath.splitext(name)
+        if folded(stem) in _FOUND_UNASKED and suffix.lower() != ".txt" and not has_split(root, folded(stem)):
+            where = str(_first(root, _SPLITS) / name)
+            problems.append(Problem(where, "", "is not read", f"call it {folded(stem)}.txt, one name a line"))
+    return problems
+
+
+def _listed(folder: Path) -> set[str]:
+    """Of a folder that is not there or may not be listed nothing: that is said where it is needed."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 - names, not paths
+    except (OSError, ValueError):
+        return set()
 
 
 def mask_folder(root: Path) -> Path:

@@ -103,6 +103,7 @@ def read(root: Path) -> Table:
     doubtful = [
         *_background(root, listed or (), lines),
         *_doubtful(path, lines, named=None if listed is None else names),
+        *(_half_known(path, lines) if listed is None and header == HEADERS[0] else ()),
     ]
     problems += doubtful
     problems += _class_set(path if listed is None else root / "classes.txt", names)
@@ -371,6 +372,21 @@ def _doubtful(path: Path, lines: Sequence[Line], *, named: Sequence[str] | None)
                     remedy += ", or name the class in classes.txt"
                 yield Problem(where, cell, "has a separator that is none here", remedy)
                 break
+
+
+def _half_known(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
+    """Cells with spaces that are one name, as other cells have semicolons, and hold another class: `cat bird`."""
+    between = _between_semicolons(line.cell for line in lines)
+    known = {folded(label): label for line in lines for label in line.labels}
+    for cell, line in {line.cell: line for line in reversed(lines)}.items():
+        if " " not in cell or line.labels != (cell,) or cell in between:
+            continue
+        words = f" {folded(cell)} "
+        held = [label for name, label in known.items() if f" {name} " in words and name != folded(cell)]
+        if held and not _as_classes(cell.split(), set(known)):
+            what = f"may be one name or several, as {held[0]} is a class"
+            remedy = f"write '{cell};' for one name, and semicolons between several"
+            yield Problem(f"{path}, line {line.number}", cell, what, remedy)
 
 
 def _listed(cell: str) -> list[str]:

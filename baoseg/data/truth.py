@@ -169,6 +169,7 @@ class Agreement:
     instead: int = 0
     empty: int = 0  # show nothing where labels name something
     shown: set[int] = field(default_factory=set)
+    named: dict[int, str] = field(default_factory=dict)  # where labels name a class first, and the mask shows something
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, mask: UInt8[Tensor, "h w"], named: AbstractSet[int]) -> None:
@@ -184,6 +185,8 @@ class Agreement:
             self.instead += 1
             about = f"{name}: the mask shows {self._names(seen)}, the labels name {self._names(named)}"
             self.examples.setdefault("instead", about)
+        if seen:
+            self.named = {**dict.fromkeys(named, name), **self.named}
         if named and not seen:
             self.empty += 1
             self.examples.setdefault("empty", name)
@@ -194,6 +197,7 @@ class Agreement:
             self.classes,
             **{name: getattr(self, name) + getattr(other, name) for name in counts},
             shown=self.shown | other.shown,
+            named={**other.named, **self.named},
             examples={**other.examples, **self.examples},
         )
 
@@ -204,6 +208,11 @@ class Agreement:
             lines.append(
                 f"{_share(self.more, self.masks)} classes that their labels do not name, e.g. {example['more']}; "
                 f"correct labels.csv, or write classes.txt in the order of the masks' values {self._range}"
+            )
+        if never := self.named.keys() - self.shown:
+            lines.append(
+                f"no mask shows {self._names(never)}, which labels name, e.g. those of {self.named[min(never)]}; "
+                f"give the pixels of each class its index {self._range}, or correct labels.csv"
             )
         if self.empty > _FEW * self.masks:
             lines.append(

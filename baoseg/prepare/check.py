@@ -9,7 +9,7 @@ from torch import Tensor
 
 from baoseg.data import truth
 from baoseg.data.files import Tree
-from baoseg.data.folder import mask_folder, split_files
+from baoseg.data.folder import mask_folder, misnamed, split_files
 from baoseg.data.images import read_image
 from baoseg.data.table import Line, is_outside, matched, read, read_list
 from baoseg.errors import DataError
@@ -26,6 +26,7 @@ def folder(root: Path) -> list[str]:
     """
     problems: list[str] = []
     try:
+        problems += [problem.line() for problem in misnamed(root)]
         table = read(root)
         problems += [problem.line() for problem in table.problems]
         problems += _splits(root, table.lines)

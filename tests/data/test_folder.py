@@ -7,6 +7,7 @@ from PIL import Image
 from baoseg.data.folder import Folder
 from baoseg.data.images import write_mask
 from baoseg.errors import DataError
+from baoseg.prepare import folder
 
 
 def make(root, table, *, classes=None, pictures=None, splits=None, masks=None, voc=False):
@@ -208,6 +209,38 @@ def test_split_with_other_pictures(tmp_path):
 
 def test_empty_split(tmp_path):
     refused(make(tmp_path, {"a.png": "cat"}, splits={"train": []}), "train.txt", "empty", split="train")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("Masks/a.png", "masks"),
+        ("segmentationclass/a.png", "SegmentationClass"),
+        ("Splits/train.txt", "splits"),
+        ("ImageSets/segmentation/train.txt", "ImageSets/Segmentation"),
+        ("imagesets/Segmentation/train.txt", "ImageSets"),
+        ("Classes.txt", "classes.txt"),
+        ("LABELS.CSV", "labels.csv"),
+        ("splits/train.csv", "train.txt, one name a line"),
+        ("ImageSets/Segmentation/Val", "val.txt, one name a line"),
+    ],
+)
+def test_what_is_called_a_little_different_is_not_passed_over(tmp_path, path, meant):
+    root = make(tmp_path, {"a.png": "cat"})
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).touch()
+    call = root / path if meant.endswith("line") or "/" not in path else (root / path).parent
+    if meant == "ImageSets":
+        call = call.parent
+    message = refused(root, f"{call}: is not read; call it {meant}")
+    assert message in folder(root)
+
+
+def test_other_names_beside_the_lists_of_splits_are_left_alone(tmp_path):
+    root = make(tmp_path, {"a.png": "cat"}, splits={"train": ["a"], "val": ["a"]})
+    for name in ("train.csv", "notes.md", "val.txt~", ".train", "masks.zip"):
+        (root / "splits" / name).touch()
+    assert Folder(root, "train").names == ("a",) and folder(root) == []
 
 
 # ----------------------------------------------------------------------------------------------- refused at access

@@ -144,6 +144,23 @@ def test_words_that_are_classes_one_after_the_other(tmp_path):
     assert both == [("hot dog", "hot"), ("dog",), ("hot dog",)]  # named whole between semicolons
 
 
+def test_a_name_that_holds_another_class_and_may_be_two(tmp_path):
+    refused(
+        write(tmp_path, cells("dog; car", "dog bird")),
+        "line 3: dog bird may be one name or several, as dog is",
+        "'dog bird;'",
+    )
+    refused(write(tmp_path, cells("traffic light; car", "red Traffic light")), "line 3", "as traffic light is a class")
+    for number, right in enumerate(
+        (["dog; car", "dog bird;"], ["dog; car", "dogbird bird"], ["dog bird; car", "dog bird"])
+    ):
+        assert labels_of(write(tmp_path / str(number), cells(*right)))[1] in {("dog bird",), ("dogbird bird",)}
+    assert labels_of(write(tmp_path / "list", cells("dog; car", "dog bird"), ["dog", "car", "dog bird"]))[1] == (
+        "dog bird",
+    )
+    assert labels_of(write(tmp_path / "label", "image,label\na.png,dog; car\nb.png,dog bird\n"))[1] == ("dog bird",)
+
+
 def test_a_tab_is_a_space(tmp_path):
     assert labels_of(write(tmp_path, cells("cat", "dog", "cat\tdog")))[2] == ("cat", "dog")
 

@@ -201,6 +201,14 @@ def test_masks_that_show_nothing_are_said_where_they_are_many():
     assert agreement(([255], [1]), *[([1], [1])] * 9).remarks() == []
 
 
+def test_a_class_that_no_mask_shows_is_said():
+    line, *others = agreement(([1], [1]), ([1], [1, 2]), ([1, 255], [2, 1, 3])).remarks()
+    assert line.startswith("no mask shows bee and cat, which labels name, e.g. those of p1; ") and not others
+    parts = agreement(([1], [1, 2])) + agreement(([2], [2]))
+    assert parts.remarks() == [] and parts.named == {1: "p0", 2: "p0"}
+    assert agreement(([255], [1]), *[([2], [2])] * 9).remarks() == []  # perhaps small, and ignored
+
+
 def test_counts_of_processes_add_up():
     pairs = [([1, 3], [1]), ([2], [3]), ([], [1]), ([3], [3])]
     whole = agreement(*pairs)
