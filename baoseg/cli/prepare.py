@@ -111,12 +111,16 @@ def folder(folder: Checked) -> None:
 
 
 def _say_classes(folder: Path) -> None:
-    """The classes as a training will see them, and the images without any: a slip that is no error shows here."""
+    """The classes as a training will see them, images without any, masks: a slip that is no error shows here."""
     from baoseg import data, progress
     from baoseg.data.folder import ALL, split_files
 
-    for split in [path.stem for path in split_files(folder)] or [ALL]:
-        progress.say(data.summary(data.Folder(folder, split)))
+    splits = [path.stem for path in split_files(folder)]
+    for split in splits or [ALL]:
+        dataset = data.Folder(folder, split)
+        progress.say(f"{data.summary(dataset)}; {dataset.mask_count() or 'none'} with a mask")
+    if splits and not data.folder.has_split(folder, "train"):
+        progress.say(f"No split is called train: all images are trained on, those of {', '.join(splits)} too.")
 
 
 def _run(recipe: str, data: Path) -> list[str]:

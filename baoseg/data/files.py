@@ -36,7 +36,7 @@ class Tree:
     def hint(self, path: str) -> str:
         """Files that may be meant by a path that is not found: of another letter case or suffix. Empty without any."""
         folder, name = posixpath.split(path)
-        where = self._folder(folder)
+        where = self._like(folder)
         if where is None:
             return ""
         meant = self._by_tidied(where).get(tidy(name), [])
@@ -49,6 +49,19 @@ class Tree:
         if path not in self._folders:
             self._folders[path] = path if not path or self._names(path) else self.find(path)
         return self._folders[path]
+
+    def _like(self, path: str) -> str | None:
+        """The folder of this path; where there is none, the one that may be meant, of another letter case."""
+        if (there := self._folder(path)) is not None:
+            return there
+        above, name = posixpath.split(path)
+        where = self._like(above)
+        alike = (
+            []
+            if where is None
+            else [other for other in self._names(where) if folded(tidy(other)) == folded(tidy(name))]
+        )
+        return posixpath.join(where or "", alike[0]) if len(alike) == 1 else None
 
     def _names(self, folder: str) -> Set[str]:
         if folder not in self._listed:

@@ -105,6 +105,10 @@ class Folder:
         """The size of each image file."""
         return _bytes([self.root / path for path in self._paths])
 
+    def mask_count(self) -> int:
+        """How many images have ground truth."""
+        return sum(mask is not None for mask in self._masks)
+
     def mask_remarks(self) -> list[str]:
         """Lines on ground truth that is not read as one may think: files without an image, and what 255 means.
 

@@ -28,9 +28,12 @@ _QUOTED = re.compile(f"[{_QUOTES}](.+)[{_QUOTES}]")
 _LISTED = re.compile(r"\[(.*)\]|\{(.*)\}|\((.*[,;'\"].*)\)")
 _COMMAS = re.compile("[,|，、；]")  # hardly ever part of a name
 _SLASHES = re.compile(r"[/+&\\]")  # part of a name, unless what stands between is a class itself
+_HYPHENS = re.compile(r"[-_.:=>#~·•]|\b(?:and|or)\b")  # the same, unless classes.txt has the name
+_BETWEEN_WORDS = re.compile(r"(?i:and|or)|[-_.:=>#~·•]+")
 _ONLY_MARKS = re.compile(r"[,|，、；/+&\\]*")
 _NUMBER = re.compile(r"^\d+\s*[:.,)=\-\s]\s*|\s*[:,=(\s]\s*\d+\)?$")
-_BACKGROUND = {"background", "bg", "ignore", "none", "nan", "null", "unlabeled", "unlabelled"}
+_BACKGROUND = {"background", "bg", "ignore", "n/a", "nan", "none", "null", "unlabeled", "unlabelled"}
+_DASHES = re.compile("[-_–—]+")
 
 
 class Problem(NamedTuple):
@@ -309,8 +312,9 @@ def _background(root: Path, listed: Iterable[tuple[int, str]], lines: Sequence[L
 
 
 def _is_background(name: str) -> bool:
-    """Whether other tools mean no class by a name, e.g. `__background__`, `0: background`, `None`."""
-    return _NUMBER.sub("", name).strip("_-<>[](){} \"'").casefold() in _BACKGROUND
+    """Whether other tools mean no class by a name, e.g. `__background__`, `0: background`, `None`, `-`."""
+    plain = _NUMBER.sub("", name).strip("_-<>[](){} \"'").casefold()
+    return plain in _BACKGROUND or _DASHES.fullmatch(name) is not None
 
 
 def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
@@ -362,6 +366,8 @@ def _doubtful(path: Path, lines: Sequence[Line], *, named: Sequence[str] | None)
             continue
         for label in line.labels:
             parts = _several(label, declared=label in declared, known=known, shared=shared)
+            if not parts and label != cell and label not in declared and _BETWEEN_WORDS.fullmatch(label):
+                parts = [word for word in line.labels if word != label]
             if not parts and label == cell and label not in declared | between:
                 parts = _as_classes(label.split(), known)
             if parts:
@@ -394,7 +400,8 @@ def _listed(cell: str) -> list[str]:
     found = _LISTED.fullmatch(cell) or _QUOTED.fullmatch(cell)
     if found is None:
         return []
-    words = [tidy(word.strip(_QUOTES + " ")) for word in re.split("[,;]", "".join(filter(None, found.groups())))]
+    inside = "".join(filter(None, found.groups()))
+    words = [tidy(word.strip(_QUOTES + " ")) for word in re.split("[,;]|(?<=['\"]) +(?=['\"])", inside)]
     return list(filter(None, words)) or ["nothing"]
 
 
@@ -403,7 +410,7 @@ def _several(label: str, *, declared: bool, known: set[str], shared: Mapping[str
     if _ONLY_MARKS.fullmatch(label):
         return [] if declared else [label]
     others = known - {folded(label)}
-    for marks in (_COMMAS, _SLASHES):
+    for marks in (_COMMAS, _SLASHES) if declared else (_COMMAS, _SLASHES, _HYPHENS):
         parts = _parts(marks, label)
         if len(parts) > 1 and others.issuperset(map(folded, parts)):
             return parts

@@ -1,5 +1,7 @@
 """What is wrong with a folder of pictures: all of it at once, where `baoseg.data.Folder` names the first problem."""
 
+import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from torch import Tensor
 from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.folder import mask_folder, misnamed, split_files
-from baoseg.data.images import read_image
+from baoseg.data.images import image_suffixes, read_image, unread_suffixes
 from baoseg.data.table import Line, is_outside, matched, read, read_list
 from baoseg.errors import DataError
 from baoseg.progress import say, track
@@ -42,7 +44,23 @@ def folder(root: Path) -> list[str]:
             masks.check(line, size)
     except DataError as error:  # nothing that follows can be understood without this
         return [*problems, str(error)]
+    _say_unlisted(files, table.lines, masks.folder)
     return problems + masks.problems()
+
+
+def _say_unlisted(files: Tree, lines: Sequence[Line], masks: Path) -> None:
+    """A line about images that no line of labels.csv names, masks in a folder of another name among them."""
+    listed = {posixpath.normpath(files.find(line.path) or line.path) for line in lines}
+    suffixes = image_suffixes() | unread_suffixes()
+    others = []
+    for place, folders, names in os.walk(files.root):
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != masks]
+        below = Path(place).relative_to(files.root).as_posix()
+        paths = (posixpath.normpath(posixpath.join(below, name)) for name in names if name[0] != ".")
+        others += [path for path in paths if posixpath.splitext(path)[1].lower() in suffixes and path not in listed]
+    if others:
+        count = f"{len(others)} {'image has' if len(others) == 1 else 'images have'}"
+        say(f"{files.root}: {count} no line in labels.csv and will not be used, e.g. {min(others)}")
 
 
 def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from prepare.miniature import jpeg
+from prepare.miniature import jpeg, png
 
 from baoseg import checkpoints, cli, data, localize_recipes, prepare, recipes
 from baoseg.cli import prepare as verbs
@@ -115,12 +115,34 @@ def photos(root, *lines):
 def test_a_folder_without_fault_can_be_run(bao, tmp_path, capsys):
     bao("folder", photos(tmp_path, "a.jpg,cat", "b.jpg,"))
     out = capsys.readouterr().out
-    assert out.startswith("all: 2 images, 1 class: cat (1); 1 image without a label, background alone\nType next:")
+    assert out.startswith(
+        "all: 2 images, 1 class: cat (1); 1 image without a label, background alone; none with a mask\n"
+    )
+    assert out.splitlines()[1] == "Type next:"
     bao("folder", photos(tmp_path, "a.jpg,cat", "b.jpg,dog"))
     (command,) = commands(capsys)
     assert command[:3] == ["bao", "run", "photos"]
     recipe = recipes.override(recipes.named("photos"), data=options(command)["--data"])
     assert len(data.Folder(recipe.data.path, training=True)) == 2
+
+
+def test_what_is_trained_on_and_how_many_have_a_mask(bao, tmp_path, capsys):
+    root = photos(tmp_path, "a.jpg,cat", "b.jpg,cat")
+    for path, content in {
+        "splits/training.txt": b"a\n",
+        "splits/val.txt": b"b\n",
+        "masks/b.png": png([[1] * 8] * 8),
+    }.items():
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(content)
+    bao("folder", root)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "training: 1 image, 1 class: cat (1); none with a mask"
+    assert out[1] == "val: 1 image, 1 class: cat (1); 1 with a mask"
+    assert out[2] == "No split is called train: all images are trained on, those of training, val too."
+    (root / "splits/training.txt").rename(root / "splits/train.txt")
+    bao("folder", root)
+    assert "No split" not in capsys.readouterr().out
 
 
 def test_all_faults_of_a_folder_are_printed(bao, tmp_path, capsys):

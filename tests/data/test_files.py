@@ -46,7 +46,8 @@ def test_letter_case_and_suffix_are_a_hint_and_no_match(tmp_path):
     assert files.find("in/IMG_1.jpg") is None
     assert files.hint("in/IMG_1.jpg") == "in/IMG_1.JPG"
     assert files.hint("in/b.png") == "in/b.jpeg"
-    assert files.hint("in/c.png") == files.hint("out/c.png") == ""
+    assert files.hint("In/b.png") == files.hint("IN/b.jpeg") == "in/b.jpeg"
+    assert files.hint("in/c.png") == files.hint("out/c.png") == files.hint("out/in/b.jpeg") == ""
 
 
 def test_a_folder_that_may_not_be_listed_is_a_line(tmp_path, monkeypatch):

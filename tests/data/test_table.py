@@ -102,6 +102,13 @@ def test_several_classes_in_one_name(tmp_path, cell, classes):
     refused(root, f"labels.csv, line 4: {cell}", "separate labels by semicolons: cat; dog")
 
 
+@pytest.mark.parametrize("cell", ["cat:dog", "cat-dog", "cat_dog", "cat and dog", "cat or dog", "cat > dog", "cat·dog"])
+def test_several_classes_in_one_name_that_may_be_a_class(tmp_path, cell):
+    refused(write(tmp_path, cells("cat", "dog", cell)), f"line 4: {cell}", "semicolons: cat; dog, or name the class in")
+    assert labels_of(write(tmp_path / "1", cells("cat;", "dog;", f"{cell};"), ["cat", "dog", cell]))[2] == (cell,)
+    assert labels_of(write(tmp_path / "2", cells("cat;", "bird;", f"{cell};")))[2] == (cell,)
+
+
 def test_parts_that_occur_in_other_names_only(tmp_path):
     refused(write(tmp_path, cells('"cat,dog"', '"dog,bird"')), "line 2: cat,dog", "(and 1 more)")
     refused(write(tmp_path / "1", cells("cat", '"cat,wild"')), "line 3: cat,wild", "or name the class in classes.txt")
@@ -120,6 +127,7 @@ def test_a_comma_at_the_end(tmp_path):
         ("['cat']", "cat"),
         ("[]", "nothing"),
         ("\"('cat', 'dog')\"", "cat; dog"),
+        ("['cat' 'hot dog']", "cat; hot dog"),
         ('"{cat, dog}"', "cat; dog"),
         ("'cat'", "cat"),
         ("'cat'; 'dog'", "cat"),
@@ -196,6 +204,7 @@ def test_backslashes_are_slashes_unless_a_file_has_them(tmp_path):
 BACKGROUNDS = [
     *("background", "__background__", "_background_", "__ignore__", "Background", "BACKGROUND", "bg", "None"),
     *("0: background", "0 background", "0,background", "background (0)", "<bg>", "unlabeled", "nan"),
+    *("N/A", "-", "--"),
 ]
 
 

@@ -196,6 +196,19 @@ def test_masks_that_match_no_image(tmp_path):
     assert folder(root) == [] and Folder(root, "val").mask(0).tolist() == MASK
 
 
+def test_images_that_no_line_names_are_counted(tmp_path, capsys):
+    root = make(tmp_path)
+    write(root, "more/x.webp", b"")
+    write(root, "mask/a.PNG", png(MASK))  # not read either
+    write(root, "notes.txt", b"")
+    write(root, ".hidden/a.png", b"")
+    assert folder(root) == []
+    assert "2 images have no line in labels.csv and will not be used, e.g. mask/a.PNG" in capsys.readouterr().out
+    shutil.rmtree(root / "more")
+    shutil.rmtree(root / "mask")
+    assert folder(root) == [] and capsys.readouterr().out == ""
+
+
 def test_two_masks_of_one_image(tmp_path):
     root = make(tmp_path)
     (root / "SegmentationClass/c.png").rename(root / "SegmentationClass/c_mask.png")
