@@ -7,11 +7,13 @@ masks would be one file, and how the suffixes of label files are spelled. The se
 import os
 import posixpath
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from baoseg.data.images import image_suffixes, unread_suffixes
 from baoseg.errors import DataError, RunError
@@ -20,14 +22,16 @@ SHARD = ".tar"
 _PACKED = frozenset({".bz2", ".gz", ".xz", ".zst"})  # after .tar
 _ARCHIVES = frozenset({".7z", ".rar", ".tar", ".tbz2", ".tgz", ".txz", ".zip", *(SHARD + suffix for suffix in _PACKED)})
 LINK = "(linked folder)"
+ALONE = "(labels without an image)"
 
 
 class Walk:
     """A walk through a folder and the folders in it. Hidden files and folders are left out, without a word.
 
     `failed` is told of folders that cannot be read, images that are no files and images of one name; `passed` of what
-    looks like images or shards and is not taken, with its suffix, and of links to folders, which are not followed. Both
-    get paths relative to the folder; "" is the folder itself.
+    looks like images or shards and is not taken, with its suffix, of links to folders, which are not followed, and of
+    files with a suffix in `beside` that have the name of no image. Both get paths relative to the folder; "" is the
+    folder itself.
     """
 
     def __init__(
@@ -52,13 +56,15 @@ class Walk:
         """Images and shards, as paths relative to the folder, in the order of the file system."""
         clashes: dict[str, list[str]] = {}
         try:
-            repeated = self._look(below)
+            repeated, alone = self._look(below)
             with os.scandir(self.root / below) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         yield from self.names(f"{below}{entry.name}/")
+                    elif alone and suffix_of(entry.name) in self._beside and _hash(entry.name) in alone:
+                        self._passed(f"{below}{entry.name}", ALONE)
                     elif self._is_taken(entry, below):
                         if repeated and self._is_image(entry.name) and _hash(entry.name) in repeated:
                             clashes.setdefault(posixpath.splitext(entry.name)[0], []).append(entry.name)
@@ -73,9 +79,9 @@ class Walk:
             for name in names:
                 self._failed(f"{below}{name}", clash(names))
 
-    def _look(self, below: str) -> set[int]:
-        """The hashes that more than one stem of an image in this folder has."""
-        hashes = array("q")
+    def _look(self, below: str) -> tuple[set[int], set[int]]:
+        """The hashes that more than one stem of an image in this folder has, and those of label files alone."""
+        hashes, of_labels = array("q"), array("q")
         with os.scandir(self.root / below) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.is_dir(follow_symlinks=False):
@@ -84,13 +90,16 @@ class Walk:
                     hashes.append(_hash(entry.name))
                     continue
                 suffix = posixpath.splitext(entry.name)[1]
-                if suffix not in self.spellings and suffix.lower() in self._beside:
-                    self.spellings |= {suffix}
+                if suffix.lower() in self._beside:
+                    of_labels.append(_hash(entry.name))
+                    if suffix not in self.spellings:
+                        self.spellings |= {suffix}
         if not hashes:
-            return set()
+            return set(), set(of_labels)
         ordered = np.frombuffer(hashes, dtype=np.int64)
         ordered.sort()
-        return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        return set(repeated.tolist()), {label for label in of_labels if not _is_in(ordered, label)}
 
     def _is_taken(self, entry: "os.DirEntry[str]", below: str) -> bool:
         """Whether this is an image or a shard that can be read; of what looks like one and cannot, others are told."""
@@ -137,6 +146,11 @@ def check_out(out: Path) -> None:
     there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise RunError(f"{there}: a file is in the way of a folder; choose another folder with --out")
+
+
+def _is_in(ordered: Int64[np.ndarray, "n"], value: int) -> bool:
+    place = bisect_left(ordered, value)
+    return place < len(ordered) and int(ordered[place]) == value
 
 
 def _hash(name: str) -> int:

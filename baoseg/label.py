@@ -178,8 +178,9 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing failed, and not all that there was was passed over."""
-        return not self.failed and not (self.passed and not self.written and not self.skipped)
+        """Whether nothing failed, and not all that there was was passed over; labels alone do not count."""
+        units = self.passed.total() - self.passed[collection.ALONE]
+        return not self.failed and not (units and not self.written and not self.skipped)
 
 
 def trained(path: Path, hardware: Hardware) -> Labeler | Segmenter:
@@ -243,7 +244,11 @@ class _Work:
         self.tally = Tally()
         self.empty = True  # nothing was found that could be labelled
         self.walk = collection.Walk(
-            job.root, failed=self._not_walked, passed=self._passed_over, shards=True, beside=LABELS
+            job.root,
+            failed=self._not_walked,
+            passed=self._passed_over,
+            shards=True,
+            beside=LABELS if job.labels else (),
         )
         self.in_a_row = 0  # units on which the model failed
         self.begun = self.logged = time.monotonic()
@@ -293,7 +298,7 @@ class _Work:
             self.fail(name, error)
 
     def _passed_over(self, name: str, kind: str) -> None:
-        self.empty = False
+        self.empty &= kind == collection.ALONE
         if self.job.part.has(name):
             self.tally.passed[kind] += 1
 

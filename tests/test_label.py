@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from baoseg import label, masks, methods, nets
-from baoseg.collection import Walk
+from baoseg.collection import ALONE, Walk
 from baoseg.data.images import read_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.errors import BaosegError, CheckpointError, DataError, RecipeError, RunError
@@ -616,7 +616,7 @@ def test_what_is_passed_over_is_said_in_the_last_line(tmp_path: Path, capsys: py
         (source / name).write_bytes(b"?")
     (tmp_path / "elsewhere").mkdir()
     (source / "more").symlink_to(tmp_path / "elsewhere")
-    kinds = "5 files were passed over: 2 .heic, 1 (linked folder), 1 .svg, 1 .tar.gz"
+    kinds = "6 files were passed over: 2 .heic, 1 (labels without an image), 1 (linked folder), 1 .svg, 1 .tar.gz"
     tally = label.run(job(source, tmp_path / "out"))
     assert capsys.readouterr().out == f"0 masks written, 0 done before, 0 failed; {kinds}\n"
     assert not tally.complete
@@ -624,6 +624,23 @@ def test_what_is_passed_over_is_said_in_the_last_line(tmp_path: Path, capsys: py
     assert label.run(job(source, tmp_path / "out")).complete
     assert label.run(job(source, tmp_path / "out")).complete  # done before
     assert capsys.readouterr().out.endswith(f"0 masks written, 1 done before, 0 failed; {kinds}\n")
+
+
+def test_labels_that_belong_to_no_image_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source := tmp_path / "source/deep").mkdir(parents=True)
+    for name in ("Cat.png", "dog.jpg", "\u00e9.png"):
+        (source / name).write_bytes(picture(0))
+    for name in ("cat.txt", "dog.jpg.json", "e\u0301.CLS", "dog.txt", ".e.txt", "e.xml"):
+        (source / name).write_text("red")
+    assert label.run(job(source.parent, tmp_path / "out")).complete
+    line = "3 masks written, 0 done before, 0 failed; 3 files were passed over: 3 (labels without an image)\n"
+    assert capsys.readouterr().out == line
+    label.run(job(source.parent, tmp_path / "free", labels=False))
+    assert capsys.readouterr().out == "3 masks written, 0 done before, 0 failed\n"
+    for path in [path for path in source.iterdir() if path.suffix in (".png", ".jpg")]:
+        path.unlink()
+    with pytest.raises(DataError, match="holds neither images"):
+        label.run(job(source.parent, tmp_path / "none"))
 
 
 def test_what_is_no_file_or_can_have_no_mask_is_of_that_image(tmp_path: Path) -> None:
@@ -749,9 +766,10 @@ def test_every_image_is_written_or_failed_or_passed_over(
         assert tally.written + len(alone) - len(stray) + tally.passed.total() == len(names)
     else:
         assert tally.written == len([name for name in done if name.endswith(".png")])
-        assert tally.written + tally.failed + tally.passed.total() == len(names)
+        units = tally.passed.total() - tally.passed[ALONE]
+        assert tally.written + tally.failed + units == len(names)
+        assert tally.complete == (not tally.failed and (tally.written > 0 or not units))
         assert set(listed) <= set(names)
-    assert tally.complete == (not tally.failed and (tally.written > 0 or not tally.passed))
     again = label.run(job(source, folder / "out"))
     assert (again.written, again.complete) == (0, tally.complete or (in_shard and tally.written > 0))
 
