@@ -25,6 +25,7 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 
 _QUOTES = "'\"`´‘’“”„«»"
 _QUOTED = re.compile(f"[{_QUOTES}](.+)[{_QUOTES}]")
+_HALF_QUOTED = re.compile(r"""["“„«][^"”»]*|[^"“„«]*(?<!\d)["”»]""")  # but for 5", of a pipe
 _LISTED = re.compile(r"\[(.*)\]|\{(.*)\}|\((.*[,;'\"].*)\)")
 _COMMAS = re.compile("[,|，、；]")  # hardly ever part of a name
 _SLASHES = re.compile(r"[/+&\\]")  # part of a name, unless what stands between is a class itself
@@ -33,7 +34,7 @@ _BETWEEN_WORDS = re.compile(r"(?i:and|or)|[-_.:=>#~·•]+")
 _ONLY_MARKS = re.compile(r"[,|，、；/+&\\]*")
 _NUMBER = re.compile(r"^\d+\s*[:.,)=\-\s]\s*|\s*[:,=(\s]\s*\d+\)?$")
 _BACKGROUND = {"background", "bg", "ignore", "n/a", "nan", "none", "null", "unlabeled", "unlabelled"}
-_DASHES = re.compile("[-_–—]+")
+_NOTHING = re.compile(f"[-_–—.?*{_QUOTES}]+")
 
 
 class Problem(NamedTuple):
@@ -314,7 +315,7 @@ def _background(root: Path, listed: Iterable[tuple[int, str]], lines: Sequence[L
 def _is_background(name: str) -> bool:
     """Whether other tools mean no class by a name, e.g. `__background__`, `0: background`, `None`, `-`."""
     plain = _NUMBER.sub("", name).strip("_-<>[](){} \"'").casefold()
-    return plain in _BACKGROUND or _DASHES.fullmatch(name) is not None
+    return plain in _BACKGROUND or _NOTHING.fullmatch(name) is not None
 
 
 def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
@@ -396,10 +397,10 @@ def _half_known(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
 
 
 def _listed(cell: str) -> list[str]:
-    """The words of a list as programs print one, e.g. `['cat', 'dog']`, or of a word in quotes; empty for others."""
+    """The words of a list as programs print one, `['cat', 'dog']`, or in quotes, be it one alone; empty for others."""
     found = _LISTED.fullmatch(cell) or _QUOTED.fullmatch(cell)
     if found is None:
-        return []
+        return [cell.strip(_QUOTES)] if _HALF_QUOTED.fullmatch(cell) else []
     inside = "".join(filter(None, found.groups()))
     words = [tidy(word.strip(_QUOTES + " ")) for word in re.split("[,;]|(?<=['\"]) +(?=['\"])", inside)]
     return list(filter(None, words)) or ["nothing"]

@@ -132,6 +132,9 @@ def test_a_comma_at_the_end(tmp_path):
         ("'cat'", "cat"),
         ("'cat'; 'dog'", "cat"),
         ("“cat”", "cat"),
+        ('cat"', "cat"),
+        ('dog; cat"', "dog; cat"),
+        ('"""cat"', "cat"),
     ],
 )
 def test_lists_as_programs_print_them(tmp_path, cell, meant):
@@ -139,7 +142,8 @@ def test_lists_as_programs_print_them(tmp_path, cell, meant):
 
 
 @pytest.mark.parametrize(
-    "name", ["and/or", "R+B", "black & white", "tench, Tinca tinca", "''", "<b>x</b>", "a (b)", "#1", '5" pipe', "C++"]
+    "name",
+    ["and/or", "R+B", "black & white", "tench, Tinca tinca", 'pipe 5"', "<b>x</b>", "a (b)", "#1", '5" pipe', "C++"],
 )
 def test_names_with_marks_stay_legal(tmp_path, name):
     quoted = '"' + name.replace('"', '""') + ';"'
@@ -203,7 +207,7 @@ def test_backslashes_are_slashes_unless_a_file_has_them(tmp_path):
 
 BACKGROUNDS = [
     *("background", "__background__", "_background_", "__ignore__", "Background", "BACKGROUND", "bg", "None"),
-    *("0: background", "0 background", "0,background", "background (0)", "<bg>", "unlabeled", "nan"),
+    *("0: background", "0 background", "0,background", "background (0)", "<bg>", "unlabeled", "nan", "?", "''"),
     *("N/A", "-", "--"),
 ]
 
