@@ -9,12 +9,20 @@ class DataError(BaosegError):
     """Images, labels, masks or splits are missing, unreadable or inconsistent."""
 
 
+class NotFiniteError(DataError):
+    """What a network says of an image is NaN or infinite."""
+
+
 class CheckpointError(BaosegError):
     """Weights are missing, unreadable or do not fit the network."""
 
 
 class RunError(BaosegError):
     """A run folder cannot be written, or does not fit what is asked of it."""
+
+
+class DivergenceError(RunError):
+    """A training came to a loss or to weights that are NaN or infinite; to continue it leads there again."""
 
 
 class TargetError(RunError):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from baoseg.errors import DataError, RecipeError, RunError
+from baoseg.errors import DataError, DivergenceError, NotFiniteError, RecipeError
 from baoseg.learner import Learner
 from baoseg.types import Batch
 
@@ -93,29 +93,29 @@ class LossWatch:
         self.first = bad if self.first is None else torch.minimum(self.first, bad)
 
     def check(self, step: int, *, steps_per_epoch: int, name: str) -> None:
-        """Look every so many steps and at the end of an epoch. Raises RunError on all processes alike."""
+        """Look every so many steps and at the end of an epoch. Raises DivergenceError on all processes alike."""
         if self.first is None or (step % self.every and step % steps_per_epoch):
             return
         at, term = min(zip(self.least(self.first).tolist(), self.names, strict=True))
         if at <= step:
             epoch, within = divmod(at - 1, steps_per_epoch)
-            raise RunError(
+            raise DivergenceError(
                 f"{name}: the loss {term!r} is NaN or infinite in epoch {epoch + 1}, step {within + 1}; {self.remedy}"
             )
 
 
 def require_finite(learner: nn.Module, *, name: str, epoch: int, remedy: str) -> None:
-    """Raises RunError where the last step of an epoch left weights that are NaN or infinite."""
+    """Raises DivergenceError where the last step of an epoch left weights that are NaN or infinite."""
     values = {key: value for key, value in learner.state_dict().items() if value.is_floating_point()}
     fine = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
     if bad := [key for key, each in zip(values, fine, strict=True) if not each]:
-        raise RunError(f"{name}: the weights {bad[0]} are NaN or infinite after epoch {epoch}; {remedy}")
+        raise DivergenceError(f"{name}: the weights {bad[0]} are NaN or infinite after epoch {epoch}; {remedy}")
 
 
 def numbers(values: Tensor | float, what: str) -> None:
-    """Raises DataError where what a network says of an image (`what`, in the plural) is NaN or infinite."""
+    """Raises NotFiniteError where what a network says of an image (`what`, in the plural) is NaN or infinite."""
     if not (math.isfinite(values) if isinstance(values, float) else values.isfinite().all()):
-        raise DataError(
+        raise NotFiniteError(
             f"the network gives {what} of this image that are NaN or infinite; use --precision 32-true where it "
             "computes in half precision, or else other weights"
         )
@@ -127,4 +127,4 @@ def of_image(name: object) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None

@@ -22,7 +22,7 @@ import torch
 import baoseg
 from baoseg import data, progress, ranks, recipes, settings
 from baoseg.data import SYNTHETIC, Dataset
-from baoseg.errors import BaosegError, RunError
+from baoseg.errors import BaosegError, DivergenceError, NotFiniteError, RunError
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, alone, make_folder, read_json, write_json
 
@@ -80,6 +80,23 @@ def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], c
                     if noted.get(name) != addition:
                         check(recipe, addition, pictures)
             _add(folder, recipe, remedy={"segmentations": ", or name the new one with --called"})
+
+
+@contextlib.contextmanager
+def made_or_withdrawn(folder: Run, name: str) -> Iterator[None]:
+    """Inside, an addition is made. Where that fails and leaves nothing to go on from, it is taken back.
+
+    Otherwise every later command in the folder would try it first, and fail.
+    """
+    try:
+        yield
+    except (BaosegError, torch.OutOfMemoryError) as error:
+        stage = folder.stage(name)
+        lost = isinstance(error, DivergenceError | NotFiniteError) and not stage.network.exists()
+        if ranks.first() and (lost or not _made(folder, name)):
+            with contextlib.suppress(BaosegError):  # the first error is the one to be told
+                _take_back(folder, name)
+        raise
 
 
 @contextlib.contextmanager
@@ -258,6 +275,24 @@ def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: Check
         kept[key] = tuple(kept[key])
     if any(kept[key] != getattr(recipe, key) for key in ADDITIONS):
         _write(folder, manifest, dataclasses.replace(recipe, **kept))
+
+
+def _take_back(folder: Run, name: str) -> None:
+    """Note an addition no longer, nor those that were to be made from it, and remove what lies in their folders."""
+    manifest, recipe = read_json(folder.manifest), recipe_of(folder)
+    gone = {name}
+    left: list[Addition] = [*recipe.refinements, *recipe.segmentations]
+    while followers := [one.name for one in left if one.name not in gone and _source(one) in gone]:
+        gone |= {follower for follower in followers if not _made(folder, follower)}
+        left = [one for one in left if one.name not in followers]
+    kept: dict[str, Any] = {key: tuple(a for a in getattr(recipe, key) if a.name not in gone) for key in ADDITIONS}
+    _write(folder, manifest, dataclasses.replace(recipe, **kept))
+    for each in gone:
+        shutil.rmtree(folder.stage(each).root, ignore_errors=True)
+
+
+def _source(addition: Addition) -> str:
+    return addition.of if isinstance(addition, recipes.Refinement) else addition.masks
 
 
 def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: dict[str, str]) -> None:

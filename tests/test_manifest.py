@@ -17,9 +17,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from baoseg import manifest, nets, pipeline, recipes, runs, segment, settings, train
+from baoseg import cli, manifest, nets, pipeline, recipes, runs, segment, settings, train
 from baoseg.data import Folder
-from baoseg.errors import BaosegError, CheckpointError, DataError, RecipeError, RunError
+from baoseg.errors import (
+    BaosegError,
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    NotFiniteError,
+    RecipeError,
+    RunError,
+)
 from baoseg.methods import amn, bas, cam
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, read_json, write_json
@@ -446,6 +454,59 @@ def test_an_addition_that_made_nothing_can_be_replaced(copy: Path) -> None:
     shutil.rmtree(folder.stage("segment").root)  # as the line says
     pipeline.add_segmentation(folder, called="segment", net=NET, epochs=2, weights=backbone(copy))
     assert [*read_json(folder.manifest)["segmentations"]] == ["segment", "other"]
+
+
+def test_the_commands_look_at_ways_and_splits_first(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = state_of(Run(copy / "run"))
+    device = ["--accelerator", "cpu", "--workers", "0"]
+    for words, problem in (
+        (["refine", "run", "--with"], "--with: name one way or more, of crf, psa and irn"),
+        (["refine", "run", "--with", "crf", "--split", "vla"], "splits/vla.txt: no such split; the splits of"),
+        (["segment", "run", "--net", NET, "--weights", str(backbone(copy)), "--split", "vla"], "no such split"),
+    ):
+        with pytest.raises(SystemExit) as caught, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["bao", *words, *device])
+            cli.main()
+        assert caught.value.code == 2
+        assert problem in capsys.readouterr().err
+    assert state_of(Run(copy / "run")) == before
+
+
+def test_an_addition_that_fails_does_not_stop_later_ones(copy: Path) -> None:
+    folder, weights = Run(copy / "run"), backbone(copy)
+    pipeline.add_segmentation(folder, called="fast", net=NET, epochs=3, lr=1e30, rounds=2, weights=weights)
+    with pytest.raises(NotFiniteError, match=r"fast, p4: the network gives probabilities"):
+        pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+    assert read_json(folder.manifest)["segmentations"] == {}
+    assert not folder.stage("fast").root.exists()
+    pipeline.add_segmentation(folder, called="slow", net=NET, epochs=1, weights=weights)
+    pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+    assert folder.stage("slow").mask("val", "p4").exists()
+    assert [*read_json(folder.manifest)["segmentations"]] == ["slow"]
+
+
+@pytest.mark.parametrize(
+    ("error", "file", "stays"),
+    [
+        (RunError("no space left"), None, False),
+        (RunError("no space left"), "state", True),
+        (DivergenceError("NaN"), "state", False),
+        (DivergenceError("NaN"), "network", True),
+        (KeyboardInterrupt(), None, True),
+    ],
+)
+def test_an_addition_that_is_begun_goes_on_unless_it_diverged(
+    copy: Path, error: BaseException, file: str | None, stays: bool
+) -> None:
+    folder = Run(copy / "run")
+    pipeline.add_segmentation(folder, called="one", net=NET, weights=backbone(copy))
+    stage = folder.stage("one")
+    stage.root.mkdir()
+    if file is not None:
+        getattr(stage, file).touch()
+    with pytest.raises(type(error)), manifest.made_or_withdrawn(folder, "one"):
+        raise error
+    assert stage.root.exists() == ("one" in read_json(folder.manifest)["segmentations"]) == stays
 
 
 def backbone(folder: Path) -> Path:

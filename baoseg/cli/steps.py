@@ -7,6 +7,7 @@ import tyro
 
 from baoseg.cli import localize
 from baoseg.cli.options import Count, Device, Flag, Out, Overrides, RecipeName, RunFolder, Split, Words, optional
+from baoseg.errors import RecipeError
 
 
 def train(
@@ -89,7 +90,10 @@ def refine(
     from baoseg import pipeline
     from baoseg.runs import Run
 
+    if not ways:
+        raise RecipeError("--with: name one way or more, of crf, psa and irn")
     hardware = device.resolve()  # before anything is written: the processes of other devices start here
+    pipeline.split_data(Run(run), split)
     pipeline.add_refinements(Run(run), ways, of=of)
     pipeline.refine_masks(Run(run), hardware=hardware, split=split)
 
@@ -129,6 +133,7 @@ def segment(
     from baoseg.runs import Run
 
     hardware = device.resolve()
+    pipeline.split_data(Run(run), split)
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
     pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, **settings)
     pipeline.segment_pictures(Run(run), hardware=hardware, split=split)

@@ -11,7 +11,7 @@ from baoseg import costs, manifest, nets, ranks, recipes, refine, seeds
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_mask
 from baoseg.errors import DataError
-from baoseg.manifest import alone_in, recipe_of, split_data, training_data
+from baoseg.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.refine import crf
@@ -35,13 +35,15 @@ def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()
 def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
     """Write the refined mask of each picture of a split, for each refinement of the recipe.
 
-    The network of PSA or IRN is trained first, on the training pictures and the seeds of what is refined. Masks that
-    are younger than what they are made from stay.
+    The network of PSA or IRN is trained first, on the training pictures and the seeds of what is refined. Where that
+    fails and leaves nothing, the refinement is noted no longer. Masks that are younger than what they are made from
+    stay.
     """
     recipe = recipe_of(folder)
     with alone_in(folder) if recipe.refinements else contextlib.nullcontext():
         for refinement in recipe.refinements:
-            train_affinity(folder, recipe, refinement, hardware=hardware)
+            with made_or_withdrawn(folder, refinement.name):
+                train_affinity(folder, recipe, refinement, hardware=hardware)
             refine_split(folder, recipe, refinement, split_data(folder, split), hardware=hardware)
 
 

@@ -13,7 +13,7 @@ from baoseg import costs, evaluate, guards, manifest, masks, progress, ranks, re
 from baoseg.data import Dataset, TrainSet, truth
 from baoseg.data.images import write_mask
 from baoseg.errors import DataError
-from baoseg.manifest import alone_in, recipe_of, split_data, training_data
+from baoseg.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage
@@ -48,13 +48,14 @@ def add_segmentation(
 def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
     """Segment each picture of a split without its labels, with each segmentation network of the recipe.
 
-    A network that is not there yet is trained first, on the masks of the training pictures. Masks that are younger than
-    their network stay.
+    A network that is not there yet is trained first, on the masks of the training pictures. Where that fails and leaves
+    nothing, it is noted no longer. Masks that are younger than their network stay.
     """
     recipe = recipe_of(folder)
     with alone_in(folder) if recipe.segmentations else contextlib.nullcontext():
         for segmentation in recipe.segmentations:
-            _train_segmentation(folder, recipe, segmentation, hardware=hardware)
+            with made_or_withdrawn(folder, segmentation.name):
+                _train_segmentation(folder, recipe, segmentation, hardware=hardware)
             _segment_split(folder.stage(segmentation.name), split_data(folder, split), hardware=hardware)
 
 
