@@ -29,7 +29,7 @@ import tarfile
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -420,6 +420,7 @@ class _ImagesOfShard:
             by_stem: dict[str, list[Member]] = {}
             for image in images:
                 by_stem.setdefault(image.stem, []).append(image)
+            self._count_alone(by_stem.keys(), labels)
             for stem, of_stem in by_stem.items():
                 yield from self._only(stem, of_stem, labels)
 
@@ -436,6 +437,13 @@ class _ImagesOfShard:
         if self._work.job.labels and any(member.whole_suffix in LABELS for member in labels):
             problem = "no image has the name of these labels; in a shard put the labels of an image next to it"
             self._work.fail(f"{self._shard}/{key}", DataError(problem))
+
+    def _count_alone(self, stems: Set[str], labels: list[Member]) -> None:
+        """Labels of a name that no image of their key has, as KEY.jpg.json, are passed over, unless all have others."""
+        if self._work.job.labels and not any(label.whole_suffix == label.suffix for label in labels):
+            named = {label.stem for label in labels}
+            if not stems or not stems <= named:
+                self._work.tally.passed.update(label.whole_suffix for label in labels if label.stem not in stems)
 
     def _only(self, stem: str, images: list[Member], labels: list[Member]) -> Iterator[_ImageOfShard]:
         """The one image of a stem, if there is but one and it can be read."""

@@ -34,6 +34,7 @@ _BETWEEN_WORDS = re.compile(r"(?i:and|or)|[-_.:=>#~·•]+")
 _ONLY_MARKS = re.compile(r"[,|，、；/+&\\]*")
 _NUMBER = re.compile(r"^\d+\s*[:.,)=\-\s]\s*|\s*[:,=(\s]\s*\d+\)?$")
 _BACKGROUND = {"background", "bg", "ignore", "n/a", "nan", "none", "null", "unlabeled", "unlabelled"}
+_JOINTS = re.compile("[-_ ]+")
 _NOTHING = re.compile(f"[-_–—.?*{_QUOTES}]+")
 
 
@@ -111,6 +112,7 @@ def read(root: Path) -> Table:
     ]
     problems += doubtful
     problems += _class_set(path if listed is None else root / "classes.txt", names)
+    problems += _joined_otherwise(path, names) if listed is None else ()
     problems += _unknown(path, lines, names, told={problem.case for problem in doubtful})
     problems += _same_names(path, lines)
     return Table(path=path, lines=lines, classes=tuple(names), problems=problems)
@@ -328,6 +330,14 @@ def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
     except DataError as error:
         what, _, remedy = str(error).partition("; ")
         yield Problem(str(source), "", what, remedy)
+
+
+def _joined_otherwise(path: Path, names: Sequence[str]) -> Iterator[Problem]:
+    """Classes such as `dining table` and `dining_table`, which nobody has named."""
+    for _, alike in _repeated((" ".join(_JOINTS.split(folded(name))).strip(), name) for name in names):
+        if len(set(map(folded, alike))) > 1:
+            what = "differ in spaces, hyphens or underscores only"
+            yield Problem(str(path), _and(alike), what, "write them alike, or name both in classes.txt")
 
 
 def _unknown(path: Path, lines: Iterable[Line], names: Sequence[str], *, told: set[str]) -> Iterator[Problem]:

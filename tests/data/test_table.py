@@ -196,6 +196,14 @@ def test_letter_case(tmp_path):
     refused(write(tmp_path / "2", cells("dog"), ["dog", "Dog"]), "classes.txt: dog and Dog differ")
 
 
+def test_words_that_are_joined_otherwise(tmp_path):
+    root = write(tmp_path, cells("dining table;", "dining_table;", "cat;", "Dining-Table;"))
+    refused(root, "Dining-Table and dining table and dining_table differ in spaces, hyphens or underscores only")
+    refused(write(tmp_path / "1", cells("cat", "dog", "_cat_")), "_cat_ and cat differ")
+    assert len(labels_of(write(tmp_path / "2", cells("ex-cat;", "ex cat;"), ["ex-cat", "ex cat"]))) == 2
+    assert len(labels_of(write(tmp_path / "3", cells("cat_1", "cat_2", "cat1")))) == 3
+
+
 def test_backslashes_are_slashes_unless_a_file_has_them(tmp_path):
     root = write(tmp_path, "image,labels\nrooms\\a.png,cat\nrooms\\b.png,cat\n")
     (root / "rooms\\b.png").write_bytes(b"")
