@@ -112,7 +112,8 @@ def read(root: Path) -> Table:
     ]
     problems += doubtful
     problems += _class_set(path if listed is None else root / "classes.txt", names)
-    problems += _joined_otherwise(path, names) if listed is None else ()
+    if listed is None:
+        problems += _joined_otherwise(path, names)
     problems += _unknown(path, lines, names, told={problem.case for problem in doubtful})
     problems += _same_names(path, lines)
     return Table(path=path, lines=lines, classes=tuple(names), problems=problems)
@@ -335,7 +336,7 @@ def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
 def _joined_otherwise(path: Path, names: Sequence[str]) -> Iterator[Problem]:
     """Classes such as `dining table` and `dining_table`, which nobody has named."""
     for _, alike in _repeated((" ".join(_JOINTS.split(folded(name))).strip(), name) for name in names):
-        if len(set(map(folded, alike))) > 1:
+        if len({folded(str(name)) for name in alike}) > 1:
             what = "differ in spaces, hyphens or underscores only"
             yield Problem(str(path), _and(alike), what, "write them alike, or name both in classes.txt")
 
