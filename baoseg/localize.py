@@ -59,7 +59,7 @@ from baoseg import (
 )
 from baoseg.data import TrainSet, transforms
 from baoseg.data.transforms import normalise as normalise_image
-from baoseg.data.wsol import Boxed, Layout, open_boxed, refuse, squash, squash_mask, truth_problems
+from baoseg.data.wsol import Boxed, Layout, open_boxed, refuse, squash, squash_mask, summary, truth_problems
 from baoseg.data.wsol import Config as DataConfig
 from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.learner import Learner
@@ -148,12 +148,17 @@ def _begun(config: Config, out: Path) -> Run:
     data = {role: _described(boxed) for role, boxed in opened.items()}
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
-    begun = out.exists() and any(path != folder.manifest for path in out.iterdir())
+    begun = manifest.begun(folder)
     if begun:
         _require_same(folder, config, data)
     _check(folder, config, opened)
     noted = read_json(folder.manifest) if begun else {"version": baoseg.__version__}
-    about = {"localization": settings.to_json(config), "data": data, "stages": [stage.name for stage in config.stages]}
+    about = {
+        "localization": settings.to_json(config),
+        "data": data,
+        "stages": [stage.name for stage in config.stages],
+        "folder": manifest.absolute(str(folder.root)),
+    }
     write_json(folder.manifest, {**noted, **about})  # the data may lie in another place than at the first call
     return folder
 
@@ -186,9 +191,15 @@ def _require_same(folder: Run, config: Config, data: Mapping[str, Any]) -> None:
         )
     if (found := read_json(folder.manifest)["data"]) != data:
         raise RunError(
-            f"{folder.root}: holds a run with other data ({manifest._difference(found, data)}); choose another folder "
-            "with --out, or restore the data"
+            f"{folder.root}: holds a run with other data ({_difference(found, data)}); choose another folder with "
+            "--out, or restore the data"
         )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what the data differ, in words: a hash says nothing."""
+    found = manifest._difference(before, now)
+    return "labels, boxes or files changed" if "fingerprint was" in found else found
 
 
 def _check(folder: Run, config: Config, opened: Mapping[str, Boxed]) -> None:
@@ -217,20 +228,28 @@ def holds(folder: Run) -> bool:
 
 
 def config_of(folder: Run) -> Config:
-    """The settings that a run folder was made with. Raises RunError when it is no localization run."""
+    """The settings that a run folder was made with, with paths as they are today.
+
+    Raises RunError when it is no localization run.
+    """
     noted = read_json(folder.manifest)
     if "localization" not in noted:
         raise RunError(f"{folder.root}: is a run for segmentation; name one that `bao localize` made")
-    return settings.from_json(noted["localization"], Config, source=str(folder.manifest))
+    config = settings.from_json(noted["localization"], Config, source=str(folder.manifest))
+    net, data = config.net, replace(config.data, path=manifest.place(folder, config.data.path))
+    if net.weights is not None:
+        net = replace(net, weights=manifest.place(folder, net.weights))
+    return replace(config, data=data, net=net)
 
 
 def _opened(folder: Run, config: Config, role: Literal["train", "eval"]) -> Boxed:
-    """The data of a run. Raises RunError for others than it was begun on."""
+    """The data of a run, which may have been moved with it. Raises RunError for others than it was begun on."""
+    manifest.require_data(folder, config.data.path)
     boxed = open_boxed(config.data, role)
     if (noted := read_json(folder.manifest)["data"][role]) != (now := _described(boxed)):
         raise RunError(
             f"{folder.root}: {config.data.path} holds other data than this run was made on "
-            f"({manifest._difference(noted, now)}); restore the data, or begin a run on them in another folder"
+            f"({_difference(noted, now)}); restore the data, or begin a run on them in another folder"
         )
     return boxed
 
@@ -254,9 +273,15 @@ class Classifier(Learner):
 
 
 def train_stages(folder: Run, *, hardware: Hardware) -> None:
-    """Train each stage that is not trained yet."""
+    """Train each stage that is not trained yet. Raises RunError while another process trains here."""
+    with manifest.alone_in(folder):
+        _train_stages(folder, hardware=hardware)
+
+
+def _train_stages(folder: Run, *, hardware: Hardware) -> None:
     config = config_of(folder)
     pictures = _opened(folder, config, "train").squares(config.side)
+    progress.say(summary(pictures))
     for stage in config.stages:
         paths = folder.stage(stage.name)
         if not not_there([paths.network]):

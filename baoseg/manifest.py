@@ -147,8 +147,14 @@ def note_truth(folder: Run, dataset: Dataset) -> None:
 
 
 def require_same_data(other: Run, dataset: Dataset) -> None:
-    """Raise RunError if another run worked on other pictures under the name of this split; see `fusion`."""
-    noted = read_json(other.manifest).get("data", {})
+    """Raise RunError if another run worked on other pictures under the name of this split; see `fusion`.
+
+    A run for localization notes its data in another way: of it the class list and each map are compared elsewhere.
+    """
+    manifest = read_json(other.manifest)
+    if "localization" in manifest:
+        return
+    noted = manifest.get("data", {})
     described = [noted[role] for role in ("train", "eval") if role in noted] + [*noted.get("others", {}).values()]
     for one in described:
         if one["split"] == dataset.split:
@@ -166,6 +172,8 @@ def require_same_data(other: Run, dataset: Dataset) -> None:
 
 def _noted(folder: Run, manifest: dict[str, Any]) -> Recipe:
     source = str(folder.manifest)
+    if "recipe" not in manifest and "localization" not in manifest:
+        raise RunError(f"{source}: is no manifest of a run; is {folder.root} a run folder?")
     if "recipe" not in manifest:
         raise RunError(
             f"{source}: a run for localization; this step is for runs of `bao run`, `compare` and `fuse`, and for this "
@@ -183,7 +191,7 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
     out = folder.root
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
-    if not _begun(folder):
+    if not begun(folder):
         return
     if not folder.manifest.exists():
         raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
@@ -198,7 +206,7 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
     _require_replaceable(folder, noted, recipe, remedy=OTHER_OUT)
 
 
-def _begun(folder: Run) -> bool:
+def begun(folder: Run) -> bool:
     """Whether a folder holds more than a manifest. Files whose names begin with a dot are the system's."""
     if not folder.root.exists():
         return False
@@ -207,7 +215,7 @@ def _begun(folder: Run) -> bool:
 
 def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
     """Write the manifest of a free folder. In that of one that is begun, update what the recipe says of places."""
-    if not _begun(folder):
+    if not begun(folder):
         environment = {
             "commit": _commit(),
             "python": platform.python_version(),
@@ -397,6 +405,16 @@ def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
             "restore the data, or begin a run on them in another folder"
         )
     raise RunError(differences[0])
+
+
+def place(folder: Run, path: str) -> str:
+    """Where a file or folder that the manifest names is today."""
+    return _Places.of(folder, read_json(folder.manifest)).find(path)
+
+
+def require_data(folder: Run, path: str) -> None:
+    """Raise RunError where the folder of the data that the manifest names is not to be found."""
+    _there(folder, path, _Places.of(folder, read_json(folder.manifest)))
 
 
 def _there(folder: Run, path: str, places: _Places) -> list[str]:

@@ -467,7 +467,7 @@ def test_boxes_that_evaluation_would_refuse_are_refused_before_training(tmp_path
         run.stage(name).root.mkdir()
         run.stage(name).network.write_bytes(finished.stage(name).network.read_bytes())
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "blue0.png", compress_level=0)
-    with pytest.raises(RunError, match=r"holds other data than this run was made on .fingerprint was"):
+    with pytest.raises(RunError, match=r"holds other data than this run was made on .labels, boxes or files changed"):
         localize.evaluate_stages(run, hardware=HARDWARE)
 
 

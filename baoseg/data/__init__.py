@@ -33,6 +33,7 @@ __all__ = [
     "batches",
     "collate",
     "folder_of",
+    "in_words",
     "open_dataset",
     "summary",
 ]
@@ -118,11 +119,16 @@ def summary(dataset: Dataset) -> str:
         labels = dataset.labels(index)
         shown += labels
         empty += not labels.any()
-    counts = [f"{name} ({int(count)})" for name, count in zip(dataset.classes.names, shown, strict=True)]
-    if len(counts) > LISTED_CLASSES:
-        counts = [*counts[: LISTED_CLASSES - 2], "...", counts[-1]]
-    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(shown), 'class')}: {', '.join(counts)}"
-    absent = int((shown == 0).sum())
+    return in_words(dataset, [int(count) for count in shown], empty=empty)
+
+
+def in_words(dataset: Dataset, counts: Sequence[int], *, empty: int = 0) -> str:
+    """`summary`, of images that are counted already: those of each class, and those without a label."""
+    listed = [f"{name} ({count})" for name, count in zip(dataset.classes.names, counts, strict=True)]
+    if len(listed) > LISTED_CLASSES:
+        listed = [*listed[: LISTED_CLASSES - 2], "...", listed[-1]]
+    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(listed), 'class')}: {', '.join(listed)}"
+    absent = sum(count == 0 for count in counts)
     if absent:
         text += f"; {_count(absent, 'class')} without an image"
     if empty:

@@ -38,7 +38,7 @@ from baoseg.types import IGNORE, ClassSet, Sample
 ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
 _SPLITS = ("ImageSets/Segmentation", "splits")
 _MASKS = ("SegmentationClass", "masks")
-_FILES = ("labels.csv", "classes.txt")
+_FILES = ("labels.csv", "classes.txt", "boxes.csv")
 _FOUND_UNASKED = ("train", "val")  # splits that are taken where they are there
 
 

@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,8 +33,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from baoseg.data import table
+from baoseg.data import in_words, table
 from baoseg.data.files import Tree
+from baoseg.data.folder import misnamed
 from baoseg.data.images import image_size, read_image, read_mask
 from baoseg.errors import DataError
 from baoseg.progress import say, track
@@ -163,6 +165,12 @@ class Boxed:
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
 
+def summary(boxed: Boxed) -> str:
+    """`baoseg.data.summary`, for a million images."""
+    counts = Counter(entry.label for entry in boxed.entries)
+    return in_words(boxed, [counts[name] for name in boxed.classes.names])
+
+
 def squash(image: UInt8[Tensor, "3 h w"], side: int) -> UInt8[Tensor, "3 s s"]:
     """The whole picture as a square, bilinear, antialiased."""
     return TF.resize(image, [side, side], antialias=True)
@@ -207,10 +215,12 @@ def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
 def folder_problems(root: Path, *, decode: bool = True) -> list[str]:
     """All that is wrong with a plain folder, each in one line. With `decode` every image is read to its end.
 
-    Boxes are asked for in the split `test`, or where there is none in every split that is not one to train on.
+    Boxes are asked for in the split `test`, or where there is none in every split that is not one to train on. Where
+    nothing is wrong, the classes of each split are said.
     """
     problems: list[str] = []
-    splits = sorted(path.stem for path in (root / "splits").glob("*.txt"))
+    summaries: list[str] = []
+    splits = _splits(root)
     evaluated = [name for name in splits if not name.startswith("train")] or splits or ["all"]
     seen: dict[Path, Entry] = {}
     try:
@@ -222,8 +232,12 @@ def folder_problems(root: Path, *, decode: bool = True) -> list[str]:
             there = [entry for entry in entries if entry.path.is_file()]
             problems += [_missing(entry.path) for entry in entries if not entry.path.is_file()]
             seen |= {entry.path: entry for entry in there}
-            if split in evaluated and not problems:
-                problems += truth_problems(Boxed(ClassSet(tuple(names)), split, there), strict=True)
+            if problems:
+                continue
+            boxed = Boxed(ClassSet(tuple(names)), split, there)
+            summaries.append(summary(boxed))
+            if split in evaluated:
+                problems += truth_problems(boxed, strict=True)
     except DataError as error:  # nothing else can be understood without this table
         problems.append(str(error))
     for path in track(seen, title="images", total=len(seen)) if decode else ():
@@ -231,11 +245,19 @@ def folder_problems(root: Path, *, decode: bool = True) -> list[str]:
             read_image(path)
         except DataError as error:
             problems.append(str(error))
+    for line in [] if problems else summaries:
+        say(line)
     return list(dict.fromkeys(problems))
+
+
+def _splits(root: Path) -> list[str]:
+    """The splits of a plain folder that has lists of them, hidden files aside."""
+    return sorted(path.stem for path in (root / "splits").glob("*.txt") if not path.name.startswith("."))
 
 
 def _folder(root: Path, split: str, problems: list[str]) -> tuple[list[str], list[Entry]]:
     """Class names and pictures of a split; what is wrong with the lists is added to `problems`."""
+    problems += [problem.line() for problem in misnamed(root)]
     listed = table.read(root)
     problems += [problem.line() for problem in listed.problems]
     labels = _labels(listed, problems)
@@ -319,6 +341,9 @@ def _pixels(corners: Sequence[float], where: str) -> Box:
 
 def _split(path: Path, labels: Mapping[str, str], problems: list[str]) -> list[str]:
     """The images that a split file names, with or without the suffix."""
+    if not path.exists():
+        known = ", ".join(_splits(path.parent.parent)) or "none"
+        raise DataError(f"{path}: no such split; the splits of {path.parent.parent} are: {known}")
     chosen: dict[str, None] = {}
     by_name = {_name(image): image for image in labels}
     for line in _lines(path):

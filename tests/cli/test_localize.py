@@ -1,21 +1,24 @@
+import contextlib
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import baoseg
-from baoseg import cli, localize, nets, reproduce_localization, seeds, train
+from baoseg import cli, localize, manifest, nets, reproduce_localization, seeds, train
 from baoseg import localize_recipes as recipes
 from baoseg.cli import localize as verbs
 from baoseg.cli.options import Device, Overrides
 from baoseg.data import wsol
 from baoseg.data.wsol import Layout
-from baoseg.errors import RecipeError
+from baoseg.errors import RecipeError, RunError
 from baoseg.methods import bas, cam
 from baoseg.runs import Run, read_json
 from baoseg.train import Hardware
@@ -175,6 +178,55 @@ def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(bao: Callable[
             assert (seed.scores.min(), seed.scores.max()) == (0, 1)
 
 
+def test_a_run_for_localization_can_be_moved_with_its_data(
+    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(localize.config_of(boxed_run).data.path)
+    below = os.path.commonpath([data, boxed_run.root])
+    for path in (data, boxed_run.root):
+        shutil.copytree(path, tmp_path / "new" / path.relative_to(below))
+    moved = Run(tmp_path / "new" / boxed_run.root.relative_to(below))
+    away = data.with_name("away")
+    data.rename(away)
+    try:
+        assert Path(localize.config_of(moved).data.path) == tmp_path / "new" / data.relative_to(below)
+        for verb in ("evaluate", "report"):
+            bao(verb, moved.root)
+        bao("maps", moved.root, *DEVICE)
+        error = refused(capsys, lambda: bao("report", boxed_run.root))  # which was not moved, and its data were
+        assert f"run.json: its data are not in {data}; run the command that made this run again with --data" in error
+        boxes = Path(localize.config_of(moved).data.path) / "boxes.csv"
+        boxes.write_text(boxes.read_text(encoding="utf-8") + "p0.png,1,1,9,9\n", encoding="utf-8")
+        error = refused(capsys, lambda: bao("evaluate", moved.root))
+        assert "holds other data than this run was made on (labels, boxes or files changed); restore the data" in error
+    finally:
+        away.rename(data)
+
+
+def test_a_second_process_that_localizes_is_refused(boxed_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def held(root: Path) -> Iterator[None]:
+        raise RunError(f"{root}: another process works in this run folder")
+        yield
+
+    monkeypatch.setattr(manifest, "alone", held)
+    with pytest.raises(RunError, match="another process"):
+        localize.train_stages(boxed_run, hardware=HARDWARE)
+
+
+def test_seeds_of_a_run_for_localization_can_be_fused(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
+    bao("maps", boxed_run.root, *DEVICE)
+    data = tmp_path / "data"
+    shutil.copytree(localize.config_of(boxed_run).data.path, data)
+    (data / "boxes.csv").unlink()
+    (data / "splits").mkdir()
+    (data / "splits/test.txt").write_text("p0\np1\np2\np3\n")
+    bao("fuse", boxed_run.root, "--data", data, "--eval-split", "test", "--out", tmp_path / "fused")
+    seed = seeds.load(Run(tmp_path / "fused").stage("fused").maps("test", "p0"))
+    own = seeds.load(boxed_run.stage("bas").maps("test", "p0"))
+    assert torch.allclose(seed.scores, own.scores, atol=2e-3)  # kept in half precision
+
+
 @pytest.fixture
 def in_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder, in which the verbs run."""
@@ -259,10 +311,13 @@ def test_prepare_checks_a_folder_with_boxes_as_one_for_localization(
 ) -> None:
     root = tmp_path / "my pictures"
     shutil.copytree(localize.config_of(boxed_run).data.path, root)
+    (root / "splits").mkdir()
+    (root / "splits/test.txt").write_text("p1\np0\np3\n")
+    (root / "splits/._test.txt").write_bytes(b"\0\5\x16\7\xff")  # of a Mac
     bao("prepare", "folder", root)
-    assert f"bao localize bas-cub-resnet50 --data '{root}' --out runs/bas-cub-resnet50 --layout folder" in (
-        capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert out.startswith("test: 3 images, 2 classes: blue (2), red (1)\nType next:")
+    assert f"bao localize bas-cub-resnet50 --data '{root}' --out runs/bas-cub-resnet50 --layout folder" in out
     (root / "boxes.csv").write_text("image,x0,y0,x1,y1\np0.png,0.1,0.1,0.5,0.5\np1.png,9,9,3,3\n", encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
         bao("prepare", "folder", root)

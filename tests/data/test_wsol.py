@@ -103,7 +103,10 @@ def test_fingerprint_hears_of_boxes_and_labels(folder):
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/a.png,nan,0,1,1\n", "is not 4 numbers"),
         ("classes.txt", "dog\n", "line 2: grey cat .* is not a class of classes.txt"),
         ("splits/test.txt", "pictures/y.png\n", "has no line"),
-        ("splits/other.txt", "", "test.txt: cannot be read"),
+        ("splits/other.txt", "", r"test\.txt: no such split; the splits of .* are: other"),
+        ("Boxes.csv", "", r"Boxes\.csv: is not read; call it boxes\.csv"),
+        ("Splits/test.txt", "a", r"Splits: is not read; call it splits"),
+        ("splits/test.csv", "a", r"test\.txt: no such split"),
     ],
 )
 def test_contradictions_are_one_line(folder, file, text, message):
