@@ -1,5 +1,6 @@
 """Progress: bars with rate and time left on a terminal, plain lines elsewhere, nothing where that is asked for."""
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ LOG_SECONDS = 30.0  # between two lines about one task
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command line, where one of Rich's would end with exit code 1."""
+        """Leave it to `say`; Rich's own would end with exit code 1."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
 
@@ -128,6 +129,12 @@ def rate_text(speed: float) -> str:
 
 
 def say(message: object) -> None:
-    """Print a line or a table for the person at the terminal (or for the log)."""
+    """Print a line or a table for the person at the terminal (or for the log).
+
+    Where nobody reads on (`bao run ... | head -1`), the work of hours goes on in silence.
+    """
     if ranks.first() and not Quiet.on:
-        console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+        try:
+            console.print(message, highlight=False, markup=False, soft_wrap=isinstance(message, str))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import time
 
@@ -93,3 +94,13 @@ def test_words_and_tables_are_whole_in_a_log(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert out.startswith(line + "\n")
     assert all(f"a wide heading {number}" in out for number in range(6))
+
+
+def test_nobody_reads_on_and_the_work_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(progress, "console", progress._Console(file=stream))
+        for _ in progress.track(range(3), title="images", total=3):
+            progress.say("a line")
+        stream.write("more")  # and what others write goes nowhere as well

@@ -50,7 +50,7 @@ PIPE_CLOSED = 141  # what a shell says of a program that wrote to a closed pipe:
 def main() -> None:
     """Entry point of `bao`. Mistakes of the person at the keyboard end in one line and exit code 2.
 
-    Where nobody reads on (`bao recipes list | head -1`) it ends in silence.
+    Where nobody reads on (`bao recipes list | head -1`) it ends in silence; long work goes on (`progress.say`).
     """
     _speak_utf8()
     try:
