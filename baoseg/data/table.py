@@ -7,6 +7,7 @@ separator that is none, a class under two spellings, the background as a class.
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -334,10 +335,11 @@ def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
 
 
 def _joined_otherwise(path: Path, names: Sequence[str]) -> Iterator[Problem]:
-    """Classes such as `dining table` and `dining_table`, which nobody has named."""
-    for _, alike in _repeated((" ".join(_JOINTS.split(folded(name))).strip(), name) for name in names):
+    """Classes such as `dining table` and `dining_table`, or `cat` in letters of full width, which nobody has named."""
+    plain = {name: folded(unicodedata.normalize("NFKC", name)) for name in names}
+    for _, alike in _repeated((" ".join(_JOINTS.split(plain[name])).strip(), name) for name in names):
         if len({folded(str(name)) for name in alike}) > 1:
-            what = "differ in spaces, hyphens or underscores only"
+            what = "differ in spaces, hyphens, underscores or forms of letters only"
             yield Problem(str(path), _and(alike), what, "write them alike, or name both in classes.txt")
 
 

@@ -198,8 +198,9 @@ def test_letter_case(tmp_path):
 
 def test_words_that_are_joined_otherwise(tmp_path):
     root = write(tmp_path, cells("dining table;", "dining_table;", "cat;", "Dining-Table;"))
-    refused(root, "Dining-Table and dining table and dining_table differ in spaces, hyphens or underscores only")
+    refused(root, "Dining-Table and dining table and dining_table differ in spaces, hyphens, underscores")
     refused(write(tmp_path / "1", cells("cat", "dog", "_cat_")), "_cat_ and cat differ")
+    refused(write(tmp_path / "4", cells("cat", "dog", "ｃａｔ")), "cat and ｃａｔ differ", "or forms of letters only")
     assert len(labels_of(write(tmp_path / "2", cells("ex-cat;", "ex cat;"), ["ex-cat", "ex cat"]))) == 2
     assert len(labels_of(write(tmp_path / "3", cells("cat_1", "cat_2", "cat1")))) == 3
 
