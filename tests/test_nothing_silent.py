@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
@@ -669,9 +670,21 @@ def test_a_folder_without_fault_is_read_without_a_word(meant: Collected) -> None
             assert (wrong := list(differs(meant, root, training=training))) == [], wrong
 
 
-@of_many(100)
+@of_many(30)
 @given(folders(faults=2))
 def test_a_folder_with_faults_is_read_as_meant_or_it_is_said(meant: Collected) -> None:
+    right_or_said(meant)
+
+
+@pytest.mark.parametrize("kind", ODD)
+@of_many(10)
+@given(data=st.data())
+def test_a_fault_of_each_kind_is_read_as_meant_or_it_is_said(kind: str, data: st.DataObject) -> None:
+    right_or_said(Writer(data.draw, {kind}).whole())
+
+
+def right_or_said(meant: Collected) -> None:
+    """Training relies on what it is told when it opens the folder, not on what `bao prepare folder` says."""
     with temporary() as root:
         written(root, meant.files)
         problems = check(root)
