@@ -391,7 +391,8 @@ def test_the_image_and_the_network_are_named_where_a_split_is_segmented(tmp_path
         assert mask is not None
         write_mask(masks / f"{name}.png", mask)
     wanted = recipes.Segmentation(masks=str(masks), schedule=schedule, net=TINY)
-    folder = pipeline.begin(replace(tiny.RECIPE, segmentations=(wanted,)), tmp_path / "run")
+    recipe = replace(tiny.RECIPE, segmentations=(wanted,))
+    folder = pipeline.begin(recipe, tmp_path / "run")
     probabilities, paths = Segmenter._look, folder.stage("segment")
     with monkeypatch.context() as patch:
         patch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
@@ -400,6 +401,7 @@ def test_the_image_and_the_network_are_named_where_a_split_is_segmented(tmp_path
     assert str(caught.value).startswith(
         f"{paths.root}, val_00000: the network gives probabilities of this image that are"
     )
+    pipeline.begin(recipe, tmp_path / "run")  # what failed and made nothing was withdrawn
     pipeline.segment_pictures(folder, hardware=tiny.HARDWARE, split="train")
     monkeypatch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
     with pytest.raises(DataError) as caught:

@@ -127,7 +127,7 @@ def in_words(dataset: Dataset, counts: Sequence[int], *, empty: int = 0) -> str:
     listed = [f"{name} ({count})" for name, count in zip(dataset.classes.names, counts, strict=True)]
     if len(listed) > LISTED_CLASSES:
         listed = [*listed[: LISTED_CLASSES - 2], "...", listed[-1]]
-    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(listed), 'class')}: {', '.join(listed)}"
+    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(counts), 'class')}: {', '.join(listed)}"
     absent = sum(count == 0 for count in counts)
     if absent:
         text += f"; {_count(absent, 'class')} without an image"
