@@ -619,15 +619,20 @@ def differs(data: Collected, root: Path, *, training: bool) -> Iterator[str]:
             continue
         found = Folder(root, split, training=training)
         meant = [data.images[number] for number in numbers]
-        if [plain(name).casefold() for name in found.classes.names] != [name.casefold() for name in data.classes]:
+        names = {plain(name).casefold(): name for name in found.classes.names}
+        in_order = [*names] == [name.casefold() for name in data.classes]
+        if len(names) != len(found.classes) or {*names} != {name.casefold() for name in data.classes}:
             yield f"{split}: classes {found.classes.names}"
+            return
+        if not in_order and any(image.mask is not None for image in data.images):
+            yield f"{split}: order of classes {found.classes.names}"
             return
         if [*found.names] != [image.name for image in meant]:
             yield f"{split}: names {found.names}"
             return
         for index, image in enumerate(meant):
-            shown = [name for name, label in zip(data.classes, found.labels(index).tolist(), strict=True) if label]
-            if tuple(shown) != image.labels:
+            shown = {plain(name).casefold() for name in found.classes.decode(found.labels(index))}
+            if shown != {name.casefold() for name in image.labels}:
                 yield f"{image.name}: labels {shown}, not {image.labels}"
             sample = found[index]
             pixels = sample.image.permute(1, 2, 0).numpy().astype(int)

@@ -428,11 +428,24 @@ def _several(label: str, *, declared: bool, known: set[str], shared: Mapping[str
         parts = _parts(marks, label)
         if len(parts) > 1 and others.issuperset(map(folded, parts)):
             return parts
+        if made := _made_of(label, others, marks):
+            return made
     parts = _parts(_COMMAS, label)
     if declared or not _COMMAS.search(label):
         return []
     trailing = len(parts) < len(_COMMAS.split(label))
     return parts if trailing or any(folded(part) in others or shared[folded(part)] > 1 for part in parts) else []
+
+
+def _made_of(label: str, known: set[str], marks: re.Pattern[str]) -> list[str]:
+    """The classes, two or more, that a label joins by marks, which may be in their names, too: `C++/cat`."""
+    for mark in marks.finditer(label):
+        first, rest = label[: mark.start()].strip(), label[mark.end() :].strip()
+        if folded(first) in known:
+            others = [rest] if folded(rest) in known else _made_of(rest, known, marks)
+            if others:
+                return [first, *others]
+    return []
 
 
 def _as_classes(words: Sequence[str], known: set[str]) -> list[str]:

@@ -115,6 +115,13 @@ def test_parts_that_occur_in_other_names_only(tmp_path):
     assert labels_of(write(tmp_path / "1", cells("cat;", '"cat,wild;"'), ["cat", "cat,wild"]))[1] == ("cat,wild",)
 
 
+def test_marks_in_the_names_that_marks_join(tmp_path):
+    root = write(tmp_path, cells("C++", "ex-cat", "C++/ex-cat"))
+    refused(root, "line 4: C++/ex-cat", "separate labels by semicolons: C++; ex-cat")
+    refused(write(tmp_path / "1", cells("a.b", "ex-cat", "1_2", "ex-cat-a.b-1_2")), "line 5", "ex-cat; a.b; 1_2")
+    assert labels_of(write(tmp_path / "2", cells("C++", "cat", "C++/dog")))[2] == ("C++/dog",)
+
+
 def test_a_comma_at_the_end(tmp_path):
     refused(write(tmp_path, cells("cat", '"cat,"')), "line 3: cat, has a separator", "semicolons: cat,")
 
