@@ -211,6 +211,7 @@ def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ())
         count = len(one.classes)
         progress.say(f"{one.name}: {one.meaning} ({count} of ImageNet's classes)")
     labeler = load()
+    written: list[Path] = []
 
     def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
         image = read_image(source)
@@ -221,9 +222,11 @@ def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ())
         write_mask(mask_path, mask)
         with atomic(overlay_path) as temporary:
             predict.overlay(image, mask).save(temporary, format="PNG")
+        written.append(overlay_path)
 
     failed = predict.each_image(photos, out, write, overlays=".png")
-    progress.say(f"the photographs under their masks are in {out / predict.OVERLAYS}")
+    if written:
+        progress.say(f"the photographs under their masks are in {out / predict.OVERLAYS}")
     return failed
 
 

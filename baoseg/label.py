@@ -55,6 +55,7 @@ from baoseg.types import BACKGROUND, ClassSet
 
 PIPED = f"stdin{shards.SUFFIX}"  # what the shard on stdin is called
 LOG_SECONDS = 60.0
+MUTE = '(.json without "labels")'
 
 OF_PICTURE = (DataError, TargetError, torch.OutOfMemoryError)  # listed; the other pictures of its shard are labelled
 OF_UNIT = (*OF_PICTURE, RuntimeError)  # also a failing device: nothing is written, a later run tries
@@ -81,10 +82,14 @@ class Model(Protocol):
 
 
 class Picture(NamedTuple):
-    """A decoded picture and the labels that came with it: none where it shows the background alone, None if unknown."""
+    """A decoded picture and the labels that came with it: none where it shows the background alone, None if unknown.
+
+    `mute`: there is a .json file beside it, and it says nothing about labels.
+    """
 
     image: UInt8[Tensor, "3 h w"]
     labels: tuple[str, ...] | None
+    mute: bool = False
 
 
 @dataclass(frozen=True)
@@ -349,11 +354,15 @@ class _Work:
         return written
 
     def _decode(self, content: bytes, beside: Beside) -> Picture:
-        return Picture(from_bytes(content), _labels(beside, self.model.classes) if self.job.labels else None)
+        if not self.job.labels:
+            return Picture(from_bytes(content), None)
+        labels = _labels(beside, self.model.classes)
+        return Picture(from_bytes(content), labels, mute=labels is None and any(kind == ".json" for kind, _ in beside))
 
     def _label(self, picture: "Future[Picture]") -> tuple[UInt8[Tensor, "h w"], tuple[str, ...]]:
         """The mask, and the labels that came with the picture or else the classes that the mask shows."""
-        image, labels = picture.result()
+        image, labels, mute = picture.result()
+        self.tally.passed.update([MUTE] * mute)
         if labels == ():
             return torch.full(image.shape[1:], BACKGROUND, dtype=torch.uint8), labels
         mask = torch.as_tensor(self.model(image, labels).mask)
@@ -516,6 +525,10 @@ def _beside(path: Path, spellings: Iterable[str]) -> Beside:
                 found = os.fstat(file.fileno())
                 files[found.st_dev, found.st_ino] = suffix.lower(), file.read()
         except OSError as error:
+            if error.errno == errno.ENOENT and path.with_suffix(suffix).is_symlink():
+                raise DataError(
+                    f"{suffix} is a link that leads nowhere; restore what it leads to, or remove it"
+                ) from None
             if error.errno not in {errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR}:
                 raise DataError(f"{suffix} cannot be read ({error.strerror}); change its permissions") from None
     return list(files.values())
@@ -535,7 +548,7 @@ def _labels(beside: Beside, classes: ClassSet) -> tuple[str, ...] | None:
         try:
             labels = read(_only_text(contents), classes)
             classes.encode(labels or ())  # refuses unknown names
-        except (ValueError, TypeError, RecursionError, DataError) as error:
+        except (ValueError, TypeError, DataError) as error:
             raise DataError(f"{suffix}: {error}") from None
         if labels is not None:
             return labels
@@ -551,12 +564,18 @@ def _only_text(contents: list[bytes | None]) -> str:
         raise DataError(_of_link("label file"))
     if not content:
         raise DataError("is empty; write [] into a .json file if the image shows background alone, or remove this one")
-    return content.decode("utf-8-sig")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError("is no text in UTF-8; save it as such") from None
 
 
 def _of_json(text: str, classes: ClassSet) -> tuple[str, ...] | None:
     """A list of class names, or an object that has one as `labels`; other objects are about something else."""
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is no JSON ({error}); correct or remove it") from None
     labels = content.get("labels") if isinstance(content, dict) else content
     if labels is None:
         return None
@@ -574,9 +593,9 @@ def _of_text(text: str, classes: ClassSet) -> tuple[str, ...]:
 
 def _of_number(text: str, classes: ClassSet) -> tuple[str, ...]:
     """The class by its number from 0, as WebDataset has it: one less than its value in a mask."""
-    number = int(text)
+    number = int(text) if text.strip().isdecimal() else -1
     if not 0 <= number < len(classes):
-        raise ValueError(f"class {number} is outside 0..{len(classes) - 1}")
+        raise ValueError(f"{text.strip()!r} is no class number; write one of 0..{len(classes) - 1}")
     return (classes.names[number],)
 
 

@@ -67,6 +67,7 @@ from baoseg.localization import CORRECT, Prediction, Truth, box_at, box_iou, eva
 from baoseg.methods import Method, Settings, bas, cam, heads_of, make, name_of
 from baoseg.nets import weights
 from baoseg.runs import Run, Stage, atomic, read_json, write_json
+from baoseg.steps.checking import say_smaller_batches
 from baoseg.steps.common import each, not_there, note_cost
 from baoseg.steps.training import fit
 from baoseg.train import Hardware
@@ -209,6 +210,7 @@ def _check(folder: Run, config: Config, opened: Mapping[str, Boxed]) -> None:
         refuse(truth_problems(opened["eval"], strict=config.data.layout is Layout.FOLDER))
     local = replace(config.net, pretrained=config.net.pretrained and config.net.weights is not None)
     due = [stage for stage, paths in zip(config.stages, stages, strict=True) if not paths.network.exists()]
+    say_smaller_batches(due, len(opened["train"]))
     for heads in {heads_of(stage.method) for stage in due}:
         network = nets.build(local, len(opened["train"].classes), heads=heads, seed=config.seed)
         _check_crop(config, network)

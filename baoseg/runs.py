@@ -31,6 +31,7 @@ from baoseg.errors import RunError, TargetError
 if TYPE_CHECKING:
     from torch import Tensor
 
+MANIFEST = "run.json"
 TEMPORARY = ".bao-"  # how the names of unfinished files begin; their length does not depend on that of the file
 LONGEST_SUFFIX = 16  # bytes; writers know formats by suffixes that are shorter
 
@@ -166,8 +167,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; is {path.parent} a run folder?") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete it and run the step again") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
+    except ValueError as error:
+        remedy = "restore it, or begin again in another folder"
+        if path.name != MANIFEST:
+            remedy = "delete it and run the step again"
+        raise RunError(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
 def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
@@ -217,7 +223,7 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root = root.expanduser()
-        self.manifest = root / "run.json"
+        self.manifest = root / MANIFEST
         self.report = root / "report.html"
 
     def stage(self, name: str) -> Stage:

@@ -353,12 +353,16 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         (source / f"{name}.png").write_bytes(picture(0))
         (source / f"{name}{suffix}").write_text(text, errors="surrogateescape")
     (source / "odd\udcff, \n.png").write_text("a name that is no text")
+    for name in ("link", "void"):
+        (source / f"{name}.png").write_bytes(picture(0))
+    (source / "link.txt").symlink_to("nowhere.txt")
+    (source / "void.txt").touch()
     with_labels_apart = [("k.png", picture(0)), ("l.png", picture(1)), ("k.txt", b"red")]
     (source / "apart.tar").write_bytes(tar(with_labels_apart))
     tally = label.run(job(source, tmp_path / "out"))
     problems = dict(failures(tmp_path / "out"))
-    assert tally == label.Tally(written=15, failed=12)
-    assert len(problems) == 12
+    assert tally == label.Tally(written=15, failed=14)
+    assert len(problems) == 14
     assert all("\n" not in problem and "object at 0x" not in problem for problem in problems.values())
     for name, problem in {
         "cut.png": "cannot be read",
@@ -366,17 +370,31 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         "two.png": "2 images of this name: two.jpg, two.png",
         "two.jpg": "2 images of this name: two.jpg, two.png",
         "unknown.png": ".txt: unknown class 'blue'; the classes are red, green, dining table",
-        "number.png": ".cls: class 3 is outside 0..2",
-        "letters.png": ".cls: invalid literal",
+        "number.png": ".cls: '3' is no class number; write one of 0..2",
+        "letters.png": ".cls: 'red' is no class number; write one of 0..2",
         "list.png": ".json: not a list of class names",
-        "broken.png": ".json: Expecting property name",
-        "bytes.png": ".txt: 'utf-8' codec",
+        "broken.png": ".json: is no JSON (Expecting property name",
+        "bytes.png": ".txt: is no text in UTF-8; save it as such",
+        "link.png": ".txt is a link that leads nowhere; restore",
+        "void.png": ".txt: is empty; write [] into a .json file",
         "apart.tar/k": "no image has the name of these labels",
     }.items():
         assert problem in problems[name]
     assert set(untar(tmp_path / "out/apart.tar")) == {"k.png", "k.json", "l.png", "l.json"}
     again = label.run(job(source, tmp_path / "out"))
-    assert (again.written, again.failed) == (0, 11)  # the shard is done; pictures without a mask are tried again
+    assert (again.written, again.failed) == (0, 13)  # the shard is done; pictures without a mask are tried again
+
+
+@pytest.mark.parametrize(("labels", "count"), [(True, 2), (False, 0)])
+def test_json_files_that_say_nothing_of_labels_are_counted(tmp_path: Path, labels: bool, count: int) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.png").write_bytes(picture(0))
+    (source / "a.json").write_text('{"label": "red", "shapes": []}')
+    (source / "s.tar").write_bytes(tar([("b.png", picture(0)), ("b.json", b"{}"), ("c.png", picture(0))]))
+    tally = label.run(replace(job(source, tmp_path / "out"), labels=labels))
+    assert (tally.written, tally.failed) == (3, 0) and tally.complete
+    assert tally.passed['(.json without "labels")'] == count
 
 
 def test_what_the_machine_lacks_for_one_picture_is_of_that_picture(tmp_path: Path) -> None:

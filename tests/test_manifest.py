@@ -27,6 +27,7 @@ from baoseg.errors import (
     NotFiniteError,
     RecipeError,
     RunError,
+    TargetError,
 )
 from baoseg.methods import amn, bas, cam
 from baoseg.recipes import Recipe
@@ -592,6 +593,27 @@ def test_a_batch_larger_than_the_data_set_is_said(tmp_path: Path, capsys: pytest
     stage = replace(RECIPE.stages[0], schedule=replace(SHORT, batch_size=64))
     begin(replace(recipe_on(tmp_path / "data"), stages=(stage,)), tmp_path / "run")
     assert "Batches of 4 instead of 64: there are no more images" in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_data_set_is_said_of_an_addition(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size, words in ((4, ""), (9, "Batches of 4 instead of 9: there are no more images to train on.\n")):
+        pipeline.add_segmentation(Run(copy / "run"), called="s", net=NET, batch_size=size, weights=backbone(copy))
+        assert capsys.readouterr().out == words
+
+
+def test_a_name_that_no_mask_can_have_is_refused_before_training(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    long = "y" * 252
+    shutil.copy(data / "p5.png", data / long)
+    for file in ("labels.csv", "splits/val.txt"):
+        (data / file).write_text((data / file).read_text().replace("p5.png", long).replace("p5", long))
+    with pytest.raises(
+        TargetError, match=r"y\.npz: cannot be written: the name is too long for the file system; shorten"
+    ):
+        begin(recipe_on(data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_files_of_the_system_alone_is_free(tmp_path: Path) -> None:

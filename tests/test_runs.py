@@ -167,6 +167,18 @@ def test_damaged_json_is_one_line_with_a_remedy(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_json_that_may_not_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunError, match=r"run\.json: cannot be read .*; restore it, or begin again in another folder"):
+        read_json(tmp_path / "run.json")
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    with pytest.raises(RunError, match=r"run\.json: cannot be read \(Permission denied\); change its permissions"):
+        read_json(tmp_path / "run.json")
+
+
 def test_the_run_folder_is_laid_out_as_documented(tmp_path):
     """Every path that the module's docstring draws is the path that the classes give."""
     run = Run(tmp_path)

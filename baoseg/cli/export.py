@@ -42,7 +42,7 @@ def voc(
     from baoseg import export, manifest
     from baoseg.runs import Run
 
-    inside = not Run(stage).manifest.exists()
+    inside = not Run(stage).manifest.exists() and Run(stage.parent).manifest.exists()
     run = Run(stage.parent if inside else stage)
     recipe = manifest.recipe_of(run)
     last = (recipe.segmentations or recipe.refinements or recipe.fusions or recipe.stages)[-1]

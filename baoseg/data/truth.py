@@ -74,7 +74,7 @@ def _files(folder: Path, below: Iterable[str]) -> Iterator[str]:
     """Relative paths of all files, also of those in the folders `below` that are links. No hidden ones."""
     seen = set()
     for top in ("", *sorted(below)):
-        for place, folders, files in os.walk(folder / top):
+        for place, folders, files in os.walk(folder / top, onerror=_not_listed):
             folders[:] = [name for name in folders if not name.startswith(".")]
             if place in seen:
                 folders.clear()
@@ -82,6 +82,12 @@ def _files(folder: Path, below: Iterable[str]) -> Iterator[str]:
             seen.add(place)
             relative = Path(place).relative_to(folder).as_posix()
             yield from (posixpath.normpath(posixpath.join(relative, name)) for name in files if name[0] != ".")
+
+
+def _not_listed(error: OSError) -> None:
+    """Without masks nothing is evaluated, so a folder that hides them is not passed over."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); change its permissions")
 
 
 def _image_of(path: str, names: dict[str, str]) -> tuple[int, str | None]:

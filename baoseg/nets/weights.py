@@ -410,5 +410,9 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    try:
+        path.open("rb").close()
+    except OSError as refused:  # which safetensors calls a missing file
+        return CheckpointError(f"{path}: cannot be read ({refused.strerror}); change its permissions")
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
     return CheckpointError(f"{path}: damaged or not weights ({reason}); fetch or write the file again")

@@ -3,6 +3,7 @@
 Networks are built and their weights read, which is cheap beside training; those that timm and smp fetch are then there.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.methods import amn, heads_of, make
 from baoseg.nets import embedded
 from baoseg.recipes import Recipe
-from baoseg.runs import Run
+from baoseg.runs import Run, check_target
 from baoseg.steps.common import KeptLabels
 from baoseg.steps.evaluation import glance_at_masks
 from baoseg.steps.mapping import check_sources
@@ -37,6 +38,7 @@ def check_recipe(
     _check_stages(recipe, due(recipe.stages), classes=len(train.classes))
     for addition in due((*recipe.refinements, *recipe.segmentations)):
         check_addition(recipe, addition, train)
+    _check_names(folder, shown)
     check_sources(folder, recipe, shown)
     glance_at_masks(recipe, shown)
 
@@ -50,6 +52,19 @@ def check_addition(recipe: Recipe, addition: recipes.Refinement | recipes.Segmen
         with torch.random.fork_rng(devices=[]):
             network = refine.network(addition.learned, nets.build(addition.net or recipe.net, 1).backbone)
         check_crop(addition.augment or recipe.augment, network.backbone, name=addition.name)
+
+
+def check_new(recipe: Recipe, addition: recipes.Refinement | recipes.Segmentation, train: Dataset) -> None:
+    """As `check_addition`, and a line where batches will be smaller than asked for."""
+    check_addition(recipe, addition, train)
+    say_smaller_batches([addition], len(train))
+
+
+def say_smaller_batches(due: Iterable[Any], images: int) -> None:
+    """A line where a data set is smaller than a batch."""
+    for size in sorted({one.schedule.batch_size for one in due if one.schedule is not None}):
+        if size > images:
+            progress.say(f"Batches of {images} instead of {size}: there are no more images to train on.")
 
 
 def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str) -> None:
@@ -95,10 +110,16 @@ def maps_behind(recipe: Recipe, segmentation: recipes.Segmentation) -> str:
 
 def _check_batches(due: Iterable[Any], images: int, *, devices: int) -> None:
     """Raise RecipeError for batches that the devices cannot share; say where a data set is smaller than a batch."""
+    say_smaller_batches(due, images)
     for size in sorted({one.schedule.batch_size for one in due if one.schedule is not None}):
-        if size > images:
-            progress.say(f"Batches of {images} instead of {size}: there are no more images to train on.")
         divided(min(size, images), devices)
+
+
+def _check_names(folder: Run, shown: Dataset) -> None:
+    """Raise TargetError where the maps of an image can have no name, before they are made."""
+    longest = max((name.rpartition("/")[2] for name in shown.names), key=lambda name: len(os.fsencode(name)))
+    root = folder.root.absolute()
+    check_target(next(place for place in (root, *root.parents) if place.is_dir()) / f"{longest}.npz")
 
 
 def _require_weights(recipe: Recipe, due: Iterable[Any]) -> None:

@@ -16,7 +16,7 @@ from baoseg.nets import weights
 from baoseg.recipes import Recipe
 from baoseg.refine import crf
 from baoseg.runs import Run, Stage, write_tensors
-from baoseg.steps.checking import check_addition, check_crop
+from baoseg.steps.checking import check_crop, check_new
 from baoseg.steps.common import each, not_there, note_cost, outdated
 from baoseg.steps.mapping import make_masks_of, maps_of
 from baoseg.steps.training import fit, label_pictures
@@ -29,7 +29,7 @@ def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()
 
     Raises RecipeError for those that the network or the run does not take, and nothing is noted then.
     """
-    manifest.add(folder, lambda recipe: recipes.refined(recipe, kinds, of=of), to=["refinements"], check=check_addition)
+    manifest.add(folder, lambda recipe: recipes.refined(recipe, kinds, of=of), to=["refinements"], check=check_new)
 
 
 def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:

@@ -17,7 +17,7 @@ from baoseg.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, 
 from baoseg.nets.deeplab import SegmentationNetwork
 from baoseg.recipes import Recipe
 from baoseg.runs import Run, Stage
-from baoseg.steps.checking import check_addition, maps_behind, masks_of_others
+from baoseg.steps.checking import check_new, maps_behind, masks_of_others
 from baoseg.steps.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.steps.refining import masks_of
 from baoseg.steps.training import fit, judged, note_epoch
@@ -42,7 +42,7 @@ def add_segmentation(
             model = dataclasses.replace(model, weights=str(weights), pretrained=False)
         return recipes.segmented(recipe, called=called, net=model, **choices)
 
-    manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_addition)
+    manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
 
 
 def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:

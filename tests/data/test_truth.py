@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,22 @@ def found(root, *names):
 
 
 # ------------------------------------------------------------------------------------------------ whose mask is it
+
+
+def test_a_folder_that_may_not_be_listed_is_no_folder_without_masks(tmp_path, monkeypatch):
+    touch(tmp_path, "a/p.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"a: cannot be listed \(Permission denied\); change its permissions"):
+        find(tmp_path, ["a/p"])
+    monkeypatch.undo()
+    assert found(tmp_path / "none", "a/p") == ([None], [])
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,24 @@ def test_unreadable_files(tmp_path, state, capsys):
         weights.read_metadata(tmp_path / "cut.safetensors")
 
 
+def test_a_file_that_may_not_be_read_is_said_to_be_there(tmp_path, state, monkeypatch):
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    opened = Path.open
+
+    def refuse(path, *words):
+        if path.name == "a.safetensors":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *words)
+
+    def missing(*_, **__):  # as safetensors says it
+        raise FileNotFoundError("No such file or directory: a.safetensors")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(weights, "safe_open", missing)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read \(Permission denied\); change its perm"):
+        weights.read_checkpoint(tmp_path / "a.safetensors")
+
+
 def test_own_files_describe_themselves_and_are_the_same_every_time(tmp_path):
     made = network()
     about = {"classes": ["cat", "dög"], "net": {"backbone": "conformer_nano"}, "format": 1}
