@@ -954,14 +954,15 @@ def failures_in(out: Path) -> list[tuple[str, str]]:
 
 def is_named(photo: Photo, failed: Sequence[tuple[str, str]], passed: Counter[str]) -> bool:
     """Whether it is said that something is the matter with an image or its labels."""
-    key = posixpath.splitext(photo.place)[0]
-    shard = photo.place[: photo.place.lower().find(".tar/") + 4] if ".tar/" in photo.place.lower() else None
-    names = {unicodedata.normalize("NFC", posixpath.normpath(name)) for name, _ in failed}
-    if {photo.place, key, shard} & names or any(posixpath.splitext(name)[0] == key for name in names):
+    place = photo.place.casefold()  # what is said of labels names their file, whose name may be what is the matter
+    key = posixpath.splitext(place)[0]
+    shard = place[: place.find(".tar/") + 4] if ".tar/" in place else None
+    names = {unicodedata.normalize("NFC", posixpath.normpath(name)).casefold() for name, _ in failed}
+    if {place, key, shard} & names or any(posixpath.splitext(name)[0] == key for name in names):
         return True
     if photo.labels is not None and any(kind == ALONE or kind.endswith((".json", ".txt", ".cls")) for kind in passed):
         return True
-    return any(photo.place.lower().endswith(kind) or kind in {".tar.gz", ".zip", ".seg.png"} for kind in passed)
+    return any(place.endswith(kind) or kind in {".tar.gz", ".zip", ".seg.png"} for kind in passed)
 
 
 some_collections = st.integers(0, 2).flatmap(
