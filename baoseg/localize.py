@@ -204,15 +204,14 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _check(folder: Run, config: Config, opened: Mapping[str, Boxed]) -> None:
-    """What training and evaluation would fail at is refused before them. Nothing is fetched from the internet."""
+    """What training and evaluation would fail at is refused before them; weights that timm fetches are then there."""
     stages = [folder.stage(stage.name) for stage in config.stages]
     if not all(paths.metrics.exists() for paths in stages):
         refuse(truth_problems(opened["eval"], strict=config.data.layout is Layout.FOLDER))
-    local = replace(config.net, pretrained=config.net.pretrained and config.net.weights is not None)
     due = [stage for stage, paths in zip(config.stages, stages, strict=True) if not paths.network.exists()]
     say_smaller_batches(due, len(opened["train"]))
     for heads in {heads_of(stage.method) for stage in due}:
-        network = nets.build(local, len(opened["train"].classes), heads=heads, seed=config.seed)
+        network = nets.build(config.net, len(opened["train"].classes), heads=heads, seed=config.seed)
         _check_crop(config, network)
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from baoseg import seeds
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, voc_palette
-from baoseg.errors import RecipeError, RunError
+from baoseg.errors import DataError, RecipeError, RunError
 from baoseg.evaluate import decision_of, of_masks
 from baoseg.runs import Run, Stage, atomic, read_json
 from baoseg.types import IGNORE
@@ -408,7 +408,9 @@ def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[
     """
     mask = stage.mask(split, name)
     mask_uri = _mask_uri(read_mask(mask).numpy(), size) if mask.exists() else None
-    if mask.exists() and not stage.has_maps:
+    if not stage.has_maps and stage.masks(split).is_dir():
+        if mask_uri is None:
+            raise DataError(f"{mask}: no such mask; make it again with the command that made the run, or restore it")
         return {"classes": None, "maps": [], "background": None, "threshold": None, "mask": mask_uri}
     seed = seeds.load(stage.maps(split, name))
     grid = (min(seed.scores.shape[-2], size[1]), min(seed.scores.shape[-1], size[0]))

@@ -2,6 +2,7 @@ import csv
 import html
 import json
 import re
+import shutil
 from io import BytesIO, StringIO
 from pathlib import Path
 from urllib.request import urlopen
@@ -305,6 +306,17 @@ def test_masks_may_be_absent_but_maps_may_not(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bao maps"):
         report.build(run, **options)
     assert run.report.read_text() == page  # the earlier page stands
+
+
+def test_what_has_no_maps_needs_its_masks(tmp_path: Path) -> None:
+    scenes = Scenes(2, CLASSES)
+    run = write_run(tmp_path, scenes, ["cam"])
+    shutil.rmtree(run.stage("cam").root / "maps")
+    run.stage("cam").mask("val", "scene_0").unlink()
+    with pytest.raises(
+        DataError, match=r"scene_0\.png: no such mask; make it again with the command that made the run"
+    ):
+        report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t")
 
 
 def test_many_classes_and_methods(tmp_path: Path) -> None:

@@ -59,10 +59,12 @@ def problem(name: str, reason: str, error: Exception) -> str:
             f"{name}: its pretrained weights cannot be loaded ({said}); check the network, or fetch them elsewhere and "
             "give --weights FILE"
         )
-    host = urlsplit(constants.ENDPOINT).hostname
+    host, other = urlsplit(constants.ENDPOINT).hostname, f"--backbone {embedded.DEFAULT}"
+    if name.startswith("smp:"):
+        other = f"--net smp:fpn/tu-tf_efficientnet_lite2 --weights {embedded.DEFAULT}"
     return (
         f"{name}: its pretrained weights are not on this machine, and {host} cannot be reached ({reason}); fetch them "
-        f"elsewhere and give --weights FILE, or take --backbone {embedded.DEFAULT}, whose weights are here"
+        f"elsewhere and give --weights FILE, or take {other}, whose weights are here"
     )
 
 

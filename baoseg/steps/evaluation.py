@@ -101,6 +101,9 @@ class _Check:
         first, *others = ranks.gathered(self.agreement)
         whole = sum(others, start=first)
         self.refuse(whole)
+        if whole.masks < len(self.dataset):
+            share = f"{whole.masks} of {len(self.dataset)} images of {self.dataset.split}"
+            progress.say(f"{share} have ground truth: the others are left out of the evaluation.")
         for remark in whole.remarks():
             progress.say(f"{self.where}: {remark}")
 

@@ -102,6 +102,13 @@ def test_masks_without_an_image_are_said(tmp_path, capsys):
     assert "1 file matches no image of labels.csv, e.g. p3x.png" in capsys.readouterr().out
 
 
+def test_images_without_ground_truth_are_counted(tmp_path, capsys):
+    root = make(tmp_path / "data", LABELS, [1, 2, 1, 2])
+    (root / "masks/p3.png").unlink()
+    assert fused(root) == [100, 100, 100]
+    assert "3 of 4 images of all have ground truth: the others are left out" in capsys.readouterr().out
+
+
 def save_colours(path, mask):
     save_mask(path, voc_palette()[mask])
 
