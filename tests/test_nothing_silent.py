@@ -986,7 +986,8 @@ def test_each_image_of_a_collection_is_labelled_as_meant_or_named(given: tuple[i
             code = PREDICTED if photo.labels is None else coded(photo.labels)
             right = mask is not None and np.array_equal(mask, np.full(photo.pixels.shape[:2], code))
             assert right or is_named(photo, failed, tally.passed), (photo.place, photo.labels, failed, tally)
-        assert faults or (not failed and not tally.passed), (failed, tally)
+        told = {'(.json without "labels")'}  # it may be about something else, which is no fault
+        assert faults or (not failed and set(tally.passed) <= told), (failed, tally)
         assert tally.complete == (not failed and not (tally.passed and not masks))
         again = label.run(Job(source=root / "in", out=out, make=Model, threads=1))
         assert again.written == 0 and masks_in(out).keys() == masks.keys() and tally.complete <= (again.skipped > 0), (
