@@ -4,9 +4,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from baoseg.labeler import Labeler as Labeler
-    from baoseg.loading import load as load
-    from baoseg.segment import Segmenter as Segmenter
+    from baoseg.predict.labeler import Labeler as Labeler
+    from baoseg.predict.loading import load as load
+    from baoseg.predict.segment import Segmenter as Segmenter
 
 __version__ = version("baoseg")
 __all__ = ["Labeler", "Segmenter", "__version__", "load"]

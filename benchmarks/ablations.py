@@ -17,12 +17,15 @@ from typing import Any
 import tyro
 from figures import publish
 
-from baoseg import data, evaluate, labeler, pipeline, progress, recipes
-from baoseg.decisions import Cut
+from baoseg import data, evaluate, pipeline, recipes
+from baoseg.core import progress
+from baoseg.core.files import read_json, write_json
+from baoseg.core.run_folder import Run
 from baoseg.methods import bao, make
+from baoseg.methods.components.decisions import Cut
+from baoseg.predict import labeler
 from baoseg.recipes import Recipe
-from baoseg.runs import Run, read_json, write_json
-from baoseg.train import Hardware
+from baoseg.training.train import Hardware
 
 LOW = 0.2  # a low threshold: figure 4 of the noise paper shows its gain below the best one
 

@@ -16,10 +16,11 @@ import tyro
 from figures import compare, publish_results, tflop, with_about, with_work
 from torch import Tensor
 
-from baoseg import losses, nets
+from baoseg import nets
+from baoseg.core.types import Batch
 from baoseg.methods import Method, bas, heads_of, make
-from baoseg.methods.base import on_grid
-from baoseg.types import Batch
+from baoseg.nets.grid import on_grid
+from baoseg.training import losses
 
 CLASSIFICATION = "classification alone"
 WAYS = ("ours", "published", CLASSIFICATION)

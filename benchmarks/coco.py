@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coder
 
 from baoseg.data.images import read_mask, write_mask
-from baoseg.prepare import coco
+from baoseg.data.prepare import coco
 
 Annotations = list[dict[str, Any]]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import tyro
 from figures import publish
 
-from baoseg import localize, localize_recipes
-from baoseg.runs import read_json
-from baoseg.train import Hardware
+from baoseg.core.files import read_json
+from baoseg.pipeline import localize
+from baoseg.recipes import localization
+from baoseg.training.train import Hardware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Options:
 
 
 def main(options: Options) -> None:
-    config = localize_recipes.override(
-        localize_recipes.cub20(), data=str(options.data), weights=options.weights, seed=options.seed
+    config = localization.override(
+        localization.cub20(), data=str(options.data), weights=options.weights, seed=options.seed
     )
     run = localize.run(config, options.out, hardware=Hardware(accelerator="cpu", workers=options.workers))
     figures = {}

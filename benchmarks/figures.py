@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from baoseg import costs
+from baoseg.core import costs
 
 Prepare = Callable[[str, Any], Callable[[], Any]]  # from the name of a way and options to what is timed
 WAYS = ("ours", "published")

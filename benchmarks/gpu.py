@@ -24,7 +24,7 @@ import tyro
 from figures import alternate, largest_relative_difference, publish, ratio
 from torch import Tensor
 
-from baoseg import costs
+from baoseg.core import costs
 from baoseg.refine import crf as dense_crf
 
 EQUAL = 1e-3  # relative: sums are taken in another order

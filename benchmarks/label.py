@@ -27,10 +27,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from baoseg import label
-from baoseg.label import Job
-from baoseg.train import Hardware
-from baoseg.types import ClassSet
+from baoseg.core.types import ClassSet
+from baoseg.predict import label
+from baoseg.predict.label import Job
+from baoseg.training.train import Hardware
 
 SIDE = 16
 PER_SHARD = 1000

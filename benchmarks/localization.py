@@ -19,8 +19,8 @@ import tyro
 from figures import compare, publish_results, with_about
 from torch import Tensor
 
-from baoseg.localization import GRID, THRESHOLDS, box_sweep, max_box_accuracy
-from baoseg.maps import normalise
+from baoseg.evaluate.localization import GRID, THRESHOLDS, box_sweep, max_box_accuracy
+from baoseg.seeds.normalise import normalise
 
 BOX = np.array([[40, 50, 180, 170]])  # the true one
 

@@ -18,8 +18,9 @@ import tyro
 from figures import compare, publish_results, with_about
 from PIL import Image
 
-from baoseg import masks, seeds
+from baoseg import seeds
 from baoseg.data.images import read_mask, write_mask
+from baoseg.seeds import masks
 
 THRESHOLD = 0.3
 

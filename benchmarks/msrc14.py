@@ -13,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from baoseg import pipeline, recipes
-from baoseg.progress import say
-from baoseg.train import Hardware
+from baoseg.core.progress import say
+from baoseg.training.train import Hardware
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,12 @@ import torch
 import tyro
 from figures import publish
 
-from baoseg import evaluate, labeler, masks
+from baoseg import evaluate
+from baoseg.core.run_folder import Run
 from baoseg.data import open_dataset
-from baoseg.manifest import recipe_of
-from baoseg.runs import Run
-from baoseg.seeds import Seed
+from baoseg.pipeline.manifest import recipe_of
+from baoseg.predict import labeler
+from baoseg.seeds import Seed, masks
 
 
 @dataclass(frozen=True, kw_only=True)

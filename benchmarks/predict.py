@@ -19,9 +19,9 @@ import tyro
 from figures import publish
 from PIL import Image
 
-from baoseg import predict
-from baoseg.segment import Inference, NetConfig, Segmenter
-from baoseg.types import ClassSet
+from baoseg.core.types import ClassSet
+from baoseg.predict import predict
+from baoseg.predict.segment import Inference, NetConfig, Segmenter
 
 CLASSES = 14  # and the background
 NOISE = 5.0  # grey levels

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baoseg.core.types import Batch
 from baoseg.methods import bas as ours
 from baoseg.nets import conformer as ours_conformer
 from baoseg.nets.conformer import Conformer, CouplingDown, TransformerBlock
 from baoseg.nets.network import Network
 from baoseg.nets.timm_backbones import TimmTransformer
-from baoseg.types import Batch
 
 SMOOTHING = 0.4  # of PCL
 

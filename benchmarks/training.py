@@ -19,10 +19,10 @@ from figures import Result, compare, publish_results, tflop, with_about, with_wo
 from torch import Tensor
 
 from baoseg import nets
-from baoseg.learner import Progress
+from baoseg.core.types import Batch
 from baoseg.methods import Settings, bao, bnr, heads_of, make, transcam
-from baoseg.train import Config, make_optimizer
-from baoseg.types import Batch
+from baoseg.training.learner import Progress
+from baoseg.training.train import Config, make_optimizer
 
 CLASSES = 20
 SETTINGS: dict[str, Settings] = {"TransCAM": transcam.Config(), "BNR": bnr.Config(), "BAO": bao.Config()}

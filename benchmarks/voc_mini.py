@@ -18,11 +18,12 @@ import tyro
 from figures import publish
 
 from baoseg import evaluate, pipeline, recipes, seeds
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
 from baoseg.nets import embedded
 from baoseg.recipes import Fusion, Recipe
-from baoseg.runs import Run, read_json
-from baoseg.train import Hardware
+from baoseg.training.train import Hardware
 
 METHODS = ("cam", "amn", "bas", "bao")
 SUMS = ("cam+bas",)

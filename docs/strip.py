@@ -14,7 +14,7 @@ from PIL import Image
 
 import baoseg
 from baoseg.data.images import as_picture
-from baoseg.predict import overlay
+from baoseg.predict.predict import overlay
 
 PHOTOS = {"chelsea": ["cat"], "coffee": ["cup"], "astronaut": ["space shuttle"], "rocket": ["missile"]}
 HEIGHT, GAP = 220, 6

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from baoseg import report, seeds
+from baoseg.core.files import write_json
+from baoseg.core.run_folder import Run, Stage
+from baoseg.core.types import ClassSet, Sample
 from baoseg.data.images import write_mask
 from baoseg.evaluate import evaluate_seeds
-from baoseg.masks import label_image
-from baoseg.runs import Run, Stage, write_json
 from baoseg.seeds import Seed
-from baoseg.types import ClassSet, Sample
+from baoseg.seeds.masks import label_image
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 THRESHOLD = 0.3

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from baoseg import attention
-from baoseg.attention import Attending, Attention, Summed
+from baoseg.nets import attention
+from baoseg.nets.attention import Attending, Attention, Summed
 
 SIZES = st.fixed_dictionaries(
     {

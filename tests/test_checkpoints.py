@@ -17,14 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import baoseg
-from baoseg import checkpoints, nets, recipes
-from baoseg.checkpoints import Kind
-from baoseg.errors import CheckpointError, DataError, RecipeError
-from baoseg.nets import conformer, deeplab, embedded, mxnet
+from baoseg import nets, recipes
+from baoseg.core.errors import CheckpointError, DataError, RecipeError
+from baoseg.data.prepare.archives import Config
+from baoseg.nets import catalogue, conformer, deeplab, embedded, mxnet
+from baoseg.nets.catalogue import Kind
 from baoseg.nets.resnet38 import ResNet38
-from baoseg.prepare.archives import Config
 
-ALL = checkpoints.checkpoints()
+ALL = catalogue.checkpoints()
 QUICK = Config(attempts=1, pause=0.0, timeout=5.0)
 TINY = {"ratio": 0.5, "width": 8, "depth": 3, "classes": 4}  # of random_state
 
@@ -45,7 +45,7 @@ def test_every_entry_is_whole(entry):
 
 @pytest.mark.parametrize("entry", ALL.values(), ids=ALL)
 def test_all_that_is_known_is_shown(entry):
-    text = checkpoints.show(entry.name)
+    text = catalogue.show(entry.name)
     told = [entry.title, entry.file, entry.format, entry.kind, entry.network, entry.purpose, entry.page]
     told += [entry.licence, entry.url or entry.by_hand, entry.sha256 or entry.md5 or "none is public"]
     told += [*entry.elsewhere, *entry.notes]
@@ -57,26 +57,26 @@ def test_all_that_is_known_is_shown(entry):
 def test_what_a_recipe_reads_can_be_had(make):
     recipe = make()
     files = set(re.findall(r"weights='([^']*)'", repr(recipe))) - {embedded.DEFAULT}
-    assert files == {checkpoints.converted(name).as_posix() for name in checkpoints.needed(recipe)}
-    networks = [ALL[name].network for name in checkpoints.needed(recipe)]
+    assert files == {catalogue.converted(name).as_posix() for name in catalogue.needed(recipe)}
+    networks = [ALL[name].network for name in catalogue.needed(recipe)]
     if recipe.net.weights not in (None, embedded.DEFAULT):
         assert recipe.net.backbone in networks
 
 
 def test_the_table_has_a_row_for_each():
-    table = checkpoints.table()
+    table = catalogue.table()
     names, ways, licences, readers, titles = (list(column.cells)[1:] for column in table.columns)  # behind the embedded
     assert names == list(ALL)
     assert [way == "download" for way in ways] == [entry.url is not None for entry in ALL.values()]
     assert licences == [entry.licence for entry in ALL.values()]
     assert dict(zip(names, map(str.split, readers), strict=True)) == {
-        name: [recipe for recipe, make in recipes.known().items() if name in checkpoints.needed(make())] for name in ALL
+        name: [recipe for recipe, make in recipes.known().items() if name in catalogue.needed(make())] for name in ALL
     }
     assert titles == [entry.title for entry in ALL.values()]
     assert "verified" in str(table.caption)
 
 
-@pytest.mark.parametrize("call", [checkpoints.show, lambda name: checkpoints.fetch(name, Path())])
+@pytest.mark.parametrize("call", [catalogue.show, lambda name: catalogue.fetch(name, Path())])
 def test_an_unknown_name(call):
     with pytest.raises(RecipeError, match=r"no published weights 'vgg16'; there are conformer-tiny, "):
         call("vgg16")
@@ -100,7 +100,7 @@ def served(tmp_path, monkeypatch):
             sha256=hashlib.sha256(b"right").hexdigest(),
             elsewhere=("the attic",),
         )
-        monkeypatch.setattr(checkpoints, "checkpoints", lambda: {"tiny": entry})
+        monkeypatch.setattr(catalogue, "checkpoints", lambda: {"tiny": entry})
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield folder, entry
@@ -109,7 +109,7 @@ def served(tmp_path, monkeypatch):
 
 
 def known(monkeypatch, entry, **changes):
-    monkeypatch.setattr(checkpoints, "checkpoints", lambda: {"tiny": replace(entry, **changes)})
+    monkeypatch.setattr(catalogue, "checkpoints", lambda: {"tiny": replace(entry, **changes)})
 
 
 @pytest.mark.parametrize(
@@ -125,31 +125,31 @@ def test_a_file_is_fetched_once_and_checked_each_time(served, tmp_path, monkeypa
     folder, entry = served
     known(monkeypatch, entry, **checksum)
     (folder / "weights.pth").write_bytes(b"right")
-    path = checkpoints.fetch("tiny", tmp_path / "new", config=QUICK)
+    path = catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
     assert path == tmp_path / "new" / "weights.pth"
     assert path.read_bytes() == b"right"
     assert [file.name for file in path.parent.iterdir()] == ["weights.pth"]
     (folder / "weights.pth").unlink()  # what is there is not asked for again
-    assert checkpoints.fetch("tiny", tmp_path / "new", config=QUICK) == path
+    assert catalogue.fetch("tiny", tmp_path / "new", config=QUICK) == path
     path.write_bytes(b"wrong")
     with pytest.raises(DataError, match=r"weights.pth: half-downloaded or damaged: its 5 bytes have the .*; delete it"):
-        checkpoints.fetch("tiny", tmp_path / "new", config=QUICK)
+        catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
 
 
 def test_a_part_that_a_broken_download_left_is_no_harm(served, tmp_path):
     (served[0] / "weights.pth").write_bytes(b"right")
     (tmp_path / "weights.pth.part").write_bytes(b"wrong and long")  # this server has no ranges and sends all of it
-    assert checkpoints.fetch("tiny", tmp_path, config=QUICK).read_bytes() == b"right"
+    assert catalogue.fetch("tiny", tmp_path, config=QUICK).read_bytes() == b"right"
     assert not (tmp_path / "weights.pth.part").exists()
 
 
 def test_wrong_bytes_and_no_bytes_leave_nothing(served, tmp_path):
     folder, entry = served
     with pytest.raises(DataError, match=f"{entry.url}: the server answers 404"):
-        checkpoints.fetch("tiny", tmp_path / "new", config=QUICK)
+        catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
     (folder / "weights.pth").write_bytes(b"<html>log in</html>")
     with pytest.raises(DataError, match=r"sent something else: its 19 bytes .*; try again later, or .* the attic"):
-        checkpoints.fetch("tiny", tmp_path / "new", config=QUICK)
+        catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
     assert not list((tmp_path / "new").iterdir())
 
 
@@ -157,11 +157,11 @@ def test_wrong_bytes_and_no_bytes_leave_nothing(served, tmp_path):
 def test_a_person_is_told_the_step(tmp_path, name):
     path = tmp_path / ALL[name].file
     with pytest.raises(DataError) as caught:
-        checkpoints.fetch(name, tmp_path, config=QUICK)
+        catalogue.fetch(name, tmp_path, config=QUICK)
     assert str(caught.value).startswith(f"{path}: ")
     assert ALL[name].by_hand in str(caught.value)
     path.write_bytes(b"whatever: there is nothing to check it against")
-    assert checkpoints.fetch(name, tmp_path) == path
+    assert catalogue.fetch(name, tmp_path) == path
 
 
 def same(first, second):
@@ -172,7 +172,7 @@ def converted(tmp_path, state, *, name="source.pth", kind=None):
     """The tensors that a conversion writes, and its report."""
     source, to = tmp_path / name, tmp_path / "new" / "to.safetensors"
     torch.save(state, source)
-    report = checkpoints.convert(source, to, kind=kind)
+    report = catalogue.convert(source, to, kind=kind)
     with safe_open(to, framework="pt") as file:
         assert file.metadata()["converted_from"] == name
     return load_file(to), report
@@ -254,7 +254,7 @@ def test_resnet38_comes_from_pytorch_and_from_mxnet(tmp_path):
     assert set(report.matched) == set(state)
     source = tmp_path / "a1.params"
     source.write_bytes(params(state | {"linear1000.weight": torch.zeros(5, 64)}))
-    report = checkpoints.convert(source, tmp_path / "a1.safetensors", kind=Kind.RESNET38)
+    report = catalogue.convert(source, tmp_path / "a1.safetensors", kind=Kind.RESNET38)
     written = load_file(tmp_path / "a1.safetensors")
     assert report.unexpected == ("linear1000.weight",)
     assert same({key: value for key, value in written.items() if key in state}, state)
@@ -324,7 +324,7 @@ def test_what_does_not_fit_is_not_written(tmp_path, state, kind, message):
     source = tmp_path / "source.safetensors"
     save_file(state, source)
     with pytest.raises(CheckpointError, match=message) as caught:
-        checkpoints.convert(source, tmp_path / "to.safetensors", kind=kind)
+        catalogue.convert(source, tmp_path / "to.safetensors", kind=kind)
     assert str(caught.value).startswith(f"{source}: ")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
@@ -332,7 +332,7 @@ def test_what_does_not_fit_is_not_written(tmp_path, state, kind, message):
 
 def test_the_result_is_called_what_it_is(tmp_path):
     with pytest.raises(CheckpointError, match=r"to.pth: converted weights are safetensors; choose a name"):
-        checkpoints.convert(tmp_path / "source.pth", tmp_path / "to.pth")
+        catalogue.convert(tmp_path / "source.pth", tmp_path / "to.pth")
 
 
 def test_tensors_that_share_memory_come_out_on_their_own(tmp_path):
@@ -343,6 +343,6 @@ def test_tensors_that_share_memory_come_out_on_their_own(tmp_path):
 
 
 def test_embedded_weights_are_listed_with_their_recipes():
-    shown = checkpoints.show(embedded.DEFAULT)
+    shown = catalogue.show(embedded.DEFAULT)
     assert "recipes     photos, voc-mini" in shown and "licence     Apache-2.0" in shown
-    assert next(iter(checkpoints.table().columns[0].cells)) == embedded.DEFAULT
+    assert next(iter(catalogue.table().columns[0].cells)) == embedded.DEFAULT

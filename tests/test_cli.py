@@ -15,11 +15,14 @@ import pytest
 import tiny
 import torch
 
-from baoseg import cli, pipeline, published, recipes, report, reproduce, seeds
+from baoseg import cli, pipeline, recipes, report, seeds
 from baoseg.cli import options
-from baoseg.errors import BaosegError
-from baoseg.fusion import fuse
-from baoseg.runs import Run, read_json
+from baoseg.core.errors import BaosegError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
+from baoseg.reproduce import published
+from baoseg.reproduce import tables as reproduce
+from baoseg.seeds.fusion import fuse
 
 DEVICE = ("--accelerator", "cpu", "--workers", "0")
 

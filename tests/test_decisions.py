@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg.decisions import EM_STEPS, Cut, find_cut, in_doubt, mixture, otsu
+from baoseg.methods.components.decisions import EM_STEPS, Cut, find_cut, in_doubt, mixture, otsu
 
 few = settings(deadline=None, max_examples=50)
 seeds = st.integers(0, 2**31)

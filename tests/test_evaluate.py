@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg import masks
-from baoseg.errors import DataError
+from baoseg.core.errors import DataError
 from baoseg.evaluate import DECISIONS, THRESHOLDS, Confusion, ThresholdSweep, evaluate_seeds, of_masks
-from baoseg.seeds import Seed
+from baoseg.seeds import Seed, masks
 
 
 def image(rows):

@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg import exploration, maps, masks, nets
+from baoseg import nets
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import Sample
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import DataError, RecipeError
-from baoseg.exploration import Config, Curve
-from baoseg.labeler import Labeler
 from baoseg.methods import cam, make
-from baoseg.types import Sample
+from baoseg.predict import maps
+from baoseg.predict.labeler import Labeler
+from baoseg.reproduce import exploration
+from baoseg.reproduce.exploration import Config, Curve
+from baoseg.seeds import masks
 
 MASKS = (
     st.integers(1, 9)

@@ -14,15 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from baoseg import export, maps, masks, nets
+from baoseg import nets
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.run_folder import Stage
+from baoseg.core.types import ClassSet
 from baoseg.data import Dataset, open_dataset
 from baoseg.data.images import write_mask
-from baoseg.errors import DataError, RecipeError
-from baoseg.labeler import Labeler
 from baoseg.methods import bao, heads_of, make, transcam
-from baoseg.runs import Stage
-from baoseg.segment import Inference, NetConfig, Segmenter
-from baoseg.types import ClassSet
+from baoseg.predict import export, maps
+from baoseg.predict.labeler import Labeler
+from baoseg.predict.segment import Inference, NetConfig, Segmenter
+from baoseg.seeds import masks
 
 CLASSES = ClassSet(("red", "green", "blue"))
 SHAPES = ((1, 64, 64), (3, 97, 330))  # batch, height, width: whole cells, and sides that are padded

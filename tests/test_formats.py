@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from baoseg import formats, seeds
-from baoseg.errors import DataError
-from baoseg.fusion import scaled
-from baoseg.seeds import Seed
+from baoseg import seeds
+from baoseg.core.errors import DataError
+from baoseg.seeds import Seed, formats
+from baoseg.seeds.fusion import scaled
 
 SIZE = (9, 14)
 GRID = (3, 4)

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg.errors import DataError
-from baoseg.fusion import fuse, scaled
-from baoseg.maps import Scaling
+from baoseg.core.errors import DataError
 from baoseg.seeds import Seed
+from baoseg.seeds.fusion import fuse, scaled
+from baoseg.seeds.normalise import Scaling
 
 
 def seed_of(classes, scores, background=None, *, size=(8, 12), threshold=None):

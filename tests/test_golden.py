@@ -18,9 +18,9 @@ import tiny
 import torch
 
 from baoseg import pipeline, seeds
+from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
-from baoseg.runs import Run
-from baoseg.train import Config, Optimizer
+from baoseg.training.train import Config, Optimizer
 
 TOLERANCE = 0.1
 SCHEDULE = Config(epochs=2, batch_size=4, lr=0.02, optimizer=Optimizer.SGD)

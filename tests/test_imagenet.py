@@ -7,11 +7,12 @@ from PIL import Image
 from torch import nn
 
 import baoseg
-from baoseg import imagenet, losses
-from baoseg.errors import DataError
-from baoseg.imagenet import GroupCAM, ImageNetLabeler, group, of_class
+from baoseg.core.errors import DataError
 from baoseg.nets.base import Backbone, Features
 from baoseg.nets.network import Network
+from baoseg.predict import imagenet
+from baoseg.predict.imagenet import GroupCAM, ImageNetLabeler, group, of_class
+from baoseg.training import losses
 
 CAT = Path(__file__).parent / "photos" / "cat.jpg"
 

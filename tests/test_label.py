@@ -27,17 +27,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from baoseg import label, masks, methods, nets
-from baoseg.collection import ALONE, Walk
+from baoseg import methods, nets
+from baoseg.core.errors import BaosegError, CheckpointError, DataError, RecipeError, RunError
+from baoseg.core.types import ClassSet
+from baoseg.data.collection import ALONE, Walk
 from baoseg.data.images import read_mask
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import BaosegError, CheckpointError, DataError, RecipeError, RunError
-from baoseg.label import Cluster, Job, Part
-from baoseg.labeler import Labeler, load
-from baoseg.maps import Config as MapsConfig
 from baoseg.nets.deeplab import SegmentationNetwork
-from baoseg.segment import Inference, Segmenter
-from baoseg.types import ClassSet
+from baoseg.predict import label
+from baoseg.predict.label import Cluster, Job, Part
+from baoseg.predict.labeler import Labeler, load
+from baoseg.predict.maps import Config as MapsConfig
+from baoseg.predict.segment import Inference, Segmenter
+from baoseg.seeds import masks
 
 CLASSES = ClassSet(("red", "green", "dining table"))
 SIZE = (3, 5)

@@ -17,12 +17,13 @@ from nets import published
 from PIL import Image
 
 import baoseg
-from baoseg import labeler as labelers
-from baoseg import masks, seeds
+from baoseg import seeds
+from baoseg.core.errors import CheckpointError, DataError, RunError
+from baoseg.core.run_folder import Run
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import CheckpointError, DataError, RunError
-from baoseg.labeler import VOC_CLASSES, Labeler, best_cut, calibrate
-from baoseg.runs import Run
+from baoseg.predict import labeler as labelers
+from baoseg.predict.labeler import VOC_CLASSES, Labeler, best_cut, calibrate
+from baoseg.seeds import masks
 
 SCENES = Synthetic(tiny.RECIPE.data.synthetic, "val")
 SIZES = {"ratio": 0.25, "width": 128, "depth": 3}  # a Conformer of two heads of 64 channels

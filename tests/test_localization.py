@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from baoseg import evaluate
-from baoseg.errors import DataError
-from baoseg.localization import (
+from baoseg.core.errors import DataError
+from baoseg.evaluate.localization import (
     GRID,
     THRESHOLDS,
     Prediction,

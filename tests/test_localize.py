@@ -19,16 +19,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import baoseg
-from baoseg import exploration, labeler, localize, nets, seeds, train
+from baoseg import nets, seeds
+from baoseg.core.errors import BaosegError, DataError, RecipeError, RunError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
+from baoseg.core.types import Batch
 from baoseg.data import wsol
-from baoseg.errors import BaosegError, DataError, RecipeError, RunError
-from baoseg.localize import Classifier, Config, Localizer, localize_picture, truth_on_crop
 from baoseg.methods import amn, bas, cam
 from baoseg.nets import Heads, weights
 from baoseg.nets.base import Features
-from baoseg.runs import Run, read_json
-from baoseg.train import Hardware
-from baoseg.types import Batch
+from baoseg.pipeline import localize
+from baoseg.pipeline.localize import Classifier, localize_picture, truth_on_crop
+from baoseg.predict import labeler
+from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.reproduce import exploration
+from baoseg.training import train
+from baoseg.training.train import Hardware
 
 HARDWARE = Hardware(accelerator="cpu", workers=0)
 SCHEDULE = train.Config(epochs=2, batch_size=4, lr=1e-3)

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from baoseg import localize_recipes as recipes
 from baoseg import nets
+from baoseg.core.errors import RecipeError
 from baoseg.data.wsol import Layout
-from baoseg.errors import RecipeError
 from baoseg.methods import bas, heads_of
+from baoseg.recipes import localization as recipes
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg import losses
-from baoseg.types import BACKGROUND, IGNORE
+from baoseg.core.types import BACKGROUND, IGNORE
+from baoseg.training import losses
 
 
 def balanced_cross_entropy(activations: Tensor, pseudo_labels: Tensor, smoothing: float) -> float:

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from baoseg import cli, manifest, nets, pipeline, recipes, runs, segment, settings, train
-from baoseg.data import Folder
-from baoseg.errors import (
+from baoseg import cli, nets, pipeline, recipes
+from baoseg.core import run_folder, settings
+from baoseg.core.errors import (
     BaosegError,
     CheckpointError,
     DataError,
@@ -29,9 +29,14 @@ from baoseg.errors import (
     RunError,
     TargetError,
 )
+from baoseg.core.files import read_json, write_json
+from baoseg.core.run_folder import Run
+from baoseg.data import Folder
 from baoseg.methods import amn, bas, cam
+from baoseg.pipeline import manifest
+from baoseg.predict import segment
 from baoseg.recipes import Recipe
-from baoseg.runs import Run, read_json, write_json
+from baoseg.training import train
 
 NAMES = tuple(f"p{index}" for index in range(6))
 SHORT = train.Config(epochs=1, batch_size=4, lr=1e-3)
@@ -661,11 +666,11 @@ def test_a_second_process_is_refused_in_one_line_and_let_in_after_the_first(copy
 
 
 def test_within_a_process_the_folder_is_its_own(tmp_path: Path) -> None:
-    with runs.alone(tmp_path), runs.alone(tmp_path / "." / ""):
+    with run_folder.alone(tmp_path), run_folder.alone(tmp_path / "." / ""):
         pass
-    assert not runs._held
+    assert not run_folder._held
     assert not any(tmp_path.iterdir())
-    with runs.alone(tmp_path / "none"):
+    with run_folder.alone(tmp_path / "none"):
         assert not (tmp_path / "none").exists()
 
 

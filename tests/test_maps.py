@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import Maps
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import DataError, RecipeError
-from baoseg.maps import Config, Scaling, infer, input_size, middle, normalise, views
 from baoseg.methods.base import Method
-from baoseg.types import Maps
+from baoseg.predict.maps import Config, infer, input_size, middle, views
+from baoseg.seeds.normalise import Scaling, normalise
 
 NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 ONE_SCALE = {"sizes": (32,), "flip": False, "stride": 1}

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg.errors import RecipeError
-from baoseg.masks import Config, best_class, confident_labels, label_image
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE
 from baoseg.seeds import Seed
-from baoseg.types import IGNORE
+from baoseg.seeds.masks import Config, best_class, confident_labels, label_image
 
 
 def seed_of(classes, scores, background=None, size=None, threshold=None):

@@ -30,14 +30,14 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from baoseg import label, predict, prepare
 from baoseg.cli.prepare import folder as command
-from baoseg.collection import ALONE
-from baoseg.data import Folder
+from baoseg.core.errors import DataError
+from baoseg.core.types import ClassSet
+from baoseg.data import Folder, prepare
+from baoseg.data.collection import ALONE
 from baoseg.data.images import read_image, voc_palette, write_mask
-from baoseg.errors import DataError
-from baoseg.label import Job
-from baoseg.types import ClassSet
+from baoseg.predict import label, predict
+from baoseg.predict.label import Job
 
 EXAMPLES = int(os.environ.get("BAOSEG_EXAMPLES", "0"))
 VOID = 255

@@ -6,18 +6,20 @@ import pytest
 import tiny
 from PIL import Image
 
-from baoseg import localize_recipes, nets, papers, pipeline, recipes, segment, settings
+from baoseg import nets, pipeline, recipes
+from baoseg.core import settings
+from baoseg.core.errors import CheckpointError
+from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import CheckpointError
 from baoseg.methods import amn, bao
-from baoseg.recipes import Recipe
+from baoseg.predict import segment
+from baoseg.recipes import Recipe, localization, papers
 from baoseg.refine import crf, irn, psa
-from baoseg.runs import Run
 
 PAPERS = ["bao-voc", "bao-voc-reference", *papers.RECIPES]
-OF_BOXES = [name for name in localize_recipes.RECIPES if name != "cub20"]
+OF_BOXES = [name for name in localization.RECIPES if name != "cub20"]
 
 
 # ------------------------------------------------------------------------------------------- published numbers
@@ -25,7 +27,7 @@ OF_BOXES = [name for name in localize_recipes.RECIPES if name != "cub20"]
 
 @pytest.mark.parametrize("name", [*PAPERS, *OF_BOXES])
 def test_what_is_published_is_what_runs(name: str) -> None:
-    own = papers.settings_of(localize_recipes.named(name) if name in OF_BOXES else recipes.named(name))
+    own = papers.settings_of(localization.named(name) if name in OF_BOXES else recipes.named(name))
     stated = papers.published(name)
     assert stated
     assert {path: entry.value for path, entry in stated.items()} == {path: own[path] for path in stated}

@@ -14,20 +14,24 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import baoseg
-from baoseg import data, masks, nets, pipeline, recipes, refine, report, seeds, segment, train
+from baoseg import data, nets, pipeline, recipes, refine, report, seeds
+from baoseg.core.errors import CheckpointError, DataError, RecipeError, RunError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
 from baoseg.data import Config as DataConfig
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import CheckpointError, DataError, RecipeError, RunError
 from baoseg.evaluate import THRESHOLDS
-from baoseg.fusion import fuse
 from baoseg.methods import amn, bao, bas, cam, transcam
 from baoseg.nets import weights
+from baoseg.pipeline import mapping, segmenting, training
+from baoseg.predict import segment
 from baoseg.recipes import Recipe
-from baoseg.runs import Run, read_json
-from baoseg.steps import mapping, segmenting, training
+from baoseg.seeds import masks
+from baoseg.seeds.fusion import fuse
+from baoseg.training import train
 
 STAGES = ("transcam", "bao")
 VAL = tuple(f"val_{index:05d}" for index in range(5))

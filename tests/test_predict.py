@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import baoseg
-from baoseg import predict, refine
+from baoseg import refine
+from baoseg.core.errors import BaosegError, DataError
+from baoseg.core.run_folder import Run
+from baoseg.core.types import ClassSet
 from baoseg.data.images import read_image, read_mask, voc_palette
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import BaosegError, DataError
 from baoseg.nets.deeplab import SegmentationNetwork
-from baoseg.predict import Config
-from baoseg.runs import Run
-from baoseg.segment import Inference, Segmenter
-from baoseg.types import ClassSet
+from baoseg.predict import predict
+from baoseg.predict.predict import Config
+from baoseg.predict.segment import Inference, Segmenter
 
 CLASSES = ClassSet(("red", "green", "light blue"))
 COLOURS = torch.tensor([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)

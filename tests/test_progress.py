@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Task, TaskID
 from rich.table import Table
 
-from baoseg import progress
+from baoseg.core import progress
 
 SHOW_CURSOR = "\x1b[?25h"
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from baoseg.errors import RecipeError
-from baoseg.published import Table, table, tables
+from baoseg.core.errors import RecipeError
+from baoseg.reproduce.published import Table, table, tables
 
 FIGURES = [
     *("bao-figure-4", "bnr-figure-4"),

@@ -12,12 +12,15 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from baoseg import nets, pipeline, ranks, train
+from baoseg import nets, pipeline
+from baoseg.core import ranks
+from baoseg.core.errors import RecipeError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
+from baoseg.core.types import Batch
 from baoseg.data import transforms
-from baoseg.errors import RecipeError
 from baoseg.methods import bao
-from baoseg.runs import Run, read_json
-from baoseg.types import Batch
+from baoseg.training import train
 
 # Nothing random but the pictures, and means that do not depend on how a batch is divided: no padding, no batch norm.
 RECIPE = replace(

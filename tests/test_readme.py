@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baoseg import cli, localize_recipes, recipes
+from baoseg import cli, recipes
+from baoseg.recipes import localization
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -89,7 +90,7 @@ def test_every_command_of_a_page_parses_and_names_a_recipe_that_exists(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    known = {*recipes.known(), *localize_recipes.RECIPES, "RECIPE", None}
+    known = {*recipes.known(), *localization.RECIPES, "RECIPE", None}
     for words in commands(page):
         monkeypatch.setattr(sys, "argv", ["bao", *words])
         try:

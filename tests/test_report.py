@@ -15,8 +15,9 @@ from reports import EVIL, Scenes, seed_of, write_report, write_run
 from rich.console import Console
 
 from baoseg import report, seeds
-from baoseg.errors import DataError, RecipeError, RunError
-from baoseg.runs import Run, read_json, write_json
+from baoseg.core.errors import DataError, RecipeError, RunError
+from baoseg.core.files import read_json, write_json
+from baoseg.core.run_folder import Run
 from baoseg.seeds import Seed
 
 CLASSES = ("dog", "sofa", "train")

@@ -11,7 +11,7 @@ from browser import Page, chromium, executable
 from reports import EVIL, Scenes, seed_of, write_report
 
 from baoseg.data.images import voc_palette
-from baoseg.masks import label_image
+from baoseg.seeds.masks import label_image
 
 pytestmark = [
     pytest.mark.browser,

@@ -8,30 +8,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from baoseg import (
-    labeler,
-    maps,
-    masks,
-    nets,
-    papers,
-    pipeline,
-    progress,
-    published,
-    reproduce,
-    reproduce_localization,
-    seeds,
-    segment,
-    train,
-)
+from baoseg import nets, pipeline, seeds
+from baoseg.core import progress
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run, Stage
 from baoseg.data.synthetic import Config as SyntheticConfig
-from baoseg.errors import DataError, RecipeError
 from baoseg.evaluate import Confusion
 from baoseg.methods import bas
-from baoseg.published import Column
-from baoseg.recipes import Recipe, Segmentation, override
-from baoseg.reproduce import EXPERIMENTS, Line, Measure, Source
-from baoseg.runs import Run, Stage, read_json
-from baoseg.seeds import Seed
+from baoseg.predict import labeler, maps, segment
+from baoseg.recipes import Recipe, Segmentation, override, papers
+from baoseg.reproduce import boxes as reproduce_localization
+from baoseg.reproduce import published
+from baoseg.reproduce import tables as reproduce
+from baoseg.reproduce.published import Column
+from baoseg.reproduce.tables import EXPERIMENTS, Line, Measure, Source
+from baoseg.seeds import Seed, masks
+from baoseg.training import train
 
 SHORT = replace(
     tiny.RECIPE,

@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from baoseg import nets, progress, published, train
-from baoseg import reproduce_localization as tables
+from baoseg import nets
+from baoseg.core import progress
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
 from baoseg.data import wsol
-from baoseg.errors import DataError, RecipeError
-from baoseg.localize import Config, Localizer
 from baoseg.methods import bas, cam
-from baoseg.reproduce_localization import EXPERIMENTS, Source, measured
-from baoseg.runs import Run, read_json
-from baoseg.train import Hardware
+from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.reproduce import boxes as tables
+from baoseg.reproduce import published
+from baoseg.reproduce.boxes import EXPERIMENTS, Source, measured
+from baoseg.training import train
+from baoseg.training.train import Hardware
 
 HARDWARE = Hardware(accelerator="cpu", workers=0)
 SCHEDULE = train.Config(epochs=1, batch_size=4, lr=1e-3)

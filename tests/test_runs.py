@@ -5,9 +5,10 @@ import tempfile
 
 import pytest
 
-from baoseg import runs
-from baoseg.errors import RunError, TargetError
-from baoseg.runs import Run, atomic, read_json, write_json
+from baoseg.core import run_folder
+from baoseg.core.errors import RunError, TargetError
+from baoseg.core.files import atomic, read_json, write_json
+from baoseg.core.run_folder import Run
 
 
 def fail_with(code):
@@ -197,7 +198,7 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
         stage.mask("SPLIT", "NAME"),
     }
     drawn, parents = set(), {0: tmp_path}
-    for line in runs.__doc__.splitlines():
+    for line in run_folder.__doc__.splitlines():
         if line.startswith(" " * 2):
             depth, name = (len(line) - len(line.lstrip()) - 2) // 2, line.split()[0].replace("METHOD", "bao")
             parents[depth + 1] = parents[depth] / name

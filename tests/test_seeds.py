@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg import seeds
-from baoseg.errors import DataError, RunError
+from baoseg.core.errors import DataError, RunError
 from baoseg.seeds import Seed
 
 

@@ -17,18 +17,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import baoseg
-from baoseg import labeler, pipeline, recipes, segment, train
+from baoseg import pipeline, recipes
+from baoseg.core.errors import CheckpointError, DataError, RecipeError
+from baoseg.core.run_folder import Run
+from baoseg.core.types import Batch, ClassSet
 from baoseg.data import open_dataset
 from baoseg.data.images import write_mask
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, DataError, RecipeError
 from baoseg.nets import weights
 from baoseg.nets.base import pad_to_multiple
 from baoseg.nets.deeplab import Alignment, SegmentationNetwork
+from baoseg.predict import labeler, segment
+from baoseg.predict.segment import Inference, NetConfig, Segmenter
 from baoseg.refine import crf
-from baoseg.runs import Run
-from baoseg.segment import Inference, NetConfig, Segmenter
-from baoseg.types import Batch, ClassSet
+from baoseg.training import train
 
 CLASSES = ClassSet(("red", "green", "blue"))
 TINY = NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16)

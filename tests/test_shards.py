@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg import shards
-from baoseg.errors import DataError
-from baoseg.shards import Member
+from baoseg.core.errors import DataError
+from baoseg.data import shards
+from baoseg.data.shards import Member
 
 WANTED = {".png", ".txt"}
 MEMBERS = st.lists(

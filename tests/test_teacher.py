@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from baoseg import teacher
+from baoseg.methods.components import teacher
 
 
 def pair() -> tuple[nn.Module, nn.Module]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg.text import folded, tidy, tidy_path
+from baoseg.core.text import folded, tidy, tidy_path
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg import data, guards, nets, segment, train
+from baoseg import data, nets
+from baoseg.core.errors import RecipeError, RunError
+from baoseg.core.run_folder import Run, Stage
+from baoseg.core.types import IGNORE, Batch
 from baoseg.data import TrainSet, collate
-from baoseg.errors import RecipeError, RunError
-from baoseg.guards import LossWatch
-from baoseg.learner import Learner
 from baoseg.methods import Method, amn, bao, make
 from baoseg.nets import Heads
-from baoseg.runs import Run, Stage
-from baoseg.train import Config, Decay, Hardware, Optimizer
-from baoseg.types import IGNORE, Batch
+from baoseg.predict import segment
+from baoseg.training import guards, train
+from baoseg.training.guards import LossWatch
+from baoseg.training.learner import Learner
+from baoseg.training.train import Config, Decay, Hardware, Optimizer
 
 SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 

@@ -2,8 +2,8 @@ import unicodedata
 
 import pytest
 
-from baoseg.errors import DataError
-from baoseg.types import ClassSet
+from baoseg.core.errors import DataError
+from baoseg.core.types import ClassSet
 
 
 def test_labels_in_any_form_of_unicode_and_with_any_spaces() -> None:

@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
-from baoseg import nets, train
+from baoseg import nets
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.data.synthetic import Config as SyntheticConfig
-from baoseg.maps import Config as MapsConfig
 from baoseg.methods import bao, transcam
+from baoseg.predict.maps import Config as MapsConfig
 from baoseg.recipes import Recipe, Stage
-from baoseg.train import Hardware
+from baoseg.training import train
+from baoseg.training.train import Hardware
 
 HARDWARE = Hardware(accelerator="cpu", workers=0)
 NET = nets.Config(

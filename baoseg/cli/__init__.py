@@ -9,7 +9,7 @@ from io import TextIOWrapper, UnsupportedOperation
 import tyro
 
 from baoseg.cli import export, label, localize, predict, prepare, recipes, runs, steps, try_, weights
-from baoseg.errors import BaosegError
+from baoseg.core.errors import BaosegError
 
 Verb = Callable[..., None]
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 def _run(words: list[str]) -> None:
     if QUIET in words:
-        from baoseg.progress import Quiet
+        from baoseg.core.progress import Quiet
 
         words, Quiet.on = [word for word in words if word != QUIET], True
     try:

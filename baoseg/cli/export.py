@@ -19,7 +19,7 @@ def onnx(
         out: File to write, e.g. bao.onnx.
     """
     import baoseg
-    from baoseg import export
+    from baoseg.predict import export
 
     export.onnx(baoseg.load(model), out)
     print(f"Written: {out.resolve()}")
@@ -39,8 +39,9 @@ def voc(
         split: Split to copy, e.g. test; its masks are there. Without it: the recipe's evaluation split.
         tar: Also write results.tgz, which is what the server is given.
     """
-    from baoseg import export, manifest
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
+    from baoseg.pipeline import manifest
+    from baoseg.predict import export
 
     inside = not Run(stage).manifest.exists() and Run(stage.parent).manifest.exists()
     run = Run(stage.parent if inside else stage)

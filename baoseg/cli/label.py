@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from baoseg.cli.options import Count, Flag
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
 
 
 def label(
@@ -36,8 +36,8 @@ def label(
         no_labels: Do not read the labels beside pictures (NAME.json, .txt, .cls); the network predicts them.
         accelerator: auto takes a GPU where there is one; on Ray, cuda gives each part one and auto none.
     """
-    from baoseg import label as labelling
-    from baoseg.train import Hardware
+    from baoseg.predict import label as labelling
+    from baoseg.training.train import Hardware
 
     if parts is not None and engine == "local":
         raise RecipeError(f"--parts {parts}: is for --engine ray; start each part by itself with --shard I/N")

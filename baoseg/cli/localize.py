@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, Words, optional
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from baoseg.localize import Config
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
+    from baoseg.recipes.box_schema import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ def localize(
         changes: What to change in the recipe.
         device: What to compute on.
     """
-    from baoseg import localize as steps
-    from baoseg import localize_recipes as recipes
+    from baoseg.pipeline import localize as steps
+    from baoseg.recipes import localization as recipes
 
     config = recipes.override(recipes.named(recipe), data=data, **vars(changes))
     steps.run(config, out, hardware=device.resolve())
@@ -61,67 +61,67 @@ def localize(
 
 def run(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
     """All steps of a recipe for localization. Raises RecipeError for an override that localization does not have."""
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     steps.run(_changed(recipe, overrides), out, hardware=device.resolve())
 
 
 def train(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
     """Its stages, trained and no more. Raises as `run`."""
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     config, hardware = _changed(recipe, overrides), device.resolve()
     steps.train_stages(steps.begin(config, out), hardware=hardware)
 
 
 def maps(folder: "Run", split: str | None, device: Device) -> None:
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     steps.make_maps(folder, hardware=device.resolve(), split=split)
 
 
 def evaluate(folder: "Run") -> None:
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     steps.evaluate_stages(folder, hardware=Device().resolve())
 
 
 def report(folder: "Run") -> None:
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     steps.make_report(folder)
 
 
 def reproduce(table: str, recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
     """A table about localization. Raises RecipeError for an override that localization does not have."""
-    from baoseg import reproduce_localization
+    from baoseg.reproduce import boxes
 
-    reproduce_localization.run(table, _changed(recipe, overrides), out, hardware=device.resolve())
+    boxes.run(table, _changed(recipe, overrides), out, hardware=device.resolve())
 
 
 def compare(recipe: str, out: Path, methods: Words, overrides: Overrides, device: Device) -> None:
     """Methods side by side on one recipe for localization. Raises RecipeError for one that it does not have."""
-    from baoseg import localize as steps
-    from baoseg import localize_recipes as recipes
+    from baoseg.pipeline import localize as steps
+    from baoseg.recipes import localization as recipes
 
     steps.run(recipes.only(_changed(recipe, overrides), methods), out, hardware=device.resolve())
 
 
 def is_recipe(name: str) -> bool:
-    from baoseg import localize_recipes
+    from baoseg.recipes import localization
 
-    return name in localize_recipes.RECIPES
+    return name in localization.RECIPES
 
 
 def is_run(folder: "Run") -> bool:
     """Whether a run folder is one for localization. Raises RunError for a folder that is no run."""
-    from baoseg import localize as steps
+    from baoseg.pipeline import localize as steps
 
     return steps.holds(folder)
 
 
 def _changed(recipe: str, overrides: Overrides) -> "Config":
-    from baoseg import localize_recipes as recipes
+    from baoseg.recipes import localization as recipes
 
     default = vars(Overrides())
     given = {name: value for name, value in vars(overrides).items() if value != default[name]}

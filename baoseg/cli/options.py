@@ -8,7 +8,7 @@ import tyro
 
 if TYPE_CHECKING:
     from baoseg.recipes import Recipe
-    from baoseg.train import Hardware
+    from baoseg.training.train import Hardware
 
 
 def optional(metavar: str) -> object:
@@ -44,7 +44,7 @@ class Device:
     """Parts of a batch that go through the network one after the other, where memory is short."""
 
     def resolve(self) -> "Hardware":
-        from baoseg.train import Hardware
+        from baoseg.training.train import Hardware
 
         hardware = Hardware(**vars(self))
         hardware.fabric()  # what the machine does not have is said at once; processes of other devices start

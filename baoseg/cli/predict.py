@@ -31,8 +31,8 @@ def predict(
         accelerator: auto takes a GPU where there is one.
     """
     import baoseg
-    from baoseg import predict
-    from baoseg.train import Hardware
+    from baoseg.predict import predict
+    from baoseg.training.train import Hardware
 
     loaded = baoseg.load(model, device=Hardware(accelerator=accelerator).fabric().device)
     config = predict.Config(crf=crf, overlays=overlays, labels=labels)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from baoseg.cli.options import Flag, optional
-from baoseg.errors import DataError
+from baoseg.core.errors import DataError
 
 Root = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 Archives = Annotated[Path | None, optional("DIR")]
@@ -29,8 +29,8 @@ def voc12(
         labels: Classes of all objects, as in the papers; of those not marked difficult; or of the masks.
         workers: Processes that make masks.
     """
-    from baoseg import prepare
-    from baoseg.prepare.voc import Labels
+    from baoseg.data import prepare
+    from baoseg.data.prepare.voc import Labels
 
     folder = prepare.voc12(root, archives=archives, labels=Labels(labels), workers=workers)
     _next(*_run("bao-voc", folder))
@@ -44,7 +44,7 @@ def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
         archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
         workers: Processes that make masks.
     """
-    from baoseg import prepare
+    from baoseg.data import prepare
 
     folder = prepare.coco14(root, archives=archives, workers=workers)
     _next(*_run("bao-coco", folder))
@@ -58,7 +58,7 @@ def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -
         archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
         segmentations: The birds' outlines too, for metrics of pixels.
     """
-    from baoseg import prepare
+    from baoseg.data import prepare
 
     _next(_localize("bas-cub-resnet50", prepare.cub200(root, archives=archives, segmentations=segmentations)))
 
@@ -70,7 +70,7 @@ def ilsvrc(root: Root, archives: Archives = None) -> None:
         root: Folder to write ILSVRC in.
         archives: Where you have put the archives, which need a login. Without it: archives/ below --root.
     """
-    from baoseg import prepare
+    from baoseg.data import prepare
 
     _next(_localize("bas-ilsvrc-resnet50", prepare.ilsvrc(root, archives=archives)))
 
@@ -82,7 +82,7 @@ def openimages(root: Root, archives: Archives = None) -> None:
         root: Folder to write OpenImages in.
         archives: Where you have put the archives, which need a browser. Without it: archives/ below --root.
     """
-    from baoseg import prepare
+    from baoseg.data import prepare
 
     _next(_localize("bas-openimages-resnet50", prepare.openimages(root, archives=archives)))
 
@@ -95,7 +95,7 @@ def folder(folder: Checked) -> None:
     Args:
         folder: Folder of pictures with a labels.csv (columns image,labels).
     """
-    from baoseg import prepare
+    from baoseg.data import prepare
 
     boxed = (folder / "boxes.csv").exists()
     problems = prepare.boxed_folder(folder) if boxed else prepare.folder(folder)
@@ -112,7 +112,8 @@ def folder(folder: Checked) -> None:
 
 def _say_classes(folder: Path) -> None:
     """The classes as a training will see them, images without any, masks: a slip that is no error shows here."""
-    from baoseg import data, progress
+    from baoseg import data
+    from baoseg.core import progress
     from baoseg.data.folder import ALL, split_files
 
     splits = [path.stem for path in split_files(folder)]
@@ -125,9 +126,10 @@ def _say_classes(folder: Path) -> None:
 
 def _run(recipe: str, data: Path) -> list[str]:
     """The commands that run a recipe, after those that fetch the weights that it reads."""
-    from baoseg import checkpoints, recipes
+    from baoseg import recipes
+    from baoseg.nets import catalogue
 
-    fetch = [f"bao weights fetch {name}" for name in checkpoints.needed(recipes.named(recipe))]
+    fetch = [f"bao weights fetch {name}" for name in catalogue.needed(recipes.named(recipe))]
     return [*fetch, f"bao run {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"]
 
 
@@ -136,6 +138,6 @@ def _localize(recipe: str, data: Path) -> str:
 
 
 def _next(*commands: str) -> None:
-    from baoseg.progress import say
+    from baoseg.core.progress import say
 
     say("\n".join(["Type next:", *(f"  {command}" for command in commands)]))

@@ -9,9 +9,10 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 
 def list_() -> None:
     """What there is: each recipe and what it runs."""
-    from baoseg import localize_recipes, recipes
+    from baoseg import recipes
+    from baoseg.recipes import localization
 
-    known = {**recipes.known(), **localize_recipes.RECIPES}
+    known = {**recipes.known(), **localization.RECIPES}
     width = max(map(len, known))
     for name, make in known.items():
         summary = (getattr(make, "func", make).__doc__ or "").partition("\n")[0]
@@ -24,7 +25,8 @@ def show(recipe: Name) -> None:
     Args:
         recipe: E.g. bao-voc; an unknown name lists them all.
     """
-    from baoseg import localize_recipes, papers, recipes
+    from baoseg import recipes
+    from baoseg.recipes import localization, papers
 
-    of_boxes = recipe in localize_recipes.RECIPES
-    print(papers.describe(localize_recipes.named(recipe) if of_boxes else recipes.named(recipe)))
+    of_boxes = recipe in localization.RECIPES
+    print(papers.describe(localization.named(recipe) if of_boxes else recipes.named(recipe)))

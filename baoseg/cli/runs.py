@@ -6,10 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from baoseg import published
 from baoseg.cli import localize
 from baoseg.cli.options import Device, Flag, Out, Overrides, RecipeName, Seeds, Split, Words, optional
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
+from baoseg.reproduce import published
 
 Table = Annotated[
     str | None,
@@ -123,7 +123,7 @@ def reproduce(
         localize.reproduce(table, recipe, out or Path(table), overrides, device)
         return
     from baoseg import recipes
-    from baoseg import reproduce as tables
+    from baoseg.reproduce import tables as tables
 
     tables.run(
         table,

@@ -7,7 +7,7 @@ import tyro
 
 from baoseg.cli import localize
 from baoseg.cli.options import Count, Device, Flag, Out, Overrides, RecipeName, RunFolder, Split, Words, optional
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
 
 
 def train(
@@ -49,7 +49,7 @@ def maps(
         device: What to compute on.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     if localize.is_run(Run(run)):
         localize.maps(Run(run), split, device)
@@ -66,7 +66,7 @@ def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None
         threshold: Cut the maps of every stage here, in 0..1. Without it: the learned background, or the recipe's cut.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     pipeline.make_masks(Run(run), split=split, threshold=threshold)
 
@@ -88,7 +88,7 @@ def refine(
         device: What to compute on.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     if not ways:
         raise RecipeError("--with: name one way or more, of crf, psa and irn")
@@ -130,7 +130,7 @@ def segment(
         device: What to compute on.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     hardware = device.resolve()
     pipeline.split_data(Run(run), split)
@@ -148,7 +148,7 @@ def evaluate(run: RunFolder) -> None:
         run: Run folder; its evaluation split is the one that is compared.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     if localize.is_run(Run(run)):
         localize.evaluate(Run(run))
@@ -163,7 +163,7 @@ def report(run: RunFolder) -> None:
         run: Run folder.
     """
     from baoseg import pipeline
-    from baoseg.runs import Run
+    from baoseg.core.run_folder import Run
 
     if localize.is_run(Run(run)):
         localize.report(Run(run))

@@ -26,7 +26,7 @@ def try_(
             five likeliest classes of each photograph are printed, and its mask is of the first.
         out: Folder to write: NAME.png, the mask, and overlays/NAME.png, the photograph under its mask.
     """
-    from baoseg import imagenet
+    from baoseg.predict import imagenet
 
     if imagenet.try_photos(photos, out, labels=labels):
         sys.exit(1)

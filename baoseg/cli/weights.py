@@ -11,10 +11,10 @@ File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 def list_() -> None:
     """What there is: each file of weights, its licence, and the recipes that read it."""
-    from baoseg import checkpoints
-    from baoseg.progress import say
+    from baoseg.core.progress import say
+    from baoseg.nets import catalogue
 
-    say(checkpoints.table())
+    say(catalogue.table())
 
 
 def show(name: Name) -> None:
@@ -23,9 +23,9 @@ def show(name: Name) -> None:
     Args:
         name: E.g. conformer-small; an unknown name lists them all.
     """
-    from baoseg import checkpoints
+    from baoseg.nets import catalogue
 
-    print(checkpoints.show(name))
+    print(catalogue.show(name))
 
 
 def fetch(name: Name, to: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("weights")) -> None:
@@ -35,11 +35,11 @@ def fetch(name: Name, to: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("
         name: E.g. conformer-small; an unknown name lists them all.
         to: Folder to write; recipes look into the default. The file as published stays there too.
     """
-    from baoseg import checkpoints
-    from baoseg.progress import say
+    from baoseg.core.progress import say
+    from baoseg.nets import catalogue
 
-    kind, out = checkpoints.checkpoint(name).kind, checkpoints.converted(name, to)
-    report = checkpoints.convert(checkpoints.fetch(name, to), out, kind=kind)
+    kind, out = catalogue.checkpoint(name).kind, catalogue.converted(name, to)
+    report = catalogue.convert(catalogue.fetch(name, to), out, kind=kind)
     say(f"{out}: {report}")
 
 
@@ -50,7 +50,7 @@ def convert(file: File, out: Annotated[Path, tyro.conf.arg(metavar="FILE")]) -> 
         file: Weights of a Conformer, ResNet, ResNet-38 or DeepLab v2: .pth, .safetensors, or MXNet's .params.
         out: File to write; its name ends with .safetensors.
     """
-    from baoseg import checkpoints
-    from baoseg.progress import say
+    from baoseg.core.progress import say
+    from baoseg.nets import catalogue
 
-    say(f"{out}: {checkpoints.convert(file, out)}")
+    say(f"{out}: {catalogue.convert(file, out)}")

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import InterpolationMode
 
+from baoseg.core.errors import BaosegError, DataError, RecipeError
+from baoseg.core.types import Batch, ClassSet, Sample
 from baoseg.data import transforms
 from baoseg.data.folder import ALL, Folder, has_split
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
-from baoseg.errors import BaosegError, DataError, RecipeError
-from baoseg.types import Batch, ClassSet, Sample
 
 __all__ = [
     "SYNTHETIC",

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
-from baoseg.errors import DataError
-from baoseg.text import folded, tidy
+from baoseg.core.errors import DataError
+from baoseg.core.text import folded, tidy
 
 
 class Tree:

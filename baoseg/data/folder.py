@@ -26,14 +26,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from baoseg.core.errors import DataError
+from baoseg.core.text import folded
+from baoseg.core.types import IGNORE, ClassSet, Sample
 from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.images import image_size, read_image
 from baoseg.data.table import Line, Problem, matched, read_list, refuse
 from baoseg.data.table import read as read_table
-from baoseg.errors import DataError
-from baoseg.text import folded
-from baoseg.types import IGNORE, ClassSet, Sample
 
 ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
 _SPLITS = ("ImageSets/Segmentation", "splits")

@@ -16,9 +16,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageFile, PngImagePlugin
 from torch import Tensor
 
-from baoseg.errors import DataError
-from baoseg.runs import atomic
-from baoseg.types import IGNORE
+from baoseg.core.errors import DataError
+from baoseg.core.files import atomic
+from baoseg.core.types import IGNORE
 
 # What Pillow raises for files that are damaged, cut short, of no known kind, or absurdly large.
 DAMAGE = (

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from baoseg.errors import DataError, RecipeError
-from baoseg.types import ClassSet, Sample
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import ClassSet, Sample
 
 CLASSES = ClassSet(("ladybird", "bee", "frog", "jay", "badger"))
 SPLITS = ("train", "val")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from baoseg.errors import DataError
-from baoseg.text import folded, tidy, tidy_path
-from baoseg.types import ClassSet
+from baoseg.core.errors import DataError
+from baoseg.core.text import folded, tidy, tidy_path
+from baoseg.core.types import ClassSet
 
 HEADERS = (["image", "labels"], ["image", "label"])  # with the second a cell is one label unless it has semicolons
 _IMAGES = ("JPEGImages/", "images/")

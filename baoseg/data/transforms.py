@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from baoseg.errors import RecipeError
-from baoseg.types import IGNORE
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)

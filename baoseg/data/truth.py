@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from baoseg.core.errors import DataError
+from baoseg.core.text import tidy_path
+from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.data.images import MASK_SUFFIXES, image_suffixes, read_mask, unread_suffixes
-from baoseg.errors import DataError
-from baoseg.text import tidy_path
-from baoseg.types import BACKGROUND, IGNORE
 
 _FIRST_CLASS = BACKGROUND + 1
 _NO_IMAGES = (".npy", ".npz", ".mat")  # may be masks too, of a kind that is not read

@@ -33,14 +33,14 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
+from baoseg.core.errors import DataError
+from baoseg.core.progress import say, track
+from baoseg.core.text import tidy_path
+from baoseg.core.types import BACKGROUND, IGNORE, ClassSet, Sample
 from baoseg.data import in_words, table
 from baoseg.data.files import Tree
 from baoseg.data.folder import misnamed
 from baoseg.data.images import image_size, read_image, read_mask
-from baoseg.errors import DataError
-from baoseg.progress import say, track
-from baoseg.text import tidy_path
-from baoseg.types import BACKGROUND, IGNORE, ClassSet, Sample
 
 Box = tuple[int, int, int, int]
 BEYOND = 0.1  # share of an image's side by which a box may reach beyond it: what annotators draw too far is cut off

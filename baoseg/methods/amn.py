@@ -8,17 +8,16 @@ With TransCAM's network and seeds it is `transcam+amn`, the comparator in BAO's 
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from baoseg import losses
-from baoseg.errors import RecipeError
-from baoseg.methods.base import Method, on_grid, refine
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import BACKGROUND, IGNORE, Batch, Maps
+from baoseg.methods.base import Method, refine
 from baoseg.nets.base import Features, Heads
+from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
-from baoseg.types import BACKGROUND, IGNORE, Batch, Maps
+from baoseg.training import losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +85,3 @@ class AMN(Method):
         """
         probabilities = self.activations(self.network(images, spreads=True), labels).softmax(dim=1)
         return Maps(probabilities[:, BACKGROUND + 1 :] if classes is None else probabilities[:, classes])
-
-
-def labels_on_grid(labels: UInt8[Tensor, "b H W"], maps: Float[Tensor, "b S h w"]) -> Int[Tensor, "b h w"]:
-    """Labels of the pixels at the centres of the cells of a feature grid."""
-    picked: Tensor = F.interpolate(labels[:, None].to(torch.float32), size=maps.shape[-2:], mode="nearest-exact")
-    return picked[:, 0].long()

@@ -15,16 +15,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from baoseg import losses, teacher
-from baoseg.decisions import Cut, find_cut, in_doubt
-from baoseg.errors import RecipeError
-from baoseg.learner import Progress
-from baoseg.maps import Scaling, normalise
-from baoseg.methods.base import Method, classification_loss, on_grid, refine
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE, Batch, Maps, full_precision
+from baoseg.methods.base import Method, classification_loss, refine
+from baoseg.methods.components import teacher
+from baoseg.methods.components.decisions import Cut, find_cut, in_doubt
+from baoseg.methods.components.teacher import Follow
 from baoseg.nets.base import Features, Heads
+from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
-from baoseg.teacher import Follow
-from baoseg.types import IGNORE, Batch, Maps, full_precision
+from baoseg.seeds.normalise import Scaling, normalise
+from baoseg.training import losses
+from baoseg.training.learner import Progress
 
 
 class Background(StrEnum):

@@ -20,12 +20,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from baoseg import losses
-from baoseg.errors import RecipeError
-from baoseg.methods.base import Method, on_grid
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import BACKGROUND, Batch, Maps, full_precision
+from baoseg.methods.base import Method
 from baoseg.nets.base import Features, Heads
+from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
-from baoseg.types import BACKGROUND, Batch, Maps, full_precision
+from baoseg.training import losses
 
 EPSILON = 1e-8  # of eq. 3, as released
 CHUNK = 8  # masks that are judged together, which bounds the memory of `image_threshold`

@@ -4,15 +4,15 @@ here with what is its own, so a diff of two method files shows the difference of
 from collections.abc import Iterator
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from baoseg import attention, losses
-from baoseg.learner import Learner
+from baoseg.core.types import Batch, Maps
+from baoseg.nets import attention
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.network import Network
-from baoseg.types import Batch, Maps
+from baoseg.training import losses
+from baoseg.training.learner import Learner
 
 
 class Method(Learner):
@@ -86,8 +86,3 @@ def classification_loss(features: Features, class_maps: Float[Tensor, "b K h w"]
 def refine(maps: Float[Tensor, "b k h w"], features: Features) -> Float[Tensor, "b k h w"]:
     """A* M where the backbone attends, M itself where it does not (CNNs)."""
     return maps if features.attention is None else attention.spread(maps, features.attention)
-
-
-def on_grid(valid: Bool[Tensor, "b 1 H W"], maps: Float[Tensor, "b k h w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Cells of the feature grid of which at least half is picture, not padding."""
-    return F.interpolate(valid.to(maps.dtype), size=maps.shape[-2:], mode="area") >= 0.5

@@ -6,12 +6,13 @@ from enum import StrEnum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from baoseg import losses
-from baoseg.errors import RecipeError
-from baoseg.methods.base import Method, classification_loss, on_grid, refine
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import Batch, Maps
+from baoseg.methods.base import Method, classification_loss, refine
 from baoseg.nets.base import Features
+from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
-from baoseg.types import Batch, Maps
+from baoseg.training import losses
 
 
 class Strength(StrEnum):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from baoseg.core.types import Batch, Maps
 from baoseg.methods.base import Method, classification_loss
 from baoseg.nets.network import Network
-from baoseg.types import Batch, Maps
 
 
 @dataclass(frozen=True, kw_only=True)

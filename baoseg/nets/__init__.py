@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from baoseg import progress
+from baoseg.core import progress
+from baoseg.core.errors import RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import RecipeError
 from baoseg.nets import conformer, embedded, resnet38, weights
 from baoseg.nets.base import ActivationStart as ActivationStart
 from baoseg.nets.base import Backbone as Backbone

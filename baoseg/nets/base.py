@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from baoseg.attention import Attention, Summed
+from baoseg.core.errors import RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import RecipeError
+from baoseg.nets.attention import Attention, Summed
 
 
 class ActivationStart(StrEnum):

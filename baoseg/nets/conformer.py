@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from baoseg.attention import Attending
+from baoseg.core.errors import RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import RecipeError
+from baoseg.nets.attention import Attending
 from baoseg.nets.base import Backbone, Features, pad_to_multiple
 
 STEM_WIDTH = 64

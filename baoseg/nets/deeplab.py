@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from baoseg import nets
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import embedded, hub, timm_backbones, weights
 from baoseg.nets.base import Backbone, freeze_batch_norm, pad_to_multiple
 from baoseg.nets.timm_backbones import TimmConvolutional

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor
 
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 
 PREFIX = "embedded:"  # of the name in the place of a path of weights
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 
 FILE = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from baoseg.core.types import BACKGROUND
 from baoseg.data.transforms import Normalisation
 from baoseg.nets.base import ActivationStart, Backbone, Features, Heads, Split, freeze_batch_norm
-from baoseg.types import BACKGROUND
 
 
 class Network(nn.Module):

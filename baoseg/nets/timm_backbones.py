@@ -17,10 +17,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from baoseg.attention import Attending
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import hub, weights
+from baoseg.nets.attention import Attending
 from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
 
 TRANSFORMERS = ("vision_transformer", "vision_transformer_hybrid", "deit")  # modules of timm

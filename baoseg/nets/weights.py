@@ -19,14 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from baoseg import progress
+from baoseg.core import progress
+from baoseg.core.errors import CheckpointError
+from baoseg.core.files import atomic
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError
 from baoseg.nets import conformer, embedded, mxnet, wrappings
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
 from baoseg.nets.wrappings import State
-from baoseg.runs import atomic
 
 CONV_BLOCK = {
     "conv1": "conv1",

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from baoseg.errors import DataError
-from baoseg.masks import best_class, label_image
+from baoseg.core.errors import DataError
+from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.refine import crf
 from baoseg.seeds import Seed
-from baoseg.types import BACKGROUND, IGNORE
+from baoseg.seeds.masks import best_class, label_image
 
 
 def from_alphas(

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int32, Int64, Shaped, UInt8
 from torch import Tensor
 
-from baoseg.errors import DataError, RecipeError
-from baoseg.types import IGNORE
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import IGNORE
 
 LEAST_PROBABILITY = 1e-5  # log 0 is no energy
 TOO_SMALL = "crf: the widths are too small for this picture; choose larger ones"

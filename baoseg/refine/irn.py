@@ -14,15 +14,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from baoseg import seeds
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import Batch, full_precision
 from baoseg.data.transforms import normalise
-from baoseg.errors import RecipeError
-from baoseg.learner import Learner
-from baoseg.masks import label_image
 from baoseg.nets.base import Backbone, pad_to_multiple
 from baoseg.refine import affinity_labels, pairs, random_walk
 from baoseg.refine.random_walk import HERE, Offset, within
 from baoseg.seeds import Seed
-from baoseg.types import Batch, full_precision
+from baoseg.seeds.masks import label_image
+from baoseg.training.learner import Learner
 
 STRIDE = 4  # of the boundary map and the displacement field
 

@@ -9,12 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from baoseg.errors import RecipeError
-from baoseg.methods.amn import labels_on_grid
-from baoseg.methods.base import on_grid
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import BACKGROUND, IGNORE, Batch
 from baoseg.nets.base import Backbone
+from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.refine.random_walk import HERE, Offset, offsets_within, within
-from baoseg.types import BACKGROUND, IGNORE, Batch
 
 EPSILON = 1e-5  # log 0 is no loss, and the mean over no pairs is 0; as released
 

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import Batch, full_precision
 from baoseg.data.transforms import normalise
-from baoseg.errors import RecipeError
-from baoseg.learner import Learner
-from baoseg.masks import label_image
 from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_multiple
 from baoseg.refine import affinity_labels, crf, pairs, random_walk
 from baoseg.refine.random_walk import Offset
 from baoseg.seeds import Seed
-from baoseg.types import Batch, full_precision
+from baoseg.seeds.masks import label_image
+from baoseg.training.learner import Learner
 
 STRIDE = 8  # of PSA's ResNet-38 in its last stages
 

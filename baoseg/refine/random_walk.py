@@ -22,7 +22,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from baoseg.errors import DataError, RecipeError
+from baoseg.core.errors import DataError, RecipeError
 
 Offset = tuple[int, int]  # rows down, columns to the right
 HERE: Offset = (0, 0)

@@ -7,8 +7,8 @@ import pytest
 
 import baoseg
 from baoseg import cli
-from baoseg import export as exports
-from baoseg.runs import Run
+from baoseg.core.run_folder import Run
+from baoseg.predict import export as exports
 
 
 def bao(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

@@ -8,9 +8,9 @@ from PIL import Image
 
 import baoseg
 from baoseg import cli
-from baoseg import label as labelling
+from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
-from baoseg.runs import Run
+from baoseg.predict import label as labelling
 
 
 @pytest.fixture

@@ -12,16 +12,20 @@ import torch
 from PIL import Image
 
 import baoseg
-from baoseg import cli, localize, manifest, nets, reproduce_localization, seeds, train
-from baoseg import localize_recipes as recipes
+from baoseg import cli, nets, seeds
 from baoseg.cli import localize as verbs
 from baoseg.cli.options import Device, Overrides
+from baoseg.core.errors import RecipeError, RunError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
 from baoseg.data import wsol
 from baoseg.data.wsol import Layout
-from baoseg.errors import RecipeError, RunError
 from baoseg.methods import bas, cam
-from baoseg.runs import Run, read_json
-from baoseg.train import Hardware
+from baoseg.pipeline import localize, manifest
+from baoseg.recipes import localization as recipes
+from baoseg.reproduce import boxes as reproduce_localization
+from baoseg.training import train
+from baoseg.training.train import Hardware
 
 HARDWARE = Hardware(accelerator="cpu", workers=0)
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 import baoseg
-from baoseg import cli, segment
+from baoseg import cli
+from baoseg.core.types import ClassSet
 from baoseg.data.images import read_mask
-from baoseg.segment import Inference, NetConfig
-from baoseg.types import ClassSet
+from baoseg.predict import segment
+from baoseg.predict.segment import Inference, NetConfig
 
 CLASSES = ClassSet(("dog", "sofa", "traffic light"))
 CPU = ("--accelerator", "cpu")

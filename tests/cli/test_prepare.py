@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from prepare.miniature import jpeg, png
 
-from baoseg import checkpoints, cli, data, localize_recipes, prepare, recipes
+from baoseg import cli, data, recipes
 from baoseg.cli import prepare as verbs
+from baoseg.data import prepare
+from baoseg.data.prepare.voc import Labels
 from baoseg.data.wsol import Layout
-from baoseg.prepare.voc import Labels
+from baoseg.nets import catalogue
+from baoseg.recipes import localization
 
 ALL = {
     "voc12": verbs.voc12,
@@ -88,7 +91,7 @@ def test_the_next_commands_fetch_what_the_recipe_reads_and_run_it(bao, called, c
     *fetches, run = commands(capsys)
     assert ["bao", "weights", "fetch", "conformer-small"] in fetches
     read = str(recipes.named(recipe))
-    assert all(str(checkpoints.converted(fetch[3])) in read for fetch in fetches)
+    assert all(str(catalogue.converted(fetch[3])) in read for fetch in fetches)
     assert run[:3] == ["bao", "run", recipe]
     assert options(run) == {"--data": f"my data/{name}", "--out": f"runs/{recipe}"}
 
@@ -101,7 +104,7 @@ def test_the_next_command_after_a_data_set_of_localization(bao, called, capsys, 
     bao(name, "--root", "data")
     (command,) = commands(capsys)
     assert command[:3] == ["bao", "localize", f"bas-{layout}-resnet50"]
-    assert localize_recipes.named(command[2]).data.layout == layout
+    assert localization.named(command[2]).data.layout == layout
     assert options(command) == {"--data": f"data/{name}", "--out": f"runs/bas-{layout}-resnet50"}
 
 

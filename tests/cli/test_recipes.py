@@ -2,14 +2,15 @@ import sys
 
 import pytest
 
-from baoseg import cli, localize_recipes, papers, recipes
+from baoseg import cli, recipes
 from baoseg.cli import recipes as verbs
+from baoseg.recipes import localization, papers
 
 
 def test_list_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     verbs.list_()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [*recipes.known(), *localize_recipes.RECIPES]
+    assert [line.split()[0] for line in lines] == [*recipes.known(), *localization.RECIPES]
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
 
 

@@ -9,8 +9,9 @@ import torch
 from nets.published import random_state
 from safetensors.torch import load_file
 
-from baoseg import checkpoints, cli
+from baoseg import cli
 from baoseg.cli import weights as verbs
+from baoseg.nets import catalogue
 
 ALL = {"list": verbs.list_, "show": verbs.show, "fetch": verbs.fetch, "convert": verbs.convert}
 TINY = {"ratio": 0.5, "width": 8, "depth": 3, "classes": 4}  # of random_state
@@ -37,26 +38,26 @@ def published(tmp_path):
 def test_list_and_show(bao, capsys):
     bao("list")
     told = capsys.readouterr().out
-    assert all(name in told for name in checkpoints.checkpoints())
+    assert all(name in told for name in catalogue.checkpoints())
     bao("show", "conformer-small")
-    assert capsys.readouterr().out == checkpoints.show("conformer-small") + "\n"
+    assert capsys.readouterr().out == catalogue.show("conformer-small") + "\n"
 
 
 def test_convert_reports_what_matched(bao, published, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     bao("convert", published, "--out", out)
     assert load_file(out).keys() == torch.load(published, weights_only=True).keys()
-    assert capsys.readouterr().out == f"{out}: {checkpoints.convert(published, out)}\n"
+    assert capsys.readouterr().out == f"{out}: {catalogue.convert(published, out)}\n"
 
 
 def test_fetch_leaves_the_file_and_its_safetensors(bao, published, tmp_path, monkeypatch, capsys):
     entry = replace(
-        checkpoints.checkpoint("conformer-small"),
-        kind=checkpoints.Kind.CONFORMER,
+        catalogue.checkpoint("conformer-small"),
+        kind=catalogue.Kind.CONFORMER,
         file="published.pth",
         sha256=hashlib.sha256(published.read_bytes()).hexdigest(),
     )
-    monkeypatch.setattr(checkpoints, "checkpoints", lambda: {"tiny": entry})
+    monkeypatch.setattr(catalogue, "checkpoints", lambda: {"tiny": entry})
     bao("fetch", "tiny", "--to", tmp_path)  # it is there already; the download has tests of its own
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published.pth", "tiny.safetensors"]
     assert load_file(tmp_path / "tiny.safetensors").keys() == torch.load(published, weights_only=True).keys()

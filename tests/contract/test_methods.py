@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from baoseg import maps, methods, nets
-from baoseg.errors import DataError, RecipeError
+from baoseg import methods, nets
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import BACKGROUND, IGNORE, Batch
 from baoseg.methods import CONFIGS, METHODS, Method, heads_of
-from baoseg.types import BACKGROUND, IGNORE, Batch
+from baoseg.predict import maps
 
 BACKBONES = {
     "conformer": nets.Config(

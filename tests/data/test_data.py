@@ -7,9 +7,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from baoseg import data
+from baoseg.core.errors import DataError
 from baoseg.data import transforms
 from baoseg.data.synthetic import Config as SyntheticConfig
-from baoseg.errors import DataError
 
 AUGMENT = transforms.Config(resize_long=(20, 40), crop=24)
 NORMALISATION = transforms.Normalisation()

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from baoseg import data
+from baoseg.core.errors import RecipeError
 from baoseg.data import Config, Dataset, Excerpt
 from baoseg.data.synthetic import Config as SyntheticConfig
-from baoseg.errors import RecipeError
 
 SCENES = SyntheticConfig(size=64, train_images=10, eval_images=3)
 

@@ -3,8 +3,8 @@ import unicodedata
 
 import pytest
 
+from baoseg.core.errors import DataError
 from baoseg.data.files import Tree
-from baoseg.errors import DataError
 
 NFC, NFD = (unicodedata.normalize(form, "möwe") for form in ("NFC", "NFD"))
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from baoseg.core.errors import DataError
 from baoseg.data.folder import Folder
 from baoseg.data.images import write_mask
-from baoseg.errors import DataError
-from baoseg.prepare import folder
+from baoseg.data.prepare import folder
 
 
 def make(root, table, *, classes=None, pictures=None, splits=None, masks=None, voc=False):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, features
 
+from baoseg.core.errors import DataError, RunError
 from baoseg.data.images import (
     from_bytes,
     image_size,
@@ -20,7 +21,6 @@ from baoseg.data.images import (
     with_palette,
     write_mask,
 )
-from baoseg.errors import DataError, RunError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 

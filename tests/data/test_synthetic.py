@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import max_pool2d, pad
 
+from baoseg.core.errors import DataError, RecipeError
 from baoseg.data import synthetic
 from baoseg.data.synthetic import CLASSES, Config, Synthetic
-from baoseg.errors import DataError, RecipeError
 
 SMALL = Config(train_images=40, eval_images=20)
 

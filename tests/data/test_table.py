@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baoseg.core.errors import DataError
+from baoseg.core.text import tidy
 from baoseg.data.table import parse_labels, read, refuse
-from baoseg.errors import DataError
-from baoseg.text import tidy
 
 
 def write(root, content, classes=None):

@@ -7,10 +7,10 @@ import torchvision.transforms.v2.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE
 from baoseg.data import transforms
 from baoseg.data.transforms import Config, Normalisation, augment, cut, normalise, random_place
-from baoseg.errors import RecipeError
-from baoseg.types import IGNORE
 
 PLAIN = Normalisation(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))  # leaves values as they are
 STILL = Config(flip=False, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # resize and crop only

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from baoseg.core.errors import DataError
 from baoseg.data.images import MASK_SUFFIXES
 from baoseg.data.truth import Agreement, Reader, find, named_by, reader
-from baoseg.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from baoseg.core.errors import DataError
+from baoseg.core.types import ClassSet
 from baoseg.data import Dataset
 from baoseg.data.wsol import Boxed, Config, Entry, Layout, folder_problems, open_boxed, truth_problems
-from baoseg.errors import DataError
-from baoseg.types import ClassSet
 
 
 def picture(path: Path, width: int = 8, height: int = 6) -> None:

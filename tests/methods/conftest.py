@@ -7,11 +7,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from baoseg.attention import Attention
+from baoseg.core.types import Batch
 from baoseg.data.transforms import Normalisation
+from baoseg.nets.attention import Attention
 from baoseg.nets.base import Backbone, Features, Heads
 from baoseg.nets.network import Network
-from baoseg.types import Batch
 
 CLASSES = 4
 STRIDE = 4

@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg import train
-from baoseg.errors import RecipeError
-from baoseg.methods.amn import AMN, Config, labels_on_grid
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE, Batch
+from baoseg.methods.amn import AMN, Config
 from baoseg.nets import Heads
+from baoseg.nets.grid import labels_on_grid
 from baoseg.nets.network import Network
-from baoseg.train import Optimizer
-from baoseg.types import IGNORE, Batch
+from baoseg.training import train
+from baoseg.training.train import Optimizer
 
 S = 5  # classes with background
 

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baoseg import losses
-from baoseg.decisions import Cut, find_cut
-from baoseg.errors import RecipeError
-from baoseg.learner import Progress
-from baoseg.maps import normalise
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import IGNORE, Batch
 from baoseg.methods import bao
 from baoseg.methods.bao import BAO, Background, ClassMaps, Config, Keep
 from baoseg.methods.base import refine
+from baoseg.methods.components.decisions import Cut, find_cut
+from baoseg.methods.components.teacher import Follow
 from baoseg.nets import Heads
 from baoseg.nets.base import Features
-from baoseg.teacher import Follow
-from baoseg.types import IGNORE, Batch
+from baoseg.seeds.normalise import normalise
+from baoseg.training import losses
+from baoseg.training.learner import Progress
 
 
 def in_training(method: BAO) -> BAO:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from baoseg.core.errors import RecipeError
+from baoseg.core.settings import from_json, to_json
+from baoseg.core.types import Batch
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import RecipeError
 from baoseg.methods import Settings as MethodSettings
 from baoseg.methods import bas
 from baoseg.methods.bas import (
@@ -30,8 +32,6 @@ from baoseg.methods.bas import (
 )
 from baoseg.nets.base import Backbone, Features, Heads, Split
 from baoseg.nets.network import Network
-from baoseg.settings import from_json, to_json
-from baoseg.types import Batch
 
 K = 4
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from baoseg.methods.base import class_logits, classification_loss, on_grid, refine
+from baoseg.methods.base import class_logits, classification_loss, refine
+from baoseg.nets.grid import on_grid
 
 
 def test_cells_count_from_half_a_cell_of_picture(batch, valid_cells):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from baoseg.attention import Attention
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import Batch
 from baoseg.methods.bnr import BNR, Config, Strength
 from baoseg.methods.transcam import Config as TransCAMConfig
 from baoseg.methods.transcam import TransCAM
-from baoseg.types import Batch
+from baoseg.nets.attention import Attention
 
 CONFIGS = [Config(noise=noise, strength=strength) for noise in (0, 1, 2) for strength in Strength]
 

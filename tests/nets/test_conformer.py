@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from baoseg import attention, nets
-from baoseg.attention import Attending
+from baoseg import nets
+from baoseg.core.errors import RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import RecipeError
-from baoseg.nets import Heads, conformer, weights
+from baoseg.nets import Heads, attention, conformer, weights
+from baoseg.nets.attention import Attending
 from baoseg.nets.conformer import Conformer
 
 spec = importlib.util.spec_from_file_location("published", Path(__file__).with_name("published.py"))

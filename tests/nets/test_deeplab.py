@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg import nets
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import deeplab, hub, weights
 from baoseg.nets.deeplab import ASPP, DilatedPair, LargeFOV
 

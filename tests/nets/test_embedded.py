@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from baoseg import nets
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 from baoseg.nets import deeplab, embedded
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "tf_efficientnet_lite2_imagenet.safetensors"

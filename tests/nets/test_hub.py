@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 
 from baoseg import nets
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 from baoseg.nets import deeplab, hub
 
 MODEL = "test_resnet"  # of timm, with weights of a megabyte on the hub

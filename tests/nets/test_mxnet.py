@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg import nets
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 from baoseg.nets import mxnet, weights
 
 NUMBERS = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8": 5, "int64": 6}

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from baoseg import nets, settings
-from baoseg.errors import RecipeError
+from baoseg import nets
+from baoseg.core import settings
+from baoseg.core.errors import RecipeError
 from baoseg.nets import Heads, weights
 
 NANO = nets.Config(backbone="conformer_nano", options=(("depth", 3),))

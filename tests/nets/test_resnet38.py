@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from baoseg import nets
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError, RecipeError
 from baoseg.nets import weights
 from baoseg.nets.resnet38 import ResNet38
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from baoseg import nets
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
 from baoseg.nets import Heads, timm_backbones, weights
 
 CNNS = {  # timm's name, stride, options, the last layer before a cut after stage 3 and its channels

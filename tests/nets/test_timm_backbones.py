@@ -7,9 +7,9 @@ import timm
 import torch
 
 from baoseg import nets
-from baoseg.attention import Attention, Summed
-from baoseg.errors import CheckpointError, RecipeError
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.nets import Heads, hub, timm_backbones, weights
+from baoseg.nets.attention import Attention, Summed
 
 SMALL_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32}
 VITS = {

@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from baoseg import nets
+from baoseg.core.errors import CheckpointError
 from baoseg.data.transforms import Normalisation
-from baoseg.errors import CheckpointError
 from baoseg.nets import Heads, conformer, weights
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network

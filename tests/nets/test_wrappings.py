@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from baoseg import nets
-from baoseg.errors import CheckpointError
+from baoseg.core.errors import CheckpointError
 from baoseg.nets import deeplab, weights, wrappings
 
 STATE = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(1, 21)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from baoseg.prepare.archives import Archive, Config
+from baoseg.data.prepare.archives import Archive, Config
 
 QUICK = Config(pause=0.0, timeout=5.0)
 

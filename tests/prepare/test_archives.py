@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare.miniature import QUICK, pack
 
-from baoseg.errors import DataError, RunError
-from baoseg.prepare import archives
-from baoseg.prepare.archives import Archive
+from baoseg.core.errors import DataError, RunError
+from baoseg.data.prepare import archives
+from baoseg.data.prepare.archives import Archive
 
 CONTENT = os.urandom(300_000)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from prepare.miniature import jpeg, png
 
+from baoseg.core.errors import DataError
 from baoseg.data import Folder
-from baoseg.errors import DataError
-from baoseg.prepare import folder
+from baoseg.data.prepare import folder
 
 TABLE = ["image,labels", "JPEGImages/a.jpg,cat dog", "JPEGImages/b.jpg,cat dog", "JPEGImages/c.jpg,"]
 MASK = [[0, 1, 255], [2, 2, 0]]

@@ -11,10 +11,10 @@ from prepare.miniature import QUICK, jpeg, pack
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
 
+from baoseg.core.errors import DataError
 from baoseg.data import Folder
-from baoseg.errors import DataError
-from baoseg.prepare import coco, coco14
-from baoseg.prepare.coco import Config, draw, read_pictures
+from baoseg.data.prepare import coco, coco14
+from baoseg.data.prepare.coco import Config, draw, read_pictures
 
 SIZE = (24, 32)  # height, width
 

@@ -13,11 +13,12 @@ import pytest
 import tiny
 from prepare import test_coco, test_voc
 
-from baoseg import cli, papers, prepare, recipes
+from baoseg import cli, recipes
+from baoseg.core.run_folder import Run
+from baoseg.data import prepare
 from baoseg.data.images import read_mask
-from baoseg.prepare import coco, coco14, voc12
-from baoseg.recipes import Recipe
-from baoseg.runs import Run
+from baoseg.data.prepare import coco, coco14, voc12
+from baoseg.recipes import Recipe, papers
 
 DECISIONS = {"transcam": "fixed", "bao": "threshold_free", "bao+crf": "refined", "segment": "predicted"}
 

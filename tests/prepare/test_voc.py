@@ -11,14 +11,14 @@ import torch
 from prepare.miniature import QUICK, jpeg, pack, png
 from scipy.io import savemat
 
-from baoseg import prepare as prepare_package
 from baoseg import recipes
 from baoseg.cli import prepare as verbs
+from baoseg.core.errors import DataError, RunError
+from baoseg.core.files import atomic
 from baoseg.data import Folder, open_dataset
-from baoseg.errors import DataError, RunError
-from baoseg.prepare import voc, voc12
-from baoseg.prepare.voc import Config, Labels
-from baoseg.runs import atomic
+from baoseg.data import prepare as prepare_package
+from baoseg.data.prepare import voc, voc12
+from baoseg.data.prepare.voc import Config, Labels
 
 WIDTH, HEIGHT = 12, 8
 DEVKIT, SBD = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"

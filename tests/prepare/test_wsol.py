@@ -8,10 +8,10 @@ import pytest
 import torch
 from prepare.miniature import QUICK, jpeg, pack, png
 
+from baoseg.core.errors import DataError
+from baoseg.data.prepare import cub200, ilsvrc, openimages
+from baoseg.data.prepare.wsol import Cub, Ilsvrc, OpenImages
 from baoseg.data.wsol import Config, Layout, open_boxed
-from baoseg.errors import DataError
-from baoseg.prepare import cub200, ilsvrc, openimages
-from baoseg.prepare.wsol import Cub, Ilsvrc, OpenImages
 
 WIDTH, HEIGHT = 6, 4
 SHAPE = [[0, 0, 0, 0, 0, 0], [0, 0, 255, 255, 0, 0], [0, 0, 255, 0, 0, 0], [0, 0, 0, 0, 0, 0]]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg.errors import DataError
+from baoseg.core.errors import DataError
 from baoseg.refine import crf
 from baoseg.refine.affinity_labels import after_crf, background_score, from_alphas, from_background, from_thresholds
 from baoseg.seeds import Seed

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from baoseg.errors import DataError, RecipeError
+from baoseg.core.errors import DataError, RecipeError
 from baoseg.refine import crf
 
 SMALL = crf.Config(bilateral_sxy=8.0, bilateral_srgb=20.0)

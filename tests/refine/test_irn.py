@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import Batch
 from baoseg.data.transforms import normalise
-from baoseg.errors import DataError, RecipeError
 from baoseg.nets import timm_backbones
 from baoseg.refine import affinity_labels, irn, pairs
 from baoseg.refine.irn import Boundary, Config, Displacement, IRNet
 from baoseg.refine.random_walk import propagate_to_edge
 from baoseg.seeds import Seed
-from baoseg.types import Batch
 
 few = settings(deadline=None, max_examples=25)
 RESNET_50 = [64, 256, 512, 1024, 2048]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baoseg.errors import RecipeError
+from baoseg.core.errors import RecipeError
+from baoseg.core.types import Batch
 from baoseg.nets import timm_backbones
 from baoseg.refine import pairs
 from baoseg.refine.random_walk import edge_affinity, edge_affinity_at, offsets_within, within
-from baoseg.types import Batch
 
 few = settings(deadline=None, max_examples=25)
 

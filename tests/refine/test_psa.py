@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.types import Batch
 from baoseg.data.transforms import normalise
-from baoseg.errors import DataError, RecipeError
-from baoseg.masks import label_image
 from baoseg.nets import timm_backbones
 from baoseg.refine import affinity_labels, crf, psa
 from baoseg.refine.psa import AffinityNet, Config
 from baoseg.seeds import Seed
-from baoseg.types import Batch
+from baoseg.seeds.masks import label_image
 
 
 def network(stride: int = 8, config: Config | None = None) -> AffinityNet:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baoseg.errors import DataError, RecipeError
+from baoseg.core.errors import DataError, RecipeError
 from baoseg.refine.random_walk import (
     edge_affinity,
     feature_affinity,

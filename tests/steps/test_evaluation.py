@@ -7,10 +7,12 @@ import pytest
 import tiny
 from PIL import Image
 
-from baoseg import masks, pipeline
+from baoseg import pipeline
+from baoseg.core.errors import DataError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
 from baoseg.data.images import voc_palette
-from baoseg.errors import DataError
-from baoseg.runs import Run, read_json
+from baoseg.seeds import masks
 
 SIDE = 32
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from baoseg.core.errors import DataError
 from baoseg.data import Folder
-from baoseg.errors import DataError
-from baoseg.steps.checking import masks_of_others
-from baoseg.steps.segmenting import _check_masks
+from baoseg.pipeline.checking import masks_of_others
+from baoseg.pipeline.segmenting import _check_masks
 
 
 def pictures(root, labels):

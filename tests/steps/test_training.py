@@ -10,8 +10,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from baoseg import labeler, pipeline, recipes
+from baoseg import pipeline, recipes
 from baoseg.data.images import read_mask
+from baoseg.predict import labeler
 
 METHODS = ("cam", "transcam", "bnr", "amn", "bao")
 

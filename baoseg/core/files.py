@@ -1,0 +1,121 @@
+"""Files that are whole or not there: written under a temporary name, then renamed; JSON and safetensors."""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baoseg.core.errors import RunError, TargetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "run.json"
+
+
+TEMPORARY = ".bao-"  # how the names of unfinished files begin; their length does not depend on that of the file
+
+
+LONGEST_SUFFIX = 16  # bytes; writers know formats by suffixes that are shorter
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it into place when the block ends well.
+
+    A reader sees the old file or the new one, never a part. Folders are made as needed. Raises RunError when the
+    disk is full or the folder cannot be written, TargetError when only the name is at fault; nothing is left behind
+    then. The block does not run where it is known before that the file cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_target(path)
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; a run folder is shared as any other
+        temporary.replace(path)
+    except OSError as error:
+        raise _of_target(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Raise TargetError for a file that can never be written: its name is too long, or a folder has it."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _of_target(path, error) from error
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise _of_target(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+
+
+def _of_target(path: Path, error: OSError) -> RunError:
+    kind = TargetError if error.errno in {errno.ENAMETOOLONG, errno.EISDIR} else RunError
+    return kind(f"{path}: cannot be written: {_remedy(error)}")
+
+
+def _remedy(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "no space left on the disk; free some and run the same command again, it continues"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "no permission; choose another folder with --out"
+        case errno.ENOTDIR | errno.EEXIST:
+            return "a file is in the way of a folder; choose another folder with --out"
+        case errno.ENAMETOOLONG:
+            return "the name is too long for the file system; shorten it"
+        case errno.EISDIR:
+            return "a folder has this name; rename or remove it"
+        case _:
+            return error.strerror or str(error)
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {_remedy(error)}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunError if the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; is {path.parent} a run folder?") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
+    except ValueError as error:
+        remedy = "restore it, or begin again in another folder"
+        if path.name != MANIFEST:
+            remedy = "delete it and run the step again"
+        raise RunError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
+    """Safetensors. Serialised in memory first, so that a full disk is an OSError like any other."""
+    from safetensors.torch import save  # noqa: PLC0415 (brings torch, which paths and JSON do not need)
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,125 @@
+"""The run folder: where the steps meet, and the only place that knows its layout.
+
+RUN/
+  run.json                      manifest: resolved recipe, version, data fingerprint, environment
+  METHOD/                       a folder for each stage of the recipe, e.g. transcam/, bao/, bao+irn/
+    state.safetensors           training state after the last finished epoch, for resuming
+    network.safetensors         the trained network, self-describing: `baoseg.load` reads it
+    losses.csv                  epoch, step, seconds and the mean of each loss term
+    epochs.csv                  evaluation after each epoch, where the recipe asks for it
+    costs.json                  seconds and memory of training, of making maps and of refining masks
+    labels/SPLIT/NAME.png       labels of pixels to learn from, where the stage learns from such
+    maps/SPLIT/NAME.npz         seeds
+    masks/SPLIT/NAME.png        masks
+    metrics.json                evaluation
+  report.html
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baoseg.core.errors import RunError
+
+if TYPE_CHECKING:
+    pass
+
+
+_held: dict[Path, int] = {}  # folders that this process works in alone, and the open descriptors that say so
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep other processes out of a folder. Raises RunError when one is in it already.
+
+    Inside a block for the same folder it does nothing, nor for a folder that is not there. The lock lies on the folder
+    itself, leaves no file behind and ends with the process, however that ends. Where a file system has no locks, and on
+    Windows, there is none.
+    """
+    place = root.resolve()
+    if place in _held or not place.is_dir() or sys.platform == "win32":
+        yield
+        return
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{root}: cannot be opened: {_remedy(error)}") from error
+    try:
+        _lock(descriptor, root)
+        _held[place] = descriptor
+        yield
+    finally:
+        _held.pop(place, None)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    import fcntl  # noqa: PLC0415  (not on Windows)
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(
+            f"{root}: another process works in this run folder; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _leave_to_parent() -> None:
+    """A process that was forked, to load images, does not keep the folder locked after its parent has died."""
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+class Stage:
+    """Paths of one stage of a run: a trained method, a fusion, a refinement."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state.safetensors"
+        self.network = root / "network.safetensors"
+        self.losses = root / "losses.csv"
+        self.epochs = root / "epochs.csv"
+        self.costs = root / "costs.json"
+        self.metrics = root / "metrics.json"
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def has_maps(self) -> bool:
+        return (self.root / "maps").is_dir()
+
+    def label(self, split: str, name: str) -> Path:
+        return self.root / "labels" / split / f"{name}.png"
+
+    def maps(self, split: str, name: str) -> Path:
+        return self.root / "maps" / split / f"{name}.npz"
+
+    def masks(self, split: str) -> Path:
+        return self.root / "masks" / split
+
+    def mask(self, split: str, name: str) -> Path:
+        return self.masks(split) / f"{name}.png"
+
+
+class Run:
+    """Paths of a run folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root = root.expanduser()
+        self.manifest = root / MANIFEST
+        self.report = root / "report.html"
+
+    def stage(self, name: str) -> Stage:
+        return Stage(self.root / name)

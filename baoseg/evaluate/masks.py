@@ -1,0 +1,302 @@
+"""How good label images are: confusion matrices, the scores of the papers, and all thresholds in one pass.
+
+What was chosen on the ground truth carries the name *oracle*: it tells what the maps hold, not what a user
+without pixel labels would get.
+
+Shapes: S = K + 1 classes with the background, t thresholds, h x w pixels.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from baoseg.core import ranks
+from baoseg.core.errors import DataError
+from baoseg.core.types import BACKGROUND, IGNORE
+from baoseg.evaluate.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
+from baoseg.seeds import Seed
+from baoseg.seeds.masks import best_class, label_image
+
+THRESHOLDS = tuple(i / 100 for i in range(101))
+DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
+MaskDecision = Literal["refined", "predicted"]  # where masks come from that are not made from maps of their own
+WITHOUT_MAPS = get_args(MaskDecision)
+MIXED = "some maps have a background map or a threshold and some do not; make all with one method"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All in percent. `iou` has a value for each of the S classes, nan for a class that is in neither
+    prediction nor ground truth; the others are means over the classes for which they are defined, nan if
+    there is none.
+
+    With TP, P and T the pixels of a class that are right, predicted and true: `iou` = TP / (T + P - TP), `fp`
+    = (P - TP) / (T + P - TP), `fn` = (T - TP) / (T + P - TP), so that the means of the three add up to 100;
+    `precision` = TP / P, `recall` = TP / T. These are the rates that AMN, TransCAM and BAO report. Deviation:
+    their scripts count a class that never occurs as 0, which lowers every mean; here it is left out.
+    """
+
+    iou: tuple[float, ...]
+    miou: float
+    fp: float
+    fn: float
+    precision: float
+    recall: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores for JSON, which has no nan: null stands for it."""
+        return {
+            "miou": _or_none(self.miou),
+            "iou": [_or_none(value) for value in self.iou],
+            "fp": _or_none(self.fp),
+            "fn": _or_none(self.fn),
+            "precision": _or_none(self.precision),
+            "recall": _or_none(self.recall),
+        }
+
+
+class Confusion:
+    """Pixels counted by ground truth (rows) and prediction (columns), in 64 bit, over all pictures."""
+
+    def __init__(self, num_classes: int, counts: Int64[Tensor, "S S"] | None = None) -> None:
+        """`num_classes` is K, without the background."""
+        size = num_classes + 1
+        self.num_classes = num_classes
+        self.counts = torch.zeros(size, size, dtype=torch.int64) if counts is None else counts
+
+    def update(self, prediction: UInt8[Tensor, "h w"], truth: UInt8[Tensor, "H W"]) -> None:
+        """Count a picture; pixels whose ground truth is 255 do not count.
+
+        Raises DataError if the two differ in size or hold a value beyond K.
+        """
+        _check_size(truth, prediction.shape, "prediction")
+        if prediction.numel() and prediction.max() > self.num_classes:
+            raise DataError(
+                f"the prediction has the value {prediction.max()}, but the classes are "
+                f"0..{self.num_classes}; predict with the class list that is evaluated"
+            )
+        self.counts += _count(truth, prediction.long(), columns=self.num_classes + 1, num_classes=self.num_classes)
+
+    def __add__(self, other: "Confusion") -> "Confusion":
+        return Confusion(self.num_classes, self.counts + other.counts)
+
+    def over_processes(self) -> "Confusion":
+        """The sum over all processes that evaluate, each some of the pictures."""
+        return Confusion(self.num_classes, ranks.total(self.counts))
+
+    def scores(self) -> Scores:
+        counts = self.counts.double()
+        right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+        union = true + predicted - right
+        iou = 100 * right / union  # 0 / 0 is the nan that is meant
+
+        def mean(values: Float[Tensor, "S"]) -> float:
+            return 100 * values.nanmean().item()
+
+        return Scores(
+            iou=tuple(iou.tolist()),
+            miou=iou.nanmean().item(),
+            fp=mean((predicted - right) / union),
+            fn=mean((true - right) / union),
+            precision=mean(right / predicted),
+            recall=mean(right / true),
+        )
+
+
+class ThresholdSweep:
+    """The confusion matrix at every threshold, from one pass over the maps.
+
+    A pixel whose largest class map has the value v belongs to that class at the thresholds <= v and to the
+    background at the others. So it is enough to count pixels by (ground truth, best class, number of
+    thresholds <= v); sums over the last of the three are the matrices. They equal those of
+    `masks.label_image` at each threshold by itself, to the pixel: maps and thresholds are compared in single
+    precision there and here, and a value equal to a threshold reaches it. Background maps have no part in it.
+    """
+
+    def __init__(self, num_classes: int, thresholds: Sequence[float] = THRESHOLDS) -> None:
+        """`num_classes` is K, without the background; `thresholds` ascend."""
+        self.num_classes = num_classes
+        self.thresholds = tuple(thresholds)
+        self._limits = torch.tensor(self.thresholds, dtype=torch.float32)
+        if not self.thresholds or (self._limits.diff() < 0).any():
+            raise ValueError("thresholds must be given, and ascend")
+        size = num_classes + 1
+        self._counts = torch.zeros(size, size, len(self.thresholds) + 1, dtype=torch.int64)
+
+    def update(self, seed: Seed, truth: UInt8[Tensor, "h w"]) -> None:
+        """Count a picture; pixels whose ground truth is 255 do not count.
+
+        Raises DataError if the ground truth has another size than the picture, or one of them a class beyond
+        K.
+        """
+        _check_size(truth, seed.size, "picture of the maps")
+        if seed.classes.numel() and seed.classes.max() > self.num_classes:
+            raise DataError(
+                f"there is a map of class {seed.classes.max()}, but the classes are 0..{self.num_classes}; "
+                "make the maps again with the class list that is evaluated"
+            )
+        classes, values = best_class(seed.upsample())
+        reached = torch.bucketize(values, self._limits, right=True)  # number of thresholds <= value
+        # only the classes with a map have pixels to count: a picture's table, and its time, is linear in S
+        present = seed.classes if seed.classes.numel() else torch.tensor([BACKGROUND])
+        channel = torch.zeros(self.num_classes + 1, dtype=torch.int64)
+        channel[present] = torch.arange(len(present))
+        bins = len(self.thresholds) + 1
+        counts = _count(
+            truth, channel[classes] * bins + reached, columns=len(present) * bins, num_classes=self.num_classes
+        )
+        self._counts.index_add_(1, present, counts.unflatten(1, (len(present), bins)))
+
+    def over_processes(self) -> "ThresholdSweep":
+        """The sum over all processes that evaluate, each some of the pictures."""
+        whole = ThresholdSweep(self.num_classes, self.thresholds)
+        whole._counts = ranks.total(self._counts)
+        return whole
+
+    def confusion(self, i: int) -> Confusion:
+        """The confusion matrix at `thresholds[i]`."""
+        counts = self._counts[..., i + 1 :].sum(dim=-1)
+        counts[:, 0] += self._counts[..., : i + 1].sum(dim=(1, 2))
+        return Confusion(self.num_classes, counts)
+
+    def scores(self) -> list[Scores]:
+        """The scores at each threshold."""
+        return [self.confusion(i).scores() for i in range(len(self.thresholds))]
+
+    @property
+    def miou(self) -> Float[Tensor, "t"]:
+        return torch.tensor([scores.miou for scores in self.scores()], dtype=torch.float64)
+
+    @property
+    def fp(self) -> Float[Tensor, "t"]:
+        return torch.tensor([scores.fp for scores in self.scores()], dtype=torch.float64)
+
+    @property
+    def fn(self) -> Float[Tensor, "t"]:
+        return torch.tensor([scores.fn for scores in self.scores()], dtype=torch.float64)
+
+    def oracle(self) -> tuple[float, Scores]:
+        """The threshold of the best mIoU, the first on ties, and its scores: chosen on the ground truth."""
+        return self._best(self.scores())
+
+    def to_json(self) -> dict[str, Any]:
+        """`sweep` and `oracle` of metrics.json."""
+        scores = self.scores()
+        threshold, best = self._best(scores)
+        sweep: dict[str, Any] = {"thresholds": list(self.thresholds)}
+        for name in ("miou", "fp", "fn"):
+            sweep[name] = [_or_none(getattr(one, name)) for one in scores]
+        return {"sweep": sweep, "oracle": {"threshold": threshold, **best.to_json()}}
+
+    def _best(self, scores: list[Scores]) -> tuple[float, Scores]:
+        miou = [-math.inf if math.isnan(one.miou) else one.miou for one in scores]
+        best = miou.index(max(miou))
+        return self.thresholds[best], scores[best]
+
+
+def evaluate_seeds(
+    pairs: Iterable[tuple[Seed, UInt8[Tensor, "h w"]]], num_classes: int, *, threshold: float
+) -> dict[str, Any]:
+    """Scores of seeds against ground truth masks in one pass, as metrics.json holds them.
+
+    `num_classes` is K, without the background. One of DECISIONS has the scores of the masks, the others are None:
+    "threshold_free" those of maps with a learned background, "image_specific" those of maps that bring a threshold for
+    each picture, "fixed" those of others at `threshold`. "sweep" and "oracle" are those of the class maps alone at
+    `THRESHOLDS`.
+
+    Raises DataError if there are no pairs, the seeds are not all of one kind, or seed and mask do not fit.
+    """
+    confusion, sweep = Confusion(num_classes), ThresholdSweep(num_classes)
+    decision: str | None = None
+    for seed, truth in pairs:
+        if decision is None:
+            decision = _decision(seed)
+        if decision != _decision(seed):
+            raise DataError(MIXED)
+        full = seed.upsample()
+        sweep.update(full, truth)
+        confusion.update(label_image(full, threshold=threshold if decision == "fixed" else None), truth)
+    decisions = {one for one in ranks.gathered(decision) if one is not None}
+    decision = decisions.pop() if decisions else None
+    if decisions:
+        raise DataError(MIXED)
+    if decision is None:
+        raise DataError("no picture has both maps and a ground truth mask; there is nothing to evaluate")
+    scores = confusion.over_processes().scores().to_json()
+    if decision == "fixed":
+        scores = {"threshold": threshold, **scores}
+    return {**dict.fromkeys(DECISIONS), decision: scores, **sweep.over_processes().to_json()}
+
+
+def evaluate_masks(
+    pairs: Iterable[tuple[UInt8[Tensor, "h w"], UInt8[Tensor, "h w"]]],
+    num_classes: int,
+    *,
+    decision: MaskDecision,
+) -> dict[str, Any]:
+    """Scores of masks against ground truth masks, as metrics.json holds them: there is no sweep and no oracle.
+
+    Raises DataError if there are no pairs, or if a mask and its ground truth do not fit.
+    """
+    confusion, empty = Confusion(num_classes), True
+    for mask, truth in pairs:
+        confusion.update(mask, truth)
+        empty = False
+    if all(ranks.gathered(empty)):
+        raise DataError("no picture has both a mask and a ground truth; there is nothing to evaluate")
+    return {
+        **dict.fromkeys(DECISIONS),
+        decision: confusion.over_processes().scores().to_json(),
+        "sweep": None,
+        "oracle": None,
+    }
+
+
+def of_masks(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The scores of the masks in metrics.json, however the background was decided."""
+    return metrics[decision_of(metrics)]
+
+
+def decision_of(metrics: dict[str, Any]) -> str:
+    """How the background was decided: the one of DECISIONS or WITHOUT_MAPS that has scores."""
+    return next(name for name in (*DECISIONS, *WITHOUT_MAPS) if metrics.get(name) is not None)
+
+
+def _decision(seed: Seed) -> str:
+    if seed.background is not None:
+        return "threshold_free"
+    return "fixed" if seed.threshold is None else "image_specific"
+
+
+def _count(
+    truth: UInt8[Tensor, "h w"], column: Int64[Tensor, "h w"], *, columns: int, num_classes: int
+) -> Int64[Tensor, "S columns"]:
+    """Number of pixels for each (ground truth, column)."""
+    beyond = (truth > num_classes) & (truth != IGNORE)
+    if beyond.any():
+        raise DataError(
+            f"the ground truth has the value {truth[beyond].max()}, but the classes are 0..{num_classes}; "
+            "use 255 for pixels to ignore"
+        )
+    row = truth.clamp(max=num_classes + 1).long()  # 255 becomes one more row, which is dropped
+    size = num_classes + 1
+    counts = torch.bincount((row * columns + column).flatten(), minlength=(size + 1) * columns)
+    return counts.view(size + 1, columns)[:size]
+
+
+def _check_size(truth: UInt8[Tensor, "h w"], size: Sequence[int], what: str) -> None:
+    if tuple(truth.shape) != tuple(size):
+        (height, width), (other_height, other_width) = truth.shape, size
+        raise DataError(
+            f"the ground truth is {width} x {height} pixels and the {what} {other_width} x {other_height}; "
+            "use masks of the size of their pictures"
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,103 @@
+"""The steps, top to bottom: train -> maps -> masks -> refine -> segment -> evaluate -> report.
+
+Each is a function of a run folder, reads what the step before it left there, and can be run again at any time. What
+takes long, training and maps, is skipped where it is done already. `run` does all of them from one recipe.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from baoseg import nets, recipes
+from baoseg.core import progress
+from baoseg.core.run_folder import Run
+from baoseg.pipeline import manifest
+from baoseg.pipeline.checking import check_addition, check_recipe
+from baoseg.pipeline.evaluation import evaluate_stages, make_report
+from baoseg.pipeline.manifest import open_split, recipe_of, split_data
+from baoseg.pipeline.mapping import make_maps, make_masks
+from baoseg.pipeline.refining import add_refinements, refine_masks
+from baoseg.pipeline.segmenting import add_segmentation, segment_pictures
+from baoseg.pipeline.training import train_stages
+from baoseg.recipes import Recipe
+from baoseg.training.train import Hardware
+
+__all__ = [
+    "add_refinements",
+    "add_segmentation",
+    "begin",
+    "compare",
+    "evaluate_stages",
+    "fuse_seeds",
+    "make_maps",
+    "make_masks",
+    "make_report",
+    "open_split",
+    "recipe_of",
+    "refine_masks",
+    "run",
+    "segment_pictures",
+    "split_data",
+    "train_stages",
+]
+
+
+def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> Run:
+    """Open the run folder `out` for `recipe`, or make it.
+
+    Raises RunError if it holds something else, and other errors for a recipe that cannot work: nothing is made then.
+    """
+    check = partial(check_recipe, hardware=hardware)
+    with manifest.opened(recipe, out, check=check, check_addition=check_addition) as folder:
+        return folder
+
+
+def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
+    """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues.
+
+    Raises as `begin`, and RunError while another process works in the folder.
+    """
+    hardware.fabric()  # the processes of other devices start here, and come this way as well
+    check = partial(check_recipe, hardware=hardware)
+    with manifest.opened(recipe, out, check=check, check_addition=check_addition) as folder:
+        train_stages(folder, hardware=hardware)
+        make_maps(folder, hardware=hardware)
+        make_masks(folder)
+        refine_masks(folder, hardware=hardware)
+        segment_pictures(folder, hardware=hardware)
+        evaluate_stages(folder)
+        make_report(folder)
+    return folder
+
+
+def compare(
+    base: Recipe,
+    out: Path,
+    *,
+    methods: Sequence[str],
+    hardware: Hardware,
+    seeds: Mapping[str, str] | None = None,
+    fuse: Sequence[str] = (),
+    refine: Sequence[str] = (),
+    allow_pickle: bool = False,
+) -> Run:
+    """Methods side by side on the data, network and schedules of `base`: see `recipes.comparison`.
+
+    `refine` are ways (`recipes.REFINERS`) to refine the masks of each of them.
+
+    On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
+    """
+    if "transcam" in methods and not nets.build(base.net, 1, initialise=False).backbone.attends:
+        progress.say("transcam: the same as cam on a network without attention; left out")
+        methods = [name for name in methods if name != "transcam"] or ["cam"]
+    recipe = recipes.comparison(base, methods, seeds=seeds, fuse=fuse, allow_pickle=allow_pickle)
+    recipe = recipes.refined(recipe, refine, of=recipe.names)
+    return run(recipe, out, hardware=hardware)
+
+
+def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle: bool = False) -> Run:
+    """The normalised sum of seeds, or those of a single source: masks, metrics and a report on the data of `base`."""
+    fusion = recipes.Fusion(called="fused", sources=tuple(sources), allow_pickle=allow_pickle)
+    recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,), refinements=(), segmentations=())
+    return run(recipe, out, hardware=Hardware(accelerator="cpu"))

@@ -1,0 +1,561 @@
+"""The manifest of a run folder: which recipe on which data it holds, and what was added to it since.
+
+Paths are kept absolute. Where the run folder was moved since, each is also looked for where it lay as seen from the
+folder, so that a run and its data can be moved together. Data are known by their fingerprint and not by their path:
+every step compares it, and data that were moved alone are found once their new place is named.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import baoseg
+from baoseg import data, recipes
+from baoseg.core import progress, ranks, settings
+from baoseg.core.errors import BaosegError, DivergenceError, NotFiniteError, RunError
+from baoseg.core.files import make_folder, read_json, write_json
+from baoseg.core.run_folder import Run, alone
+from baoseg.data import SYNTHETIC, Dataset
+from baoseg.recipes import Recipe
+
+Addition = recipes.Refinement | recipes.Segmentation
+Check = Callable[[Recipe, Run, Dataset, Dataset], None]  # takes the data of training and of evaluation
+CheckAddition = Callable[[Recipe, Addition, Dataset], None]  # takes the data of training
+
+# What may be added to a run at any time, by the fields of Recipe and the classes of their entries.
+ADDITIONS: dict[str, type[Addition]] = {"refinements": recipes.Refinement, "segmentations": recipes.Segmentation}
+Role = Literal["train", "eval"]
+NEW_FOLDER = "choose another folder with --out, or delete this one"
+OTHER_OUT = dict.fromkeys(ADDITIONS, ", or choose another folder with --out")
+
+
+@contextlib.contextmanager
+def opened(recipe: Recipe, out: Path, *, check: Check, check_addition: CheckAddition) -> Iterator[Run]:
+    """The run folder `out` for `recipe`, made if needed, in which no other process works meanwhile.
+
+    Raises RunError if the folder holds something else, and what `check` raises of a recipe that cannot work: nothing
+    is written then. A manifest alone, as a first try leaves it that failed, holds nothing yet and is written anew.
+    """
+    folder, recipe = Run(out), recipes.with_paths(recipe, absolute)
+    with contextlib.ExitStack() as stack:
+        with ranks.first_alone():
+            train, shown = data.open_dataset(recipe.data, "train"), data.open_dataset(recipe.data, "eval")
+            _require_same(folder, recipe, train, shown)
+            check(recipe, folder, train, shown)
+            if ranks.first():
+                make_folder(folder.root)
+                stack.enter_context(alone(folder.root))
+                _require_same(folder, recipe, train, shown)  # another process may have been here
+                _note(folder, recipe, train, shown)
+                _withdraw(folder, train, of=[*ADDITIONS], check=check_addition)
+                _add(folder, recipe, remedy=OTHER_OUT)
+        yield folder
+
+
+def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], check: CheckAddition) -> None:
+    """Note what `change` adds to the run's recipe; `to` are the fields (ADDITIONS) that the next step works through.
+
+    Raises RunError if something else was made under the same name, and what `check` raises: the manifest stays as it
+    is then. An addition that made nothing yet is replaced, and one that `check` refuses is withdrawn, with a line.
+    """
+    with ranks.first_alone():
+        if not ranks.first():
+            return
+        with alone_in(folder):
+            pictures = training_data(folder)
+            _withdraw(folder, pictures, of=to, check=check)
+            before = recipe_of(folder)
+            recipe = recipes.with_paths(change(before), absolute)
+            for key in ADDITIONS:
+                noted = _by_name(before, key)
+                for name, addition in _by_name(recipe, key).items():
+                    if noted.get(name) != addition:
+                        check(recipe, addition, pictures)
+            _add(folder, recipe, remedy={"segmentations": ", or name the new one with --called"})
+
+
+@contextlib.contextmanager
+def made_or_withdrawn(folder: Run, name: str) -> Iterator[None]:
+    """Inside, an addition is made. Where that fails and leaves nothing to go on from, it is taken back.
+
+    Otherwise every later command in the folder would try it first, and fail.
+    """
+    try:
+        yield
+    except (BaosegError, torch.OutOfMemoryError) as error:
+        stage = folder.stage(name)
+        lost = isinstance(error, DivergenceError | NotFiniteError) and not stage.network.exists()
+        if ranks.first() and (lost or not _made(folder, name)):
+            with contextlib.suppress(BaosegError):  # the first error is the one to be told
+                _take_back(folder, name)
+        raise
+
+
+@contextlib.contextmanager
+def alone_in(folder: Run) -> Iterator[None]:
+    """Keep other commands that train out of the folder. Of many processes of one command, the first stands for all."""
+    with alone(folder.root) if ranks.first() else contextlib.nullcontext():
+        yield
+
+
+def recipe_of(folder: Run) -> Recipe:
+    """The recipe that a run folder was made with, and what was added since, with paths as they are today.
+
+    Raises RunError when it is none.
+    """
+    manifest = read_json(folder.manifest)
+    return recipes.with_paths(_noted(folder, manifest), _Places.of(folder, manifest).find)
+
+
+def training_data(folder: Run) -> Dataset:
+    """The pictures that the run learns from. Raises RunError if they are others than when it was made."""
+    return _known_data(folder, "train", None)
+
+
+def split_data(folder: Run, split: str | None = None) -> Dataset:
+    """The evaluation split, or the one named. Raises RunError if its pictures are others than when the run was made.
+
+    Its ground truth may have changed: see `truth_changed`. A split that no step has worked on yet is noted.
+    """
+    return _known_data(folder, "eval", split)
+
+
+def open_split(recipe: Recipe, split: str | None) -> Dataset:
+    """The evaluation split of a recipe, or the one named, whatever it holds."""
+    config = recipe.data if split is None else dataclasses.replace(recipe.data, eval_split=split)
+    return data.open_dataset(config, "eval")
+
+
+def truth_changed(folder: Run, dataset: Dataset) -> bool:
+    """Whether the ground truth of the evaluation split has changed since the run was made, or evaluated last."""
+    return bool(read_json(folder.manifest)["data"]["eval"]["fingerprint"] != dataset.fingerprint())
+
+
+def note_truth(folder: Run, dataset: Dataset) -> None:
+    """Remember the ground truth that was evaluated."""
+    manifest = read_json(folder.manifest)
+    manifest["data"]["eval"] = {**_described(dataset), **manifest["data"]["eval"], "fingerprint": dataset.fingerprint()}
+    write_json(folder.manifest, manifest)
+
+
+def require_same_data(other: Run, dataset: Dataset) -> None:
+    """Raise RunError if another run worked on other pictures under the name of this split; see `fusion`.
+
+    A run for localization notes its data in another way: of it the class list and each map are compared elsewhere.
+    """
+    manifest = read_json(other.manifest)
+    if "localization" in manifest:
+        return
+    noted = manifest.get("data", {})
+    described = [noted[role] for role in ("train", "eval") if role in noted] + [*noted.get("others", {}).values()]
+    for one in described:
+        if one["split"] == dataset.split:
+            difference = "" if _same_inputs(one, dataset) else _difference_of_data(one, dataset)
+        else:
+            difference = _difference_of_classes(one, dataset.classes.names)
+        if difference:
+            raise RunError(
+                f"{other.root}: was made on other data ({difference}); fuse seeds that were made of the same data"
+            )
+
+
+# ------------------------------------------------------------------------------------ what is noted
+
+
+def _noted(folder: Run, manifest: dict[str, Any]) -> Recipe:
+    source = str(folder.manifest)
+    if "recipe" not in manifest and "localization" not in manifest:
+        raise RunError(f"{source}: is no manifest of a run; is {folder.root} a run folder?")
+    if "recipe" not in manifest:
+        raise RunError(
+            f"{source}: a run for localization; this step is for runs of `bao run`, `compare` and `fuse`, and for this "
+            "one there are maps, evaluate and report"
+        )
+    added: Any = {
+        key: tuple(settings.from_json(value, kind, source=source) for value in manifest.get(key, {}).values())
+        for key, kind in ADDITIONS.items()
+    }
+    return dataclasses.replace(settings.from_json(manifest["recipe"], Recipe, source=source), **added)
+
+
+def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
+    """Raise RunError unless the folder is free, or holds this recipe on these data."""
+    out = folder.root
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out}: is a file, no run folder; choose another folder with --out")
+    if not begun(folder):
+        return
+    if not folder.manifest.exists():
+        raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
+    manifest = read_json(folder.manifest)
+    noted = _same_places(folder, manifest, recipe)
+    before, now = _without_place(noted), _without_place(recipe)
+    if before != now:
+        raise RunError(f"{out}: holds a run with another recipe ({_difference(before, now)}); {NEW_FOLDER}")
+    for role, dataset in (("train", train), ("eval", shown)):
+        if difference := _difference_of_data(manifest["data"][role], dataset, folder):
+            raise RunError(f"{out}: holds a run on other data ({difference}); {NEW_FOLDER}")
+    _require_replaceable(folder, noted, recipe, remedy=OTHER_OUT)
+
+
+def begun(folder: Run) -> bool:
+    """Whether a folder holds more than a manifest. Files whose names begin with a dot are the system's."""
+    if not folder.root.exists():
+        return False
+    return any(path != folder.manifest and not path.name.startswith(".") for path in folder.root.iterdir())
+
+
+def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
+    """Write the manifest of a free folder. In that of one that is begun, update what the recipe says of places."""
+    if not begun(folder):
+        environment = {
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+        }
+        manifest = {
+            "recipe": {},
+            "data": {"train": _described(train), "eval": _described(shown)},
+            "stages": recipe.names,
+            "version": baoseg.__version__,
+            "environment": environment,
+        }
+        _write(folder, manifest, dataclasses.replace(recipe, refinements=(), segmentations=()))
+        return
+    manifest = read_json(folder.manifest)
+    noted = _noted(folder, manifest)
+    known = _same_places(folder, manifest, recipe)
+    current = dataclasses.replace(known, data=dataclasses.replace(known.data, path=recipe.data.path))
+    for role, dataset in (("train", train), ("eval", shown)):
+        if not _same_inputs(manifest["data"][role], dataset):
+            manifest["data"][role] = _described(dataset)
+        elif "bytes" not in manifest["data"][role]:  # written by an earlier version
+            manifest["data"][role] = {**_described(dataset), **manifest["data"][role]}
+    if current != noted or manifest != read_json(folder.manifest):
+        _write(folder, manifest, current)
+
+
+def _write(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> None:
+    """The manifest with this recipe, and where the folder is if any path depends on that."""
+    bare = dataclasses.replace(recipe, refinements=(), segmentations=())
+    added = {key: {name: settings.to_json(one) for name, one in _by_name(recipe, key).items()} for key in ADDITIONS}
+    place = {"folder": absolute(str(folder.root))} if recipes.paths_of(recipe) else {}
+    write_json(folder.manifest, {**manifest, "recipe": settings.to_json(bare), **added, **place})
+
+
+def _add(folder: Run, recipe: Recipe, *, remedy: dict[str, str]) -> None:
+    manifest = read_json(folder.manifest)
+    noted = _same_places(folder, manifest, recipe)
+    _require_replaceable(folder, noted, recipe, remedy=remedy)
+    merged: dict[str, Any] = {key: {**_by_name(noted, key), **_by_name(recipe, key)} for key in ADDITIONS}
+    for key in ADDITIONS:
+        for name, addition in _by_name(recipe, key).items():
+            if _by_name(noted, key).get(name, addition) != addition:
+                shutil.rmtree(folder.stage(name).root, ignore_errors=True)  # labels for what it was to be
+    added: dict[str, Any] = {key: tuple(merged[key].values()) for key in ADDITIONS}
+    if any(added[key] != getattr(noted, key) for key in ADDITIONS):
+        _write(folder, manifest, dataclasses.replace(noted, **added))
+
+
+def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: CheckAddition) -> None:
+    """Take back additions that made nothing and cannot: they would stop every command in the folder."""
+    manifest, recipe = read_json(folder.manifest), recipe_of(folder)
+    kept: dict[str, Any] = {}
+    for key in ADDITIONS:
+        kept[key] = []
+        for name, addition in _by_name(recipe, key).items():
+            try:
+                if key in of and not _made(folder, name):
+                    check(recipe, addition, pictures)
+                kept[key].append(addition)
+            except BaosegError as error:
+                progress.say(f"{name}: withdrawn, as it cannot be made: {error}")
+                shutil.rmtree(folder.stage(name).root, ignore_errors=True)
+        kept[key] = tuple(kept[key])
+    if any(kept[key] != getattr(recipe, key) for key in ADDITIONS):
+        _write(folder, manifest, dataclasses.replace(recipe, **kept))
+
+
+def _take_back(folder: Run, name: str) -> None:
+    """Note an addition no longer, nor those that were to be made from it, and remove what lies in their folders."""
+    manifest, recipe = read_json(folder.manifest), recipe_of(folder)
+    gone = {name}
+    left: list[Addition] = [*recipe.refinements, *recipe.segmentations]
+    while followers := [one.name for one in left if one.name not in gone and _source(one) in gone]:
+        gone |= {follower for follower in followers if not _made(folder, follower)}
+        left = [one for one in left if one.name not in followers]
+    kept: dict[str, Any] = {key: tuple(a for a in getattr(recipe, key) if a.name not in gone) for key in ADDITIONS}
+    _write(folder, manifest, dataclasses.replace(recipe, **kept))
+    for each in gone:
+        shutil.rmtree(folder.stage(each).root, ignore_errors=True)
+
+
+def _source(addition: Addition) -> str:
+    return addition.of if isinstance(addition, recipes.Refinement) else addition.masks
+
+
+def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: dict[str, str]) -> None:
+    for key in ADDITIONS:
+        known = _by_name(noted, key)
+        for name, addition in _by_name(recipe, key).items():
+            if known.get(name, addition) != addition and _made(folder, name):
+                difference = _difference(settings.to_json(known[name]), settings.to_json(addition))
+                raise RunError(
+                    f"{folder.root}: holds another {name} ({difference}); "
+                    f"delete {folder.stage(name).root} to make it anew{remedy.get(key, '')}"
+                )
+
+
+def _made(folder: Run, name: str) -> bool:
+    stage = folder.stage(name)
+    return stage.network.exists() or stage.state.exists() or (stage.root / "masks").is_dir()
+
+
+def _by_name(recipe: Recipe, key: str) -> dict[str, Addition]:
+    return {addition.name: addition for addition in getattr(recipe, key)}
+
+
+# ------------------------------------------------------------------------------------------- places
+
+
+def absolute(path: str) -> str:
+    """A path as it is to be kept: neither the home folder's short form nor the folder one is in matters later."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  (links stay: pathlib would resolve them)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """Where the files and folders are that a manifest names."""
+
+    then: str | None  # the run folder when the manifest was written; None where an earlier version wrote it
+    now: str
+
+    @classmethod
+    def of(cls, folder: Run, manifest: dict[str, Any]) -> "_Places":
+        return cls(manifest.get("folder"), absolute(str(folder.root)))
+
+    def candidates(self, path: str) -> list[str]:
+        """As noted, and as seen from the run folder. A relative path of an earlier version is taken from here."""
+        if self.then in (None, self.now):
+            return [absolute(path)]
+        try:
+            return [absolute(path), absolute(f"{self.now}/{os.path.relpath(path, self.then)}")]
+        except ValueError:  # on another drive
+            return [absolute(path)]
+
+    def find(self, path: str) -> str:
+        there = self.candidates(path)
+        return next((place for place in there if Path(place).exists()), there[0])
+
+    def same(self, path: str, given: str) -> bool:
+        """Whether a path given today means what was noted: the same file, or one called alike of which one is gone."""
+        there = self.candidates(path)
+        if any(os.path.realpath(place) == os.path.realpath(given) for place in there):
+            return True
+        gone = not Path(given).exists() or not any(Path(place).exists() for place in there)
+        return gone and Path(path).name == Path(given).name
+
+
+def _same_places(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> Recipe:
+    """The noted recipe with the paths of `recipe` wherever they mean the same."""
+    places, given = _Places.of(folder, manifest), recipes.paths_of(recipe)
+
+    def current(path: str) -> str:
+        return next((other for other in given if places.same(path, other)), places.find(path))
+
+    return recipes.with_paths(_noted(folder, manifest), current)
+
+
+def _without_place(recipe: Recipe) -> Any:
+    """All but additions, and but the folder of the data, which the data are known without."""
+    path = SYNTHETIC if recipe.data.path == SYNTHETIC else "a folder"
+    bare = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=path))
+    return settings.to_json(dataclasses.replace(bare, refinements=(), segmentations=()))
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
+    manifest = read_json(folder.manifest)
+    config, places = _noted(folder, manifest).data, _Places.of(folder, manifest)
+    if split is not None:
+        config = dataclasses.replace(config, eval_split=split)
+    differences = []
+    for path in _there(folder, config.path, places):
+        dataset = data.open_dataset(dataclasses.replace(config, path=path), role)
+        noted = _description(manifest["data"], role, dataset.split)
+        if noted is not None and _same_inputs(noted, dataset):
+            return dataset
+        difference = "" if noted is None else _difference_of_data(noted, dataset, folder)
+        if not difference:
+            _note_data(folder, role, dataset)
+            return dataset
+        differences.append(
+            f"{folder.root}: {path} holds other data than this run was made on ({difference}); "
+            "restore the data, or begin a run on them in another folder"
+        )
+    raise RunError(differences[0])
+
+
+def place(folder: Run, path: str) -> str:
+    """Where a file or folder that the manifest names is today."""
+    return _Places.of(folder, read_json(folder.manifest)).find(path)
+
+
+def require_data(folder: Run, path: str) -> None:
+    """Raise RunError where the folder of the data that the manifest names is not to be found."""
+    _there(folder, path, _Places.of(folder, read_json(folder.manifest)))
+
+
+def _there(folder: Run, path: str, places: _Places) -> list[str]:
+    if path == SYNTHETIC:
+        return [path]
+    there = [place for place in places.candidates(path) if Path(place).is_dir()]
+    if not there:
+        relative = "" if Path(path).is_absolute() else ", as seen from where the run was made: go there, or"
+        raise RunError(
+            f"{folder.manifest}: its data are not in {path}{relative or ';'} run the command that made this run "
+            "again with --data and the folder where they are now"
+        )
+    return there
+
+
+def _description(noted: dict[str, Any], role: str, split: str) -> dict[str, Any] | None:
+    """What is noted of a split: that of the role first, for it may be a split of both."""
+    for one in (noted[role], noted["train"], noted["eval"]):
+        if one["split"] == split:
+            return dict(one)
+    return noted.get("others", {}).get(split)
+
+
+def _note_data(folder: Run, role: Role, dataset: Dataset) -> None:
+    """Note the data of a split, so that the next step can compare; not while another process works in the folder."""
+    if not ranks.first():
+        return
+    with contextlib.suppress(RunError), alone(folder.root):
+        manifest = read_json(folder.manifest)
+        noted = manifest["data"]
+        if noted[role]["split"] == dataset.split:
+            noted[role] = _described(dataset)
+        else:
+            noted["others"] = {**noted.get("others", {}), dataset.split: _described(dataset)}
+        write_json(folder.manifest, manifest)
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    """What a run keeps of the data of a split, to know them again and to say what has changed.
+
+    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all pictures of the
+    split, and count it not. `bytes` are the sizes of the image files, where there are files.
+    """
+    whole = _whole(dataset)
+    labels = [whole.labels(index).nonzero()[:, 0].tolist() for index in range(len(whole))]
+    return {
+        "split": dataset.split,
+        "images": len(dataset),
+        "fingerprint": dataset.fingerprint(),
+        "of": len(whole),
+        "classes": list(whole.classes.names),
+        "inputs": whole.fingerprint(masks=False),
+        "names": _digest(list(whole.names)),
+        "labels": _digest(labels),
+        "bytes": " ".join(str(size) for size in whole.image_bytes()) if isinstance(whole, data.Folder) else "",
+    }
+
+
+def _same_inputs(noted: dict[str, Any], dataset: Dataset) -> bool:
+    """Whether all is as noted but, maybe, the ground truth."""
+    if "inputs" in noted:
+        return bool(noted["inputs"] == _whole(dataset).fingerprint(masks=False))
+    return noted["fingerprint"] in (dataset.fingerprint(), dataset.fingerprint(masks=False))  # of an earlier version
+
+
+def _difference_of_data(noted: dict[str, Any], dataset: Dataset, folder: Run | None = None) -> str:
+    """In what the data differ from those noted; empty if in nothing that matters.
+
+    The ground truth may differ, and image files that nothing in `folder` was made from, as one that was broken.
+    """
+    if _same_inputs(noted, dataset):
+        return ""
+    now = _described(dataset)
+    if difference := _named_difference(noted, now):
+        return difference
+    if not noted.get("bytes"):
+        return "image files changed" if "inputs" in noted else "names, labels or files changed"
+    sizes = zip(_whole(dataset).names, noted["bytes"].split(), now["bytes"].split(), strict=True)
+    changed = [name for name, before, after in sizes if before != after]
+    if folder is not None and not any(_used(folder, dataset.split, name) for name in changed):
+        return ""
+    return f"{len(changed)} of {now['of']} image files changed, as that of {changed[0]}"
+
+
+def _named_difference(noted: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first difference of two descriptions of data, but for files. An earlier version notes less."""
+    before = {**now, **noted}
+    for key, title in (("split", "split"), ("of", "images"), ("images", "images")):
+        if before[key] != now[key]:
+            return f"{title} {before[key]}, now {now[key]}"
+    if difference := _difference_of_classes(before, now["classes"]):
+        return difference
+    changed = [key for key in ("names", "labels") if before[key] != now[key]]
+    return f"{' and '.join(changed)} changed" if changed else ""
+
+
+def _difference_of_classes(noted: dict[str, Any], names: Sequence[str]) -> str:
+    before = noted.get("classes", [*names])
+    return "" if before == [*names] else f"classes {', '.join(before)}, now {', '.join(names)}"
+
+
+def _used(folder: Run, split: str, name: str) -> bool:
+    """Whether something in the run was made from an image: it was there to learn from, or has maps or masks."""
+    noted = read_json(folder.manifest)
+    if noted["data"]["train"]["split"] == split:
+        return True
+    stages = [folder.stage(stage) for stage in (*noted["stages"], *(name for key in ADDITIONS for name in noted[key]))]
+    return any(stage.maps(split, name).exists() or stage.mask(split, name).exists() for stage in stages)
+
+
+def _whole(dataset: Dataset) -> Dataset:
+    return dataset.whole if isinstance(dataset, data.Excerpt) else dataset
+
+
+def _digest(value: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _commit() -> str | None:
+    """Git commit of the code, where it runs from a checkout of its own."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():  # installed: a repository above would be somebody else's
+        return None
+    try:
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _difference(old: object, new: object, at: str = "") -> str:
+    """The first place where two JSON values differ, as `path: old, now new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+    if isinstance(old, list) and isinstance(new, list):
+        for number, (left, right) in enumerate(zip(old, new, strict=False)):
+            if left != right:
+                return _difference(left, right, f"{at}[{number}]")
+        return f"{at} had {len(old)} entries, now {len(new)}"
+    return f"{at} was {old}, now {new}"

@@ -1,0 +1,138 @@
+"""Masks drawn to the edges of the pictures."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import nets, recipes, refine, seeds
+from baoseg.core import costs, ranks
+from baoseg.core.errors import DataError
+from baoseg.core.files import write_tensors
+from baoseg.core.run_folder import Run, Stage
+from baoseg.core.types import Sample
+from baoseg.data import Dataset, TrainSet
+from baoseg.data.images import read_mask, write_mask
+from baoseg.nets import weights
+from baoseg.pipeline import manifest
+from baoseg.pipeline.checking import check_crop, check_new
+from baoseg.pipeline.common import each, not_there, note_cost, outdated
+from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
+from baoseg.pipeline.mapping import make_masks_of, maps_of
+from baoseg.pipeline.training import fit, label_pictures
+from baoseg.recipes import Recipe
+from baoseg.refine import crf
+from baoseg.training.train import Hardware
+
+
+def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()) -> None:
+    """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`.
+
+    Raises RecipeError for those that the network or the run does not take, and nothing is noted then.
+    """
+    manifest.add(folder, lambda recipe: recipes.refined(recipe, kinds, of=of), to=["refinements"], check=check_new)
+
+
+def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Write the refined mask of each picture of a split, for each refinement of the recipe.
+
+    The network of PSA or IRN is trained first, on the training pictures and the seeds of what is refined. Where that
+    fails and leaves nothing, the refinement is noted no longer. Masks that are younger than what they are made from
+    stay.
+    """
+    recipe = recipe_of(folder)
+    with alone_in(folder) if recipe.refinements else contextlib.nullcontext():
+        for refinement in recipe.refinements:
+            with made_or_withdrawn(folder, refinement.name):
+                train_affinity(folder, recipe, refinement, hardware=hardware)
+            refine_split(folder, recipe, refinement, split_data(folder, split), hardware=hardware)
+
+
+def masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
+    """The masks of one stage, fusion or refinement, and what they are made from."""
+    refinement = next((refinement for refinement in recipe.refinements if refinement.name == name), None)
+    if refinement is None:
+        maps_of(folder, recipe, name, dataset, hardware=hardware)
+        make_masks_of(folder.stage(name), dataset, fixed=recipe.masks_of(name).threshold)
+        return
+    masks_of(folder, recipe, refinement.of, dataset, hardware=hardware)
+    train_affinity(folder, recipe, refinement, hardware=hardware)
+    refine_split(folder, recipe, refinement, dataset, hardware=hardware)
+
+
+def refine_split(
+    folder: Run, recipe: Recipe, refinement: recipes.Refinement, dataset: Dataset, *, hardware: Hardware
+) -> None:
+    source, paths = folder.stage(refinement.of), folder.stage(refinement.name)
+    made_from, network = (source.mask, []) if refinement.learned is None else (source.maps, [paths.network])
+    names, split = dataset.names, dataset.split
+    due = outdated([paths.mask(split, name) for name in names], [[made_from(split, name), *network] for name in names])
+    if not due:
+        return
+    device = hardware.fabric().device
+    refined = _refiner(recipe, refinement, source, paths, split=split, device=device)
+    with costs.measure(device) as cost:
+        for index in each(due, of=len(names), title=f"{paths.name} masks"):
+            sample = dataset[index]
+            try:
+                write_mask(paths.mask(split, sample.name), refined(sample).cpu())
+            except DataError as error:
+                raise DataError(f"{split}/{sample.name}: {error}") from error
+    note_cost(paths, "masks", cost, pictures=len(due))
+
+
+def _refiner(
+    recipe: Recipe, refinement: recipes.Refinement, source: Stage, paths: Stage, *, split: str, device: torch.device
+) -> Callable[[Sample], UInt8[Tensor, "h w"]]:
+    config = refinement.by
+    if isinstance(config, crf.Config):
+        return lambda sample: refine.by_crf(
+            sample.image.to(device), read_mask(source.mask(split, sample.name)).to(device), config
+        )
+    model = _affinity_network(recipe, refinement, config, initialise=False)
+    state = weights.read_checkpoint(paths.network)
+    weights.compare(model.state_dict(), state).require_complete(paths.network, remedy="delete it and refine again")
+    model.load_state_dict(state)
+    model.to(device).eval()
+    return lambda sample: model.refine(sample.image, seeds.load(source.maps(split, sample.name)))
+
+
+def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, *, hardware: Hardware) -> None:
+    """The network that learns which pixels belong together, from the sure pixels of the seeds, where there is one."""
+    paths, config = folder.stage(refinement.name), refinement.learned
+    if config is None or refinement.schedule is None or not not_there([paths.network]):
+        return
+    pictures = training_data(folder)
+    learner = _affinity_network(recipe, refinement, config)
+    augment = refinement.augment or recipe.augment
+    check_crop(augment, learner.backbone, name=refinement.name)
+
+    def label(sample: Sample, seed: seeds.Seed) -> UInt8[Tensor, "h w"]:
+        return refine.labels(sample.image, seed, config)
+
+    samples = TrainSet(
+        pictures,
+        augment,
+        learner.backbone.normalisation,
+        seed=recipe.seed,
+        pixel_labels=label_pictures(
+            folder, recipe, refinement.name, refinement.of, pictures, label=label, hardware=hardware
+        ),
+    )
+    fit(paths, learner, samples, schedule=refinement.schedule, seed=recipe.seed, hardware=hardware)
+    if ranks.first():
+        write_tensors(paths.network, learner.state_dict(), {})
+        paths.state.unlink(missing_ok=True)
+    ranks.barrier()
+
+
+def _affinity_network(
+    recipe: Recipe, refinement: recipes.Refinement, config: refine.LearnedSettings, *, initialise: bool = True
+) -> refine.AffinityNetwork:
+    """PSA's or IRN's network on the refinement's backbone, or on the recipe's, as it is before training."""
+    network = nets.build(refinement.net or recipe.net, 1, seed=recipe.seed, initialise=initialise)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return refine.network(config, network.backbone)

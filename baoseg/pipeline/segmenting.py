@@ -1,0 +1,203 @@
+"""Segmentation networks that learn from masks, and what they see."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import evaluate, recipes, seeds
+from baoseg.core import costs, progress, ranks
+from baoseg.core.errors import DataError
+from baoseg.core.run_folder import Run, Stage
+from baoseg.core.types import IGNORE, Sample
+from baoseg.data import Dataset, TrainSet, truth
+from baoseg.data.images import write_mask
+from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.pipeline import manifest
+from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
+from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost, outdated
+from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
+from baoseg.pipeline.refining import masks_of
+from baoseg.pipeline.training import fit, judged, note_epoch
+from baoseg.predict import segment
+from baoseg.recipes import Recipe
+from baoseg.seeds import masks
+from baoseg.training import guards
+from baoseg.training.train import Hardware
+
+
+def add_segmentation(
+    folder: Run, *, called: str, net: str | None = None, weights: Path | None = None, **choices: Any
+) -> None:
+    """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
+
+    One that is there under this name stays as it is where nothing else is asked for. Raises a BaosegError for one that
+    cannot be built or has nothing to learn from, and nothing is noted then.
+    """
+
+    def added(recipe: Recipe) -> Recipe:
+        model = next((one.net for one in recipe.segmentations), segment.NetConfig(pretrained=True))
+        if net is not None:
+            model = segment.NetConfig(name=net, pretrained=weights is None)
+        if weights is not None:
+            model = dataclasses.replace(model, weights=str(weights), pretrained=False)
+        return recipes.segmented(recipe, called=called, net=model, **choices)
+
+    manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
+
+
+def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Segment each picture of a split without its labels, with each segmentation network of the recipe.
+
+    A network that is not there yet is trained first, on the masks of the training pictures. Where that fails and leaves
+    nothing, it is noted no longer. Masks that are younger than their network stay.
+    """
+    recipe = recipe_of(folder)
+    with alone_in(folder) if recipe.segmentations else contextlib.nullcontext():
+        for segmentation in recipe.segmentations:
+            with made_or_withdrawn(folder, segmentation.name):
+                _train_segmentation(folder, recipe, segmentation, hardware=hardware)
+            _segment_split(folder.stage(segmentation.name), split_data(folder, split), hardware=hardware)
+
+
+def _segment_split(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+    made = [paths.mask(dataset.split, name) for name in dataset.names]
+    due = outdated(made, [[paths.network]] * len(made))
+    if not due:
+        return
+    fabric = hardware.fabric()
+    model = segment.load(paths.network, device=fabric.device)
+    with costs.measure(model.device) as cost:
+        for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
+            sample = dataset[index]
+            with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
+                mask = model.mask(sample.image)
+            write_mask(paths.mask(dataset.split, sample.name), mask)
+    note_cost(paths, "masks", cost, pictures=len(due))
+
+
+def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
+    paths = folder.stage(segmentation.name)
+    if not not_there([paths.network]):
+        return
+    pictures = training_data(folder)
+    pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
+    _check_masks(pixel_labels, pictures)
+    pixel_weights = _margins(folder, recipe, segmentation, pictures) if segmentation.reweight else None
+    network = segmentation.net.build(len(pictures.classes), seed=recipe.seed)
+    samples = TrainSet(
+        pictures,
+        segmentation.augment or recipe.augment,
+        network.normalisation,
+        seed=recipe.seed,
+        pixel_labels=pixel_labels,
+        pixel_weights=pixel_weights,
+    )
+    fit(
+        paths,
+        segment.SegmentationLearner(network),
+        samples,
+        schedule=segmentation.schedule,
+        seed=recipe.seed,
+        hardware=hardware,
+        after_epoch=_SegmentationCurve(folder, paths, network),
+    )
+    if ranks.first():
+        net, inference = segmentation.net, segmentation.inference
+        segment.save(paths.network, network, net=net, inference=inference, classes=pictures.classes)
+        paths.state.unlink(missing_ok=True)
+    ranks.barrier()
+
+
+def _training_masks(
+    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels":
+    source, split = segmentation.masks, pictures.split
+    if source in {*recipe.names, *(refinement.name for refinement in recipe.refinements)}:
+        masks_of(folder, recipe, source, pictures, hardware=hardware)
+        return KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
+    if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
+        return _own_predictions(folder, segmentation, pictures, hardware=hardware)
+    return masks_of_others(source, pictures)
+
+
+def _own_predictions(
+    folder: Run, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels":
+    """Masks for a further round: what the network of the round before sees of the classes that the labels name."""
+    paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
+    files = [paths.label(pictures.split, name) for name in pictures.names]
+    model = segment.load(before.network, device=hardware.fabric().device)
+    for index in each(not_there(files), of=len(files), title=f"{paths.name} labels"):
+        sample = pictures[index]
+        with guards.of_image(f"{before.network}, {sample.name}"):
+            write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
+    return KeptLabels(files)
+
+
+def _check_masks(pixel_labels: "KeptLabels", pictures: Dataset) -> None:
+    """Every mask has classes that are known, and those of others go with the labels.
+
+    Says which classes no mask has.
+    """
+    classes, agreement = len(pictures.classes), truth.Agreement(pictures.classes.names)
+    for index, path in progress.track(enumerate(pixel_labels.paths), title="masks", total=len(pictures)):
+        mask = pixel_labels(index)
+        if len(beyond := mask[(mask > classes) & (mask != IGNORE)]):
+            raise DataError(f"{path}: label {beyond.max()} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
+        agreement.add(pictures.names[index], mask, truth.named_by(pictures.labels(index)))
+    if isinstance(pixel_labels.read, truth.Reader):  # ours are made from the labels
+        folder = pixel_labels.paths[0].parent
+        if refusal := agreement.refusal():
+            raise DataError(f"{folder}: {refusal}")
+        if said := pixel_labels.read.remark(folder, pictures.classes.names):
+            progress.say(said)
+        for remark in agreement.remarks():
+            progress.say(f"{folder}: {remark}")
+    names = enumerate(pictures.classes.names, start=1)
+    absent = [name for index, name in names if index not in agreement.shown]
+    if absent:
+        progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
+
+
+def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset) -> "_Margins":
+    source = maps_behind(recipe, segmentation)
+    stage = folder.stage(source)
+    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks_of(source).threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Margins:
+    """How sure the maps are of each pixel, by the index of the picture."""
+
+    paths: Sequence[Path]
+    threshold: float
+
+    def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
+        return masks.margin(seeds.load(self.paths[index]), threshold=self.threshold)
+
+
+class _SegmentationCurve:
+    """The same for a segmentation network, on pictures as they are: one scale, no mirror image."""
+
+    def __init__(self, folder: Run, paths: Stage, network: SegmentationNetwork) -> None:
+        self.paths = paths
+        self.dataset = split_data(folder)
+        plain = segment.Inference(scales=(1.0,), flip=False)
+        self.segmenter = segment.Segmenter(network, self.dataset.classes, inference=plain)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        pictures = judged(self.dataset, self.paths, epoch)
+        pairs = ((self._mask(sample), truth) for sample, truth in pictures)
+        metrics = evaluate.evaluate_masks(pairs, len(self.dataset.classes), decision="predicted")
+        note_epoch(self.paths, {"epoch": epoch, "miou": evaluate.of_masks(metrics)["miou"]})
+
+    def _mask(self, sample: Sample) -> UInt8[Tensor, "h w"]:
+        with guards.of_image(f"{self.paths.root}, {sample.name}"):
+            return self.segmenter.mask(sample.image)

@@ -1,0 +1,186 @@
+"""Training of the stages, and the pixel labels that some methods learn from."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from baoseg import data, evaluate, nets, recipes, seeds
+from baoseg.core import costs, progress, ranks
+from baoseg.core.errors import RecipeError
+from baoseg.core.files import atomic
+from baoseg.core.run_folder import Run, Stage
+from baoseg.core.types import Sample
+from baoseg.data import Dataset, TrainSet
+from baoseg.data.images import write_mask
+from baoseg.methods import Method, amn, heads_of, make
+from baoseg.pipeline.checking import check_crop
+from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost
+from baoseg.pipeline.manifest import alone_in, recipe_of, split_data, training_data
+from baoseg.pipeline.mapping import _seed, maps_of
+from baoseg.predict import labeler
+from baoseg.recipes import Recipe
+from baoseg.refine import affinity_labels
+from baoseg.seeds import masks
+from baoseg.training import guards, train
+from baoseg.training.learner import Learner
+from baoseg.training.train import Hardware
+
+
+def train_stages(folder: Run, *, hardware: Hardware) -> None:
+    """Train each stage of the recipe that is not trained yet. Raises RunError while another process trains here."""
+    with alone_in(folder):
+        _train_stages(folder, hardware=hardware)
+
+
+def _train_stages(folder: Run, *, hardware: Hardware) -> None:
+    recipe = recipe_of(folder)
+    pictures = training_data(folder)
+    progress.say(data.summary(pictures))
+    for stage in recipe.stages:
+        paths = folder.stage(stage.name)
+        if not_there([paths.network]):
+            network = nets.build(
+                recipe.net,
+                len(pictures.classes),
+                heads=heads_of(stage.method),
+                seed=recipe.seed,
+            )
+            if stage.start is not None:
+                labeler.warm_start(network, folder.stage(stage.start).network)
+            check_crop(recipe.augment, network.backbone, name=stage.name)
+            method = make(stage.method, network)
+            samples = TrainSet(
+                pictures,
+                recipe.augment,
+                network.normalisation,
+                seed=recipe.seed,
+                pixel_labels=_pixel_labels(folder, recipe, stage, pictures, hardware=hardware),
+            )
+            fit(
+                paths,
+                method,
+                samples,
+                schedule=stage.schedule,
+                seed=recipe.seed + (stage.start is not None),
+                hardware=hardware,
+                after_epoch=_EpochCurve(folder, paths, method, recipe) if recipe.epoch_curves else None,
+            )
+            if ranks.first():
+                model = make(stage.method, method.result())
+                own = recipe.masks_of(stage.name)
+                kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=own)
+                labeler.save(
+                    paths.network,
+                    method,
+                    recipe=recipe,
+                    stage=stage,
+                    classes=pictures.classes,
+                    label_cut=labeler.calibrate(kept, pictures),
+                )
+                paths.state.unlink(missing_ok=True)
+            ranks.barrier()
+
+
+def fit(
+    paths: Stage,
+    learner: Learner,
+    samples: TrainSet,
+    *,
+    schedule: train.Config,
+    seed: int,
+    hardware: Hardware,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    with costs.measure(hardware.fabric().device) as cost:
+        train.fit(learner, samples, config=schedule, stage=paths, seed=seed, hardware=hardware, after_epoch=after_epoch)
+    cost.seconds = train.seconds(paths)  # of all epochs, those before an interruption included
+    note_cost(paths, "train", cost, epochs=schedule.epochs)
+
+
+def _pixel_labels(
+    folder: Run, recipe: Recipe, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
+) -> "KeptLabels | None":
+    """Labels of the training pictures' pixels from the seeds of an earlier stage, for methods that learn from such."""
+    config = stage.method
+    if not isinstance(config, amn.Config):
+        return None
+    if stage.labelled_by is None:
+        raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
+
+    def label(sample: Sample, seed: seeds.Seed) -> UInt8[Tensor, "h w"]:
+        low, high = config.background_below, config.foreground_above
+        if config.crf:
+            return affinity_labels.from_thresholds(sample.image, seed, background=low, foreground=high)
+        return masks.confident_labels(seed, background=low, foreground=high)
+
+    return label_pictures(folder, recipe, stage.name, stage.labelled_by, pictures, label=label, hardware=hardware)
+
+
+def label_pictures(
+    folder: Run,
+    recipe: Recipe,
+    name: str,
+    source: str,
+    pictures: Dataset,
+    *,
+    label: Callable[[Sample, seeds.Seed], UInt8[Tensor, "h w"]],
+    hardware: Hardware,
+) -> "KeptLabels":
+    """Make the pixel labels of each picture that has none yet, from the seeds of the stage or fusion `source`."""
+    paths, maps = folder.stage(name), folder.stage(source)
+    maps_of(folder, recipe, source, pictures, hardware=hardware)
+    split = pictures.split
+    due = not_there([paths.label(split, picture) for picture in pictures.names])
+    for index in each(due, of=len(pictures), title=f"{name} labels"):
+        sample = pictures[index]
+        write_mask(paths.label(split, sample.name), label(sample, seeds.load(maps.maps(split, sample.name))))
+    return KeptLabels([paths.label(split, picture) for picture in pictures.names])
+
+
+class _EpochCurve:
+    """Evaluates the network in training after each epoch, with the means of the evaluation (BAO figure 4).
+
+    It shows what training does and chooses nothing. Rows of epochs that are trained again after a crash are replaced.
+    """
+
+    def __init__(self, folder: Run, paths: Stage, method: Method, recipe: Recipe) -> None:
+        self.paths = paths
+        self.dataset = split_data(folder)
+        own = recipe.masks_of(paths.name)
+        self.threshold = own.threshold
+        self.labeler = labeler.Labeler(method, self.dataset.classes, maps=recipe.maps, masks=own)
+
+    def __call__(self, epoch: int) -> None:
+        if not self.dataset.has_masks:
+            return
+        pairs = ((self._seed(sample), truth) for sample, truth in judged(self.dataset, self.paths, epoch))
+        metrics = evaluate.evaluate_seeds(pairs, len(self.dataset.classes), threshold=self.threshold)
+        miou, oracle = evaluate.of_masks(metrics)["miou"], metrics["oracle"]
+        row = {"epoch": epoch, "miou": miou, "oracle_miou": oracle["miou"], "oracle_threshold": oracle["threshold"]}
+        note_epoch(self.paths, row)
+
+    def _seed(self, sample: Sample) -> seeds.Seed:
+        with guards.of_image(f"{self.paths.root}, {sample.name}"):
+            return _seed(self.labeler, sample)
+
+
+def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
+    """The pictures that have ground truth, and that."""
+    title = f"{paths.name} epoch {epoch} evaluate"
+    for index in each(range(len(dataset)), of=len(dataset), title=title):
+        sample = dataset[index]
+        if sample.mask is not None:
+            yield sample, sample.mask
+
+
+def note_epoch(paths: Stage, row: dict[str, Any]) -> None:
+    """Add a row to epochs.csv, in the place of one of an epoch that is trained again."""
+    if not ranks.first():
+        return
+    text = paths.epochs.read_text(encoding="utf-8") if paths.epochs.exists() else ""
+    kept = [line for line in text.splitlines()[1:] if int(line.split(",")[0]) < row["epoch"]]
+    lines = [",".join(row), *kept, ",".join(str(value) for value in row.values())]
+    with atomic(paths.epochs) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""`baoseg.load`: whatever was trained, ready to use."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import torch
+
+from baoseg.core.run_folder import Run, Stage
+from baoseg.nets import weights
+from baoseg.predict import labeler, segment
+from baoseg.predict.labeler import Labeler
+from baoseg.predict.segment import Segmenter
+
+if TYPE_CHECKING:
+    from baoseg.predict.imagenet import ImageNetLabeler
+
+
+@overload
+def load(  # type: ignore[overload-overlap]
+    source: Literal["imagenet"], *, device: str | torch.device = "cpu"
+) -> "ImageNetLabeler": ...
+
+
+@overload
+def load(
+    source: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    heads: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Labeler | Segmenter: ...
+
+
+def load(
+    source: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    heads: int | None = None,
+    device: str | torch.device = "cpu",
+) -> "Labeler | Segmenter | ImageNetLabeler":
+    """A labeler, or a segmenter, which does without labels.
+
+    `"imagenet"` is a labeler of ImageNet's classes, whose weights come with the installation (`imagenet`).
+
+    `source` is the network.safetensors of a run or the folder of a stage, e.g. RUN/bao or RUN/segment; a run folder,
+    which stands for the last labeler in it, or the last segmenter where it has no labeler; or a published checkpoint.
+    For `classes` and `heads`, which are about the last, and for errors see `labeler.load`.
+    """
+    if source == "imagenet":
+        from baoseg.predict import imagenet  # noqa: PLC0415  (timm's tables of ImageNet, which nothing else needs)
+
+        return imagenet.load(device=device)
+    path = Path(source)
+    if Stage(path).network.exists():
+        path = Stage(path).network
+    elif segmenters := segment.trained(Run(path)):
+        path = path if labeler.trained(Run(path)) else segmenters[-1]
+    if path.is_file():
+        about = weights.read_metadata(path)
+        if about is not None and about.get("task") == segment.TASK:
+            return segment.load(path, device=device)
+    return labeler.load(path, classes=classes, heads=heads, device=device)

@@ -1,0 +1,234 @@
+"""Masks for new pictures that have no labels, by a segmentation network or by a labeler.
+
+    photos/a/cat.jpg    -> OUT/a/cat.png             0 background, 1..K the classes of the model
+                           OUT/overlays/a/cat.jpg    the picture under the colours of its mask, where asked for
+    cat.jpg             -> OUT/cat.png
+
+Masks and overlays that are there already are written anew. Images whose masks would be one file fail, all of them. Each
+image is handled by itself, so memory depends on the largest one alone: on some bytes for each of its pixels, and with a
+labeler on its maps, which are four for each label.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from baoseg import refine
+from baoseg.core import progress
+from baoseg.core.errors import DataError, TargetError
+from baoseg.core.files import atomic, check_target
+from baoseg.core.types import BACKGROUND
+from baoseg.data import collection
+from baoseg.data.images import read_image, voc_palette, write_mask
+from baoseg.data.table import parse_labels
+from baoseg.predict.labeler import Labeler
+from baoseg.predict.segment import Inference, Segmenter, Window
+from baoseg.refine import crf
+from baoseg.training import guards
+
+OVERLAYS = "overlays"
+OPACITY = 0.5  # of the colours in an overlay
+LEAST_SHARE = 0.01  # of the probability in a window: a class with less, and nowhere the best, stays out of the CRF
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    crf: bool = False  # draw the masks to the edges of the pictures
+    overlays: bool = False
+    labels: str | None = None  # of all pictures, as in a labels.csv; None: the model finds them itself
+
+
+def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config: Config = Config()) -> list[Path]:
+    """Predict the images among `inputs` and those in the folders among them. Gives what failed, as `each_image`.
+
+    Raises DataError before any work where labels are unknown.
+    """
+    labels = None if config.labels is None else _parse(config.labels, model)
+
+    def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
+        picture = read_image(source)
+        with guards.of_image(source):
+            mask = predict(model, picture, labels=labels, crf=config.crf)
+        write_mask(mask_path, mask)
+        if config.overlays:
+            with atomic(overlay_path) as temporary:
+                overlay(picture, mask).save(temporary, format="JPEG", quality=90)
+
+    return each_image(inputs, out, write, overlays=".jpg" if config.overlays else None)
+
+
+def each_image(
+    inputs: Sequence[Path], out: Path, write: Callable[[Path, Path, Path], None], *, overlays: str | None
+) -> list[Path]:
+    """Call `write` with the paths of each image, its mask and its overlay, and say how it went. Gives what failed.
+
+    An image or folder that cannot be read, and images whose masks would be one file, are named on stderr and skipped.
+    What looks like an image in a folder and is of no kind that can be read is counted; it failed where nothing else was
+    there. `overlays` is their suffix, None for none. Raises DataError before any work where there is nothing to predict
+    or an image would be overwritten; RunError where `out` cannot be written.
+    """
+    collection.check_out(out)
+    failed: list[Path] = []
+    passed: dict[Path, str] = {}
+    written = 0
+
+    def skip(path: Path, problem: str) -> None:
+        failed.append(path)
+        print(f"bao: {path}: {problem.removeprefix(f'{path}: ')}", file=sys.stderr)
+
+    found = find(inputs, out, overlays=overlays, skip=skip, passed=passed)
+    for mask_path, source in progress.track(found.items(), title="predict", total=len(found)):
+        over = overlay_path(mask_path, out, overlays or "")
+        try:
+            for target in [mask_path, over] if overlays else [mask_path]:
+                check_target(target)
+            write(source, mask_path, over)
+            written += 1
+        except (DataError, TargetError) as error:
+            skip(source, str(error))
+        except torch.OutOfMemoryError:
+            skip(source, "too large for the memory of the device; use --accelerator cpu")
+    also = f"; {collection.passed_over(Counter(passed.values()))}" if passed else ""
+    progress.say(f"{out}: {written} written, {len(failed)} failed{also}")
+    return failed if failed or written else list(passed)
+
+
+def predict(
+    model: Labeler | Segmenter,
+    picture: UInt8[Tensor, "3 h w"],
+    *,
+    labels: Sequence[str] | None = None,
+    crf: bool = False,
+) -> UInt8[Tensor, "h w"]:
+    """The mask of a picture. The CRF goes by windows, those of the segmentation network or the same for a labeler.
+
+    Pixels near the border of a window see half its margin beyond it: 64 pixels, where the CRF's longest width is 80.
+    """
+    match model:
+        case Segmenter() if crf or model.inference.crf:
+            return _segment_with_crf(model, picture, labels)
+        case Segmenter():
+            return model.mask(picture, labels)
+        case Labeler():
+            mask = torch.from_numpy(model(picture, labels).mask)
+            if not crf:
+                return mask
+            return _by_windows(picture, Inference(), lambda seen, window: refine.by_crf(seen, mask[window.seen]))
+
+
+def overlay(picture: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Image.Image:
+    """The picture under the colours of the classes. The background is as it was."""
+    photograph = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    coloured = Image.blend(photograph, Image.fromarray(voc_palette()[mask.numpy()]), OPACITY)
+    return Image.composite(coloured, photograph, Image.fromarray((mask != BACKGROUND).numpy()))
+
+
+def overlay_path(mask: Path, out: Path, suffix: str) -> Path:
+    """Of `bao predict` a JPEG: no overlay has the name of a mask then, and a whole photograph stays a small file."""
+    return out / OVERLAYS / mask.relative_to(out).with_suffix(suffix)
+
+
+def find(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    overlays: str | None,
+    skip: Callable[[Path, str], None],
+    passed: dict[Path, str],
+) -> dict[Path, Path]:
+    """The images to predict, by the path of their mask.
+
+    Of folders the files whose suffix Pillow knows, at any depth; files that are named themselves may be of any kind.
+    `skip` is told of folders that cannot be read and of images whose masks would be one file; `passed` gets what looks
+    like an image and is not taken, and its suffix. Raises DataError as `each_image`.
+    """
+    if not inputs:
+        raise DataError("no images to predict; name some, or folders of them")
+    sources: dict[Path, dict[Path, Path]] = {}  # of each mask, by the file that they lead to: one may be named twice
+    for path in inputs:
+        pairs = _in_folder(path, out, skip, passed) if _is_folder(path) else [(out / f"{path.stem}.png", path)]
+        for mask, source in pairs:
+            sources.setdefault(mask, {}).setdefault(source.resolve(), source)
+    for candidates in [list(found.values()) for found in sources.values() if len(found) > 1]:
+        for source in candidates:
+            skip(source, str(collection.clash([str(each) for each in candidates])))
+    found = {mask: next(iter(found.values())) for mask, found in sources.items() if len(found) == 1}
+    originals = {source.resolve() for source in found.values()}
+    targets = [*found, *(overlay_path(mask, out, overlays) for mask in found if overlays)]
+    if lost := [target for target in targets if target.resolve() in originals]:
+        raise DataError(f"{lost[0]}: an image to predict would be overwritten; choose another folder with --out")
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a folder that may not be entered: said when the file is read
+        return False
+
+
+def _in_folder(
+    folder: Path, out: Path, skip: Callable[[Path, str], None], passed: dict[Path, str]
+) -> list[tuple[Path, Path]]:
+    """Masks and images of a folder and those in it, sorted. Raises DataError if it holds nothing like an image."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{out}: lies in {folder}, whose images are read; choose a folder beside it with --out")
+    failed: list[str] = []
+    before = len(passed)
+
+    def fail(name: str, error: DataError) -> None:
+        failed.append(name)
+        skip(folder / name, str(error))
+
+    walk = collection.Walk(folder, failed=fail, passed=lambda name, kind: passed.update({folder / name: kind}))
+    names = sorted(walk.names())
+    if not (names or failed or len(passed) > before):
+        raise DataError(f"{folder}: holds no images (such as .jpg .png .webp .tif); name other files one by one")
+    return [((out / name).with_suffix(".png"), folder / name) for name in names]
+
+
+def _parse(labels: str, model: Labeler | Segmenter) -> list[str]:
+    names = parse_labels([labels], model.classes.names)[0]
+    model.classes.encode(names)  # refuses unknown ones
+    if not names:
+        raise DataError("--labels: names no class; leave it out where the model is to find the classes")
+    return names
+
+
+def _segment_with_crf(
+    model: Segmenter, picture: UInt8[Tensor, "3 h w"], labels: Sequence[str] | None
+) -> UInt8[Tensor, "h w"]:
+    plain = Segmenter(model.network, model.classes, inference=replace(model.inference, crf=False))
+
+    def drawn(seen: UInt8[Tensor, "3 y x"], window: Window) -> UInt8[Tensor, "y x"]:
+        scores = candidates(plain(seen, labels).scores)
+        settings = model.inference.crf_settings
+        return crf.from_probabilities(seen.permute(1, 2, 0), scores, config=settings).argmax(dim=0).byte()
+
+    return _by_windows(picture, model.inference, drawn)
+
+
+def candidates(scores: Float[Tensor, "S h w"]) -> Float[Tensor, "S h w"]:
+    """The scores, 0 for a class that is nowhere the best and has less than LEAST_SHARE of them: few others remain."""
+    best = scores.argmax(dim=0).flatten().bincount(minlength=len(scores)) > 0
+    kept = best | (scores.mean(dim=(1, 2)) >= LEAST_SHARE)
+    return scores.where(kept[:, None, None], 0)
+
+
+def _by_windows(
+    picture: UInt8[Tensor, "3 h w"],
+    inference: Inference,
+    function: Callable[[UInt8[Tensor, "3 y x"], Window], UInt8[Tensor, "y x"]],
+) -> UInt8[Tensor, "h w"]:
+    """A mask from those of the windows: of each the part that no other keeps."""
+    mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
+    for window in inference.windows(picture.shape[-2:]):
+        mask[window.kept] = function(picture[:, *window.seen], window)[window.kept_of_seen]
+    return mask

@@ -1,0 +1,315 @@
+"""The segmentation network: it learns from masks, and then segments pictures without labels."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int, UInt8
+from torch import Tensor, nn
+
+import baoseg
+from baoseg.core import settings
+from baoseg.core.errors import CheckpointError, RecipeError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
+from baoseg.core.types import IGNORE, Batch, ClassSet, full_precision
+from baoseg.data.images import Picture, as_picture
+from baoseg.data.transforms import Normalisation, normalise
+from baoseg.nets import deeplab, weights
+from baoseg.nets.base import enlarge_cells
+from baoseg.nets.deeplab import Alignment, SegmentationNetwork
+from baoseg.refine import crf
+from baoseg.training import guards
+from baoseg.training.learner import Learner
+
+TASK, FORMAT = "segmentation", 1  # in the description of a network.safetensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """The network; see `nets.deeplab.build`."""
+
+    name: str = "smp:segformer/mit_b2"
+    weights: str | None = None  # a local file: of such a network, or of its backbone alone
+    pretrained: bool = False  # weights of the backbone through timm's or smp's own loader
+    stride: int = 8  # of timm's convolutional networks under DeepLab heads
+    options: tuple[tuple[str, Any], ...] = ()
+    mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
+    std: tuple[float, float, float] | None = None
+    freeze_batch_norm: bool = False  # of the backbone
+    alignment: Alignment = Alignment.CELLS  # of the logits' cells with the picture
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise RecipeError("segmentation network: mean or std is set without the other; set both or none")
+
+    def build(self, num_classes: int, *, seed: int = 0, initialise: bool = True) -> SegmentationNetwork:
+        """Without `initialise` no weights are looked for: the values are about to be replaced."""
+        normalisation = None
+        if self.mean is not None and self.std is not None:
+            normalisation = Normalisation(mean=self.mean, std=self.std)
+        return deeplab.build(
+            self.name,
+            num_classes,
+            weights=self.weights if initialise else None,
+            pretrained=self.pretrained and initialise,
+            stride=self.stride,
+            options=dict(self.options),
+            normalisation=normalisation,
+            freeze_batch_norm=self.freeze_batch_norm,
+            alignment=self.alignment,
+            seed=seed,
+        )
+
+
+class Reduce(StrEnum):
+    """How the probabilities of several views become one, which sum to 1 again."""
+
+    MEAN = "mean"
+    MAX = "max"  # of each class the highest: MCTformer, BAO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How a picture is looked at: at several scales, and in the mirror."""
+
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of the picture's own size
+    flip: bool = True
+    reduce: Reduce = Reduce.MEAN
+    window: int = 1024  # pixels; what is larger is segmented window by window
+    margin: int = 128  # pixels by which windows overlap, at least
+    crf_settings: crf.Config = crf.PROBABILITIES
+    crf: bool = False  # draw the probabilities to the edges of the picture; only where one window does
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0 or not 0 <= self.margin < self.window:
+            raise RecipeError(f"segmentation: {self}; scales above 0, and a margin that is smaller than the window")
+
+    def windows(self, size: Sequence[int]) -> "list[Window]":
+        """Windows that cover a picture of this height and width; one where that is enough."""
+        rows, columns = (_spans(side, self.window, self.margin) for side in size)
+        return [Window(row, column) for row in rows for column in columns]
+
+
+class SegmentationLearner(Learner):
+    """Cross-entropy of each pixel's class. 255 is ignored; weights, where the batch brings some, say what counts."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        return self.network.head_parameters()
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """A mean over the pixels that have a label, weighted. Raises RecipeError if the batch brings no labels."""
+        if batch.pixel_labels is None:
+            raise RecipeError("a segmentation network learns from masks; the batch has none")
+        logits = enlarge(full_precision(self.network(batch.images)), batch.images.shape[-2:], self.network)
+        labels = batch.pixel_labels.long()
+        errors = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+        counts = (labels != IGNORE).to(errors.dtype)
+        if batch.pixel_weights is not None:
+            counts = counts * batch.pixel_weights
+        return {"segmentation": (errors * counts).sum() / counts.sum().clamp(min=1e-6)}
+
+
+class Segmentation(NamedTuple):
+    """Of the picture's size. `mask`: 0 background, 1..K the classes; `scores`: probabilities, background first."""
+
+    mask: UInt8[Tensor, "h w"]
+    scores: Float32[Tensor, "S h w"]
+
+
+class Segmenter:
+    """Segments pictures without labels: `segmenter(image).mask`, or `mask, scores = segmenter(image)`."""
+
+    def __init__(self, network: SegmentationNetwork, classes: ClassSet, *, inference: Inference) -> None:
+        self.network = network.eval()
+        self.classes = classes
+        self.inference = inference
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def __call__(self, image: Picture, labels: Sequence[str] | None = None) -> Segmentation:
+        """A path, PIL image, uint8 array [h w 3] or tensor [3 h w]. With `labels` no other class is considered.
+
+        The scores of a large picture are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
+        for an unreadable picture, and where the network's logits are NaN or infinite.
+        """
+        picture = as_picture(image)
+        scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
+        for window in self.inference.windows(picture.shape[-2:]):
+            scores[:, *window.kept] = self._probabilities(picture, window, self._absent(labels)).cpu()
+        if self.inference.crf:
+            scores = crf.from_probabilities(picture.permute(1, 2, 0), scores, config=self.inference.crf_settings)
+        return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
+
+    def mask(self, image: Picture, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
+        """The mask alone, window by window: memory grows with the picture by a few bytes a pixel."""
+        picture = as_picture(image)
+        windows = self.inference.windows(picture.shape[-2:])
+        if self.inference.crf and len(windows) == 1:
+            return self(picture, labels).mask
+        mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
+        for window in windows:
+            mask[window.kept] = self._probabilities(picture, window, self._absent(labels)).argmax(dim=0).byte().cpu()
+        return mask
+
+    def _absent(self, labels: Sequence[str] | None) -> Int[Tensor, "a"]:
+        """Indices of the classes that the labels rule out."""
+        if labels is None:
+            return torch.empty(0, dtype=torch.int64)
+        return (self.classes.encode(labels) == 0).nonzero()[:, 0] + 1
+
+    @torch.inference_mode()
+    def _probabilities(
+        self, picture: UInt8[Tensor, "3 h w"], window: "Window", absent: Int[Tensor, "a"]
+    ) -> Float[Tensor, "S y x"]:
+        view = normalise(picture[:, *window.seen].to(self.device), self.network.normalisation)[None]
+        size = (view.shape[2], view.shape[3])
+        joined = torch.zeros((), device=self.device)
+        for scale in self.inference.scales:
+            scaled = view if scale == 1 else _rescale(view, scale)
+            joined = self._joined(joined, self._look(scaled, size, absent))
+            if self.inference.flip:  # after the picture, not in a batch with it, which takes twice the memory
+                joined = self._joined(joined, self._look(scaled.flip(-1), size, absent).flip(-1))
+        guards.numbers(joined, "probabilities")
+        kept = joined[:, *window.kept_of_seen]
+        if self.inference.reduce == Reduce.MAX:
+            return kept / kept.sum(dim=0)
+        return kept / (len(self.inference.scales) * (1 + self.inference.flip))
+
+    def _joined(self, before: Float[Tensor, "..."], look: Float[Tensor, "S y x"]) -> Float[Tensor, "S y x"]:
+        return torch.maximum(before, look) if self.inference.reduce == Reduce.MAX else before + look
+
+    def _look(
+        self, view: Float[Tensor, "1 3 h w"], size: tuple[int, int], absent: Int[Tensor, "a"]
+    ) -> Float[Tensor, "S y x"]:
+        logits = full_precision(self.network(view))
+        logits = logits.where(logits > -math.inf, math.nan)  # the softmax would take -inf for a class that is ruled out
+        logits[:, absent] = -math.inf
+        return enlarge(logits.softmax(dim=1), size, self.network, view=view.shape[-2:])[0]
+
+
+class _Span(NamedTuple):
+    """Along one axis: what a window sees, and what of it is kept. Windows keep each pixel once."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def _spans(length: int, window: int, margin: int) -> list[_Span]:
+    """Windows of one size with overlaps of at least `margin`, cut in the middle of each."""
+    if length <= window:
+        return [_Span(0, length, 0, length)]
+    count = math.ceil((length - margin) / (window - margin))
+    starts = [i * (length - window) // (count - 1) for i in range(count)]
+    cuts = [0, *((left + window + right) // 2 for left, right in itertools.pairwise(starts)), length]
+    return [_Span(start, start + window, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
+
+
+class Window(NamedTuple):
+    rows: _Span
+    columns: _Span
+
+    @property
+    def seen(self) -> tuple[slice, slice]:
+        return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
+
+    @property
+    def kept(self) -> tuple[slice, slice]:
+        return slice(self.rows.first, self.rows.last), slice(self.columns.first, self.columns.last)
+
+    @property
+    def kept_of_seen(self) -> tuple[slice, slice]:
+        (top, _, first, last), (left, _, begin, end) = self.rows, self.columns
+        return slice(first - top, last - top), slice(begin - left, end - left)
+
+
+def enlarge(
+    maps: Float[Tensor, "b S h w"],
+    size: Sequence[int],
+    network: SegmentationNetwork,
+    *,
+    view: Sequence[int] | None = None,
+) -> Float[Tensor, "b S H W"]:
+    """What a network has made of a view of a picture, on the pixels of the picture of this size: bilinear.
+
+    `view` is the size of the view, which shows all of the picture at another scale; None: it is the picture itself. The
+    cells lie in it as `network.alignment` says.
+    """
+    size, seen = tuple(size), tuple(size if view is None else view)
+    if tuple(maps.shape[-2:]) == seen:  # a cell is a pixel
+        return maps if seen == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if network.alignment == Alignment.CORNERS:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    if network.alignment == Alignment.STRETCHED:
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if seen == size:
+        return enlarge_cells(maps, network.stride, size)
+    if all(cells * network.stride == side for cells, side in zip(maps.shape[-2:], seen, strict=True)):
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)  # they cover it and nothing else
+    # Where the centres of the pixels lie on the grid, whose ends are at -1 and 1. (F.interpolate with a scale factor
+    # near 1 takes it for 1 where that changes no size.)
+    rows, columns = (
+        (2 * torch.arange(pixels, device=maps.device, dtype=maps.dtype) + 1)
+        * (side / (pixels * cells * network.stride))
+        - 1
+        for pixels, side, cells in zip(size, seen, maps.shape[-2:], strict=True)
+    )
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    places = places.expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _rescale(view: Float[Tensor, "1 3 h w"], scale: float) -> Float[Tensor, "1 3 H W"]:
+    size = [max(1, round(side * scale)) for side in view.shape[-2:]]
+    return F.interpolate(view, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def save(path: Path, network: SegmentationNetwork, *, net: NetConfig, inference: Inference, classes: ClassSet) -> None:
+    """Write a self-describing safetensors file that `baoseg.load` reads."""
+    about = {
+        "format": FORMAT,
+        "task": TASK,
+        "version": baoseg.__version__,
+        "classes": list(classes.names),
+        "net": settings.to_json(net),
+        "inference": settings.to_json(inference),
+    }
+    weights.save(path, network, about)
+
+
+def trained(run: Run) -> list[Path]:
+    """The segmenters of a run folder."""
+    if not run.manifest.exists():
+        return []
+    names = read_json(run.manifest).get("segmentations", {})
+    return [stage.network for name in names if (stage := run.stage(name)).network.exists()]
+
+
+def load(path: Path, *, device: str | torch.device = "cpu") -> Segmenter:
+    """The segmenter in a file of `save`. Raises CheckpointError for any other file."""
+    state, about = weights.read_checkpoint(path), weights.read_metadata(path) or {}
+    if about.get("task") != TASK:
+        raise CheckpointError(f"{path}: holds no segmentation network; train one with `bao segment`")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written by another version of baoseg; load it with that version")
+    classes = ClassSet(tuple(about["classes"]))
+    net = settings.from_json(about["net"], NetConfig, source=str(path))
+    network = net.build(len(classes), initialise=False)
+    weights.compare(network.state_dict(), state).require_complete(path, remedy="train the network again")
+    network.load_state_dict(state)
+    inference = settings.from_json(about["inference"], Inference, source=str(path))
+    return Segmenter(network.to(device), classes, inference=inference)

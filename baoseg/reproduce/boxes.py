@@ -1,0 +1,344 @@
+"""The tables and figures about localization of the BAS paper, measured anew and set beside the published numbers.
+
+As `reproduce`, with a recipe for localization: each is an `Experiment` that says which stages are trained and which
+number of which stage stands beside a published row.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from baoseg import nets
+from baoseg.core import progress
+from baoseg.core.errors import DataError, RecipeError
+from baoseg.core.files import read_json
+from baoseg.core.run_folder import Run
+from baoseg.data.wsol import open_boxed
+from baoseg.evaluate.localization import BINS, CORRECT, PIXEL_THRESHOLDS
+from baoseg.methods import bas, cam, heads_of
+from baoseg.pipeline import localize
+from baoseg.predict import labeler
+from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.recipes.localization import BACKBONES
+from baoseg.report import COLOURS
+from baoseg.reproduce import published
+from baoseg.reproduce.published import Column, Row, Table
+from baoseg.reproduce.tables import (
+    BAS_WEIGHTS,
+    Line,
+    called_alike,
+    cells,
+    draw_activations,
+    header,
+    one_plot,
+    printed,
+    save_figure,
+    write_csv,
+)
+from baoseg.training.train import Hardware
+
+GRID = {  # figure 9, in the ranges that its text speaks of (sec. 4.3): one weight varies, the others are the recipe's
+    "alpha": (0.0, 0.2, 0.5, 0.8, 1.1),
+    "beta": (0.9, 1.2, 1.5, 1.8, 2.1),
+    "weight": (0.3, 0.6, 1.0, 1.3),
+}
+LAYERS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which stage is ours, and of how many classes its maps are averaged: None for as many as its settings say."""
+
+    stage: str
+    top_k: int | None = None
+
+    def __str__(self) -> str:
+        return self.stage if self.top_k is None else f"{self.stage}, k = {self.top_k}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table or figure: what is trained, made of the recipe's stages, and what stands beside published rows."""
+
+    stages: Callable[[Config], Iterable[Localizer]]
+    sources: Callable[[Config], Mapping[str, Source]]  # by the key of a published row; other keys are our own
+    by_backbone: bool = False  # whether the keys of published rows end with the backbone
+    masks: bool = False  # whether it needs ground truth masks
+    draw: Callable[[Run, Hardware], Figure] | None = None
+
+
+def run(name: str, base: Config, out: Path, *, hardware: Hardware) -> Run:
+    """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
+    for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`.
+
+    Raises RecipeError for a name that is unknown or not about localization, and for a network that does not serve;
+    DataError without masks where they are needed.
+    """
+    table = published.table(name)
+    if name not in EXPERIMENTS:
+        raise RecipeError(f"{name}: is not about localization; name a recipe for segmentation, e.g. --recipe photos")
+    experiment = EXPERIMENTS[name]
+    config = replace(base, name=f"{base.name}: {name}", stages=tuple(experiment.stages(base)))
+    dataset = open_boxed(config.data, "eval")
+    if experiment.masks and not dataset.has_masks:
+        raise DataError(f"{config.data.path}: no masks for {dataset.split}, and {name} is about them; add some")
+    for heads in {heads_of(stage.method) for stage in config.stages}:
+        nets.build(config.net, len(dataset.classes), heads=heads, initialise=False)
+    folder = localize.run(config, out, hardware=hardware)
+    for text in header(table, data=config.data.path, split=dataset.split, images=len(dataset), net=config.net):
+        progress.say(text)
+    if lines := compare(folder, table, experiment):
+        progress.say(printed(lines))
+        progress.say("MaxBoxAccV2 and PIoU are at the threshold that is best on the ground truth, as in the paper.")
+        write_csv(folder.root / f"{name}.csv", [cells(line) for line in lines])
+    if experiment.draw is not None:
+        save_figure(experiment.draw(folder, hardware), folder.root / f"{name}.png")
+    return folder
+
+
+def compare(folder: Run, table: Table, experiment: Experiment) -> list[Line]:
+    """The lines of an evaluated table: the published rows of the recipe's backbone, and then what of ours has none.
+
+    Data that are called as a data set of the paper stand beside its columns alone, others beside all.
+    """
+    config = localize.config_of(folder)
+    sources = experiment.sources(config)
+    columns = [c for c in table.columns if called_alike(config.data.path, c.data)] or table.columns
+    ending = f" {backbone_of(config)}"
+    rows = [row for row in table.rows if not experiment.by_backbone or row.key.endswith(ending)] or table.rows
+    own = [Row(key=key, label=key, values=(None,) * len(table.columns)) for key in sources]
+    lines = []
+    for row in (*rows, *(row for row in own if row.key not in {known.key for known in rows})):
+        for column in columns:
+            value, source = row.values[table.columns.index(column)], sources.get(row.key)
+            ours = None if source is None else measured(folder, source, column)
+            if ours is not None or value is not None:
+                line = Line(
+                    row=row.label,
+                    column=column.label,
+                    published_on=f"{column.data} {column.split}",
+                    ours=ours,
+                    published=value,
+                    source=_reason(source, ours),
+                )
+                lines.append(line)
+    return lines
+
+
+def _reason(source: Source | None, ours: float | None) -> str:
+    if source is None:
+        return "not trained here"
+    return "not measured" if ours is None else str(source)
+
+
+def measured(folder: Run, source: Source, column: Column) -> float | None:
+    """In percent; None where there is no such number, as of masks without masks."""
+    metrics = read_json(folder.stage(source.stage).metrics)
+    if source.top_k is not None:
+        curve = metrics["top_k_curve"]
+        at = {key: values[curve["k"].index(source.top_k)] for key, values in curve.items()}
+        return at.get(METRICS[column.metric][-1])
+    value: Any = metrics
+    for key in METRICS[column.metric]:
+        value = None if value is None else value[key]
+    return float(np.mean(value)) if isinstance(value, list) else value
+
+
+METRICS = {  # where metrics.json has them; of MaxBoxAccV2 it has the three that the mean is of
+    "GT-known Loc": ("gt_known",),
+    "Top-1 Loc": ("top1",),
+    "Top-5 Loc": ("top5",),
+    "median IoU": ("median_iou",),
+    "MaxBoxAccV2": ("oracle", "max_box_accuracy"),
+    "PIoU": ("oracle", "peak_iou", "iou"),
+    "PxAP": ("pixel_average_precision",),
+}
+
+
+def backbone_of(config: Config) -> str:
+    """As the paper calls it; the name in timm where it is none of the paper's."""
+    model = config.net.backbone.removeprefix(nets.TIMM)
+    return next((name for name, backbone in BACKBONES.items() if backbone.model == model), model)
+
+
+# --- stages --------------------------------------------------------------------------------------------------------
+
+
+def _both(config: Config) -> tuple[Localizer, ...]:
+    return config.stages
+
+
+def _variants(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Config], Iterable[Localizer]]:
+    """BAS once for each variant of its settings, after what it starts from."""
+
+    def stages(config: Config) -> Iterable[Localizer]:
+        ours = _only(config, bas.Config)
+        yield from (stage for stage in config.stages if stage.name == ours.start)
+        for name, changes in variants.items():
+            yield replace(ours, method=replace(ours.method, **changes), called=name)
+
+    return stages
+
+
+def _grid(config: Config) -> Iterable[Localizer]:
+    return _variants({name: {key: value} for key, value, name in _points(config)})(config)
+
+
+def _points(config: Config) -> list[tuple[str, float, str]]:
+    """Weight, value and stage of each point of GRID; the points with the recipe's own weights are one stage."""
+    own = _only(config, bas.Config).method
+    return [
+        (key, value, "bas" if value == getattr(own, key) else f"bas-{key}-{value}")
+        for key, values in GRID.items()
+        for value in values
+    ]
+
+
+def _only(config: Config, kind: type) -> Localizer:
+    found = [stage for stage in config.stages if isinstance(stage.method, kind)]
+    if len(found) != 1:
+        raise RecipeError(f"recipe {config.name}: has {len(found)} stages of {kind.__module__}; this needs one")
+    return found[0]
+
+
+def _classifier(config: Config) -> tuple[Localizer, ...]:
+    return (_only(config, cam.Config),)
+
+
+# --- sources -------------------------------------------------------------------------------------------------------
+
+
+def _named(*stages: str) -> Callable[[Config], Mapping[str, Source]]:
+    """Rows that are called as the stages."""
+    return lambda config: {stage: Source(stage) for stage in stages}
+
+
+def _on_backbone(*stages: str) -> Callable[[Config], Mapping[str, Source]]:
+    return lambda config: {f"{stage} {backbone_of(config)}": Source(stage) for stage in stages}
+
+
+def _ablation(config: Config) -> Mapping[str, Source]:
+    return {"bas w/o L_bas": Source("bas-without-suppression", 1), "bas k=1": Source("bas", 1), "bas": Source("bas")}
+
+
+def _pair_name(alpha: float, beta: float) -> str:
+    return f"bas-alpha-{alpha}-beta-{beta}"
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _metrics(folder: Run) -> dict[str, dict[str, Any]]:
+    stages = localize.config_of(folder).stages
+    return {stage.name: read_json(folder.stage(stage.name).metrics) for stage in stages}
+
+
+def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figure 9: GT-known Loc over the weight of each loss."""
+    points = _points(localize.config_of(folder))
+    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(GRID), sharey=True), GRID, strict=True):
+        here = [(value, stage) for weight, value, stage in points if weight == key]
+        found = [read_json(folder.stage(stage).metrics)["gt_known"] for _, stage in here]
+        axes.plot([value for value, _ in here], found, "o-", color=COLOURS[0])
+        axes.set_xlabel("lambda" if key == "weight" else key)
+        axes.set_ylabel("GT-known Loc in %")
+    return figure
+
+
+def _draw_top_k(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figure 10. It shows; k is chosen beforehand."""
+    curve = read_json(folder.stage("bas").metrics)["top_k_curve"]
+    figure, axes = one_plot(x="k", y="GT-known Loc in %")
+    axes.plot(curve["k"], curve["gt_known"], "o-", color=COLOURS[0])
+    return figure
+
+
+def _draw_suppression(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figure 12: the mean of L_bas in each epoch; the paper has the training iterations."""
+    figure, axes = one_plot(x="epoch", y="L_bas")
+    for name, colour in zip(_RELU, COLOURS, strict=False):
+        with folder.stage(name).losses.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        values = [float(row["suppression"]) for row in rows]
+        axes.plot([int(row["epoch"]) for row in rows], values, "o-", color=colour, label=name)
+    axes.legend()
+    return figure
+
+
+def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figure 13: distribution of the IoU of boxes that are right, and its median."""
+    figure, axes = one_plot(x="IoU in %", y="right boxes in %")
+    first = round(BINS * CORRECT)
+    centres = (np.arange(first, BINS) + 0.5) * 100 / BINS
+    for (name, metrics), colour in zip(_metrics(folder).items(), COLOURS, strict=False):
+        counts = np.array(metrics["iou_histogram"][first:])
+        axes.plot(centres, 100 * counts / max(counts.sum(), 1), "o-", color=colour, label=name)
+        if metrics["median_iou"] is not None:
+            axes.axvline(metrics["median_iou"], color=colour, linestyle="--")
+    axes.legend()
+    return figure
+
+
+def _draw_pixels(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figure 15: IoU of the pixels over the threshold, here in 0..1."""
+    figure, axes = one_plot(x="threshold", y="IoU of the pixels in %")
+    for (name, metrics), colour in zip(_metrics(folder).items(), COLOURS, strict=False):
+        axes.plot(PIXEL_THRESHOLDS[::10], metrics["iou_curve"], color=colour, label=name)
+    axes.legend()
+    return figure
+
+
+def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figures 1 and 6, of a classifier trained by eq. 7. It uses the ground truth to explain."""
+    model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
+    return draw_activations(model, open_boxed(localize.config_of(folder).data, "eval"), folder)
+
+
+# --- the tables and figures ----------------------------------------------------------------------------------------
+
+_RELU = {"bas-conference": {"relu": bas.Relu.CONFERENCE}, "bas-raw": {"relu": bas.Relu.RAW}}
+_LAYERS = {f"bas-layer-{layer}": {"generator_after": layer} for layer in LAYERS}
+_PAIRS = {_pair_name(alpha, beta): {"alpha": alpha, "beta": beta, "weight": 1.0} for alpha, beta in BAS_WEIGHTS}
+_ACTIVATIONS = Experiment(stages=_classifier, sources=lambda config: {}, masks=True, draw=_draw_activations)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "bas-figure-1": _ACTIVATIONS,
+    "bas-figure-6": _ACTIVATIONS,
+    "bas-table-1": Experiment(stages=_both, sources=_on_backbone("cam", "bas"), by_backbone=True),
+    "bas-table-2": Experiment(
+        stages=_variants({"bas-without-suppression": {"weight": 0.0}, "bas": {}}), sources=_ablation
+    ),
+    "bas-table-3": Experiment(stages=_variants(_LAYERS), sources=_named(*_LAYERS)),
+    "bas-figure-9": Experiment(
+        stages=_grid,
+        sources=lambda config: {stage: Source(stage) for *_, stage in _points(config)},
+        draw=_draw_weights,
+    ),
+    "bas-figure-10": Experiment(stages=_variants({"bas": {}}), sources=_named("bas"), draw=_draw_top_k),
+    "bas-figure-12": Experiment(stages=_variants(_RELU), sources=lambda config: {}, draw=_draw_suppression),
+    "bas-table-4": Experiment(stages=_both, sources=_on_backbone("cam", "bas"), by_backbone=True),
+    "bas-table-5": Experiment(
+        stages=_variants(_RELU),
+        sources=lambda config: {
+            f"bas-conference {backbone_of(config)}": Source("bas-conference"),
+            f"bas {backbone_of(config)}": Source("bas-raw"),
+        },
+        by_backbone=True,
+    ),
+    "bas-figure-13": Experiment(
+        stages=_both, sources=_on_backbone("cam", "bas"), by_backbone=True, draw=_draw_right_boxes
+    ),
+    "bas-figure-15": Experiment(stages=_both, sources=_named("cam", "bas"), masks=True, draw=_draw_pixels),
+    "bas-table-7": Experiment(
+        stages=_variants(_PAIRS),
+        sources=lambda config: {
+            f"bas alpha={alpha} beta={beta} lambda=1.0": Source(_pair_name(alpha, beta)) for alpha, beta in BAS_WEIGHTS
+        },
+    ),
+}

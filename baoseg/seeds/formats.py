@@ -1,0 +1,461 @@
+"""Seeds that other tools made, one file a picture.
+
+- `.npz` of ours (`seeds.save`).
+- `.npy` with a dict, as IRN and its relatives save it: `keys` [k], class indices from 0 without the background, and
+  maps `high_res` [k H W] of the picture's size or `cam` [k h w] on a coarser grid.
+- `.npy` with a dict from class index, again from 0 without the background, to a map [H W] (PSA, SEAM, TransCAM).
+
+Maps may hold truth values, integers or fractions: each map is brought to [0, 1] by its own extremes after negative
+values became 0, so neither the type nor the unit counts.
+
+Only the labels of the image tell whether indices are of another order or counted from 1: a file that has maps and none
+of the image's classes is refused, and so is a folder where most files lack a class of their image and have another
+(`survey`).
+
+A dict in an `.npy` is a pickle, and a pickle is a program: what it names is imported and called. The programs of these
+files are therefore read, not run (`_Reader`): nothing is imported, nothing is called, and whatever is not a number, a
+string, a plain container or an array of numbers is refused. A `pickle.Unpickler` that admits only the names of NumPy
+is not enough: an array of objects that claims to be longer than it is crashes NumPy, and a deeply nested tuple as the
+key of a dict crashes Python.
+"""
+
+import dataclasses
+import io
+import math
+import pickletools
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from baoseg import seeds
+from baoseg.core.errors import DataError
+from baoseg.seeds import Seed
+from baoseg.seeds.fusion import scaled
+
+STRIDE = 4  # pixels of the picture a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
+
+LOOKED_AT = 200  # files of a folder, before any is used: an order that is not ours is the same in all of them
+
+ByClass = Mapping[int, Shaped[np.ndarray, "_ _"]]  # class index from 0 -> map
+
+
+def read(
+    folder: Path,
+    name: str,
+    *,
+    labels: Float[Tensor, "K"],
+    size: tuple[int, int],
+    allow_pickle: bool = False,
+    flat: bool = False,
+) -> Seed:
+    """The seed of the picture `name` of height and width `size`: `folder/name.npz` or `folder/name.npy`.
+
+    `flat` also admits a file named by the last part of `name` alone, as tools write that do not keep folders; it is
+    for data sets in which those parts differ. Maps are brought to [0, 1] on a grid of a quarter of the picture's
+    sides. Classes that the picture does not have are dropped; a class that the file lacks has a map of zeros, but
+    a file that has maps and none of the picture's classes is refused.
+
+    Raises DataError, which names the file, if it is missing, damaged, of another format, of other classes or of
+    another picture, and if it is a pickle and `allow_pickle` is not set.
+    """
+    path = _find(folder, name, flat=flat)
+    if path is None:
+        tried = ", ".join(str(each) for pair in _places(folder, name, flat=flat) for each in pair)
+        raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every picture")
+    try:
+        if path.suffix == ".npz":
+            return _of_ours(seeds.load(path), labels=labels, size=size)
+        maps = _maps(_content(path, allow_pickle=allow_pickle), size)
+        return Seed(*_select(maps, labels=labels, size=size), None, size)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def survey(
+    folder: Path,
+    names: Sequence[str],
+    labels: Callable[[int], Float[Tensor, "K"]],
+    *,
+    allow_pickle: bool = False,
+    flat: bool = False,
+) -> str:
+    """Look at the seeds of these images before any is used: whether all are there, and of which classes they are.
+
+    `labels` gives those of an image by its number. The classes of at most `LOOKED_AT` files are read, evenly spaced.
+    Gives what is odd about them in a sentence, or nothing. Raises DataError for images without a seed, for files that
+    `read` refuses, and where more than half of the files lack a class of their image and have one that it lacks.
+    """
+    paths = [_find(folder, name, flat=flat) for name in names]
+    if absent := [name for name, path in zip(names, paths, strict=True) if path is None]:
+        raise DataError(
+            f"{folder}: {len(absent)} of {len(names)} images have no seed, {absent[0]} for one (.npz or .npy); "
+            "check the folder, or make a seed of every image"
+        )
+    lacking, odd = 0, []
+    chosen = range(0, len(names), math.ceil(len(names) / LOOKED_AT) or 1)
+    for index in chosen:
+        path, given = paths[index], labels(index)
+        assert path is not None
+        present = {*given.nonzero()[:, 0].tolist()}
+        try:
+            held = {*_classes(path, allow_pickle=allow_pickle)}
+            _check_classes(held, present, len(given))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from None
+        lacking += bool(present - held)
+        if present - held and held - present:
+            odd.append(f"{path.name} has the class indices {_listed(held)} for {_listed(present)}")
+    if len(odd) > len(chosen) / 2:
+        raise DataError(
+            f"{folder}: {len(odd)} of {len(chosen)} seeds lack a class of their image's labels and have another "
+            f"({odd[0]}); {_REMEDY}"
+        )
+    return f"{folder}: {lacking} of {len(chosen)} seeds lack a class that the labels name; 0 there" if lacking else ""
+
+
+def agree(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> None:
+    """Raises ValueError for a seed that is of another image, or of none of its classes."""
+    if seed.size != size:
+        raise ValueError(f"the seed of a picture of {_sides(seed.size)}, not {_sides(size)}; make it from this picture")
+    present = {*labels.nonzero()[:, 0].tolist()}
+    _check_classes({index - 1 for index in seed.classes.tolist()}, present, len(labels))
+
+
+_REMEDY = (
+    "indices count from 0 in the order of the classes, the background left out: take 1 off where they count from 1, "
+    "and put the class list into the order of the seeds where that is another"
+)
+
+
+def _check_classes(held: Collection[int], present: Collection[int], classes: int) -> None:
+    """Of a file and of its image, as indices from 0."""
+    if outside := [index for index in held if not 0 <= index < classes]:
+        raise ValueError(
+            f"class index {_listed(outside)} is outside 0..{classes - 1} (the background left out); "
+            "use seeds of the same classes"
+        )
+    if held and present and not {*held} & {*present}:
+        raise ValueError(
+            f"has maps of the class indices {_listed(held)}, and its image has the labels {_listed(present)}; {_REMEDY}"
+        )
+
+
+def _listed(indices: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(indices)))
+
+
+def _classes(path: Path, *, allow_pickle: bool) -> Collection[int]:
+    """The class indices of a file, from 0."""
+    if path.suffix == ".npz":
+        return [index - 1 for index in seeds.load(path).classes.tolist()]
+    return _maps(_content(path, allow_pickle=allow_pickle), None).keys()
+
+
+def _content(path: Path, *, allow_pickle: bool) -> Any:
+    content = path.read_bytes()
+    if not allow_pickle and _HEADER.match(content):
+        raise ValueError("the file is a pickle (may run code); if you trust its maker, give --allow-pickle")
+    return _unpickle(content)
+
+
+def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
+    stems = [name, name.rpartition("/")[2]] if flat and "/" in name else [name]
+    return [[folder / f"{stem}{suffix}" for suffix in (".npz", ".npy")] for stem in stems]
+
+
+def _find(folder: Path, name: str, *, flat: bool) -> Path | None:
+    for pair in _places(folder, name, flat=flat):
+        match [path for path in pair if path.is_file()]:
+            case [path]:
+                return path
+            case [one, other]:
+                raise DataError(f"{one}: there is {other.name} too; remove the one that is not meant")
+    return None
+
+
+def _of_ours(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> Seed:
+    agree(seed, labels=labels, size=size)
+    indices = [index - 1 for index in seed.classes.tolist()]
+    classes, scores = _select(_by_class(indices, seed.scores.numpy()), labels=labels, size=size)
+    background = None if seed.background is None else scaled(seed.background[None], _grid(size))[0]
+    return dataclasses.replace(seed, classes=classes, scores=scores, background=background)
+
+
+def _maps(content: Any, size: tuple[int, int] | None) -> ByClass:
+    """The maps by class index from 0, of the dict that a tool saved. Shapes are checked where the size is known."""
+    match content:
+        case {"keys": keys, "high_res": np.ndarray() as stack}:
+            maps = _by_class(_indices(keys), stack)
+            _check_size(stack.shape[1:], size)
+        case {"keys": keys, "cam": np.ndarray() as stack}:
+            maps = _by_class(_indices(keys), stack)
+            _check_sides(stack.shape[1:], size)
+        case dict() if all(type(key) is int and isinstance(value, np.ndarray) for key, value in content.items()):
+            maps = content
+            for each in maps.values():
+                _check_size(each.shape, size)
+        case _:
+            raise ValueError(
+                "holds neither {class index: map} nor {'keys', 'cam' or 'high_res'} with NumPy arrays; save it so"
+            )
+    return maps
+
+
+def _indices(keys: Any) -> list[int]:
+    """Class indices, one a map. A background of -1 in front of them has no map; see `_by_class`."""
+    values = keys.tolist() if isinstance(keys, np.ndarray) and keys.ndim == 1 else keys
+    if not isinstance(values, list | tuple) or not all(type(value) is int for value in values):
+        raise ValueError("'keys' are no list of class indices; save one integer for each map")
+    return list(values)
+
+
+def _by_class(indices: list[int], stack: Shaped[np.ndarray, "..."]) -> ByClass:
+    """Pairs indices and maps [k h w]. IRN's relatives write a background in front; -1 is one beyond doubt, and 0 with
+    one index too many may mean that all indices are shifted, so it is refused.
+    """
+    if stack.ndim != 3 or 0 in stack.shape[1:]:
+        raise ValueError(f"maps of shape {stack.shape}; save them as [classes, height, width]")
+    if len(indices) == len(stack) + 1 and indices[0] == -1:
+        indices = indices[1:]
+    if len(indices) != len(stack):
+        raise ValueError(
+            f"{len(indices)} class indices for {len(stack)} maps; save one from 0 for each map, the background left out"
+        )
+    if len(set(indices)) != len(indices):
+        raise ValueError("a class has two maps; save one for each class")
+    return dict(zip(indices, stack, strict=True))
+
+
+def _check_sides(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    """Of maps on a coarser grid, which may be square for all images, but do not lie where the image stands."""
+    if size is not None and (shape[0] - shape[1]) * (size[0] - size[1]) < 0:
+        raise ValueError(
+            f"maps of {shape[0]} x {shape[1]} cells for a picture of {_sides(size)}: rows and columns are exchanged; "
+            "save maps as [classes, height, width]"
+        )
+
+
+def _check_size(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    if size is not None and shape != size:
+        raise ValueError(f"maps of {_sides(shape)} for a picture of {_sides(size)}; make them from this picture")
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) + " pixels"
+
+
+def _grid(size: tuple[int, int]) -> tuple[int, int]:
+    return math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)
+
+
+def _select(maps: ByClass, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Classes [k] and scores [k h w] of the present classes."""
+    _check_classes(maps.keys(), labels.nonzero()[:, 0].tolist(), len(labels))
+    present = labels.nonzero()[:, 0]
+    scores = torch.zeros(len(present), *_grid(size))
+    for row, index in enumerate(present.tolist()):
+        if index in maps:
+            with np.errstate(all="ignore"):  # what does not fit into single precision is infinite, and refused
+                values = torch.from_numpy(maps[index].astype(np.float32))
+            if not values.isfinite().all():
+                raise ValueError(f"the map of class index {index} has values that are no numbers; make it again")
+            scores[row] = scaled(values[None], _grid(size))[0]
+    return present + 1, scores
+
+
+# What numpy.save writes before a dict, in all its versions.
+_HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '\|O', 'fortran_order': False, 'shape': \(\), \} *\n", re.DOTALL)
+
+
+def _unpickle(content: bytes) -> Any:
+    """What a dict was when numpy.save wrote it. Raises ValueError for anything else."""
+    header = _HEADER.match(content)
+    if header is None:
+        raise ValueError("not a dict saved with numpy.save; save the seed again")
+    try:
+        return _Reader(content[header.end() :]).read()
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"damaged, or holds more than plain arrays ({error}); save dicts, numbers and NumPy arrays only "
+            "(of a torch tensor, .numpy())"
+        ) from None
+
+
+class _Named(Enum):
+    """What a pickle of arrays names. These stand for the functions and classes; none is ever called."""
+
+    NDARRAY = auto()
+    DTYPE = auto()
+    RECONSTRUCT = auto()  # an empty array, whose content follows
+    SCALAR = auto()
+    ENCODE = auto()  # protocol 2 writes bytes as text in latin1
+
+
+_NAMES = {
+    "numpy ndarray": _Named.NDARRAY,
+    "numpy dtype": _Named.DTYPE,
+    "numpy.core.multiarray _reconstruct": _Named.RECONSTRUCT,  # NumPy 1
+    "numpy.core.multiarray scalar": _Named.SCALAR,
+    "numpy._core.multiarray _reconstruct": _Named.RECONSTRUCT,  # NumPy 2
+    "numpy._core.multiarray scalar": _Named.SCALAR,
+    "_codecs encode": _Named.ENCODE,
+}
+
+
+@dataclass
+class _DType:
+    code: str
+    order: str = "="
+
+    def array(self, shape: tuple[int, ...], content: bytes, *, fortran: bool = False) -> Shaped[np.ndarray, "..."]:
+        """An array on the bytes of the file: no shape is larger than they can fill."""
+        if not re.fullmatch("b1|[iu][1248]|f[248]", self.code):
+            raise ValueError(f"it has an array of {self.code[:60]!r}")
+        return np.ndarray(shape, self.order + self.code, content, order="F" if fortran else "C")
+
+
+@dataclass
+class _Array:
+    content: Any = None
+
+
+_LONGEST = 20_000  # opcodes; a dict of 254 maps, as many as masks can hold, has at most 12,000
+_MARK = object()
+_CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+}
+# how many values an opcode takes from the stack; None: all down to the last mark
+_TAKES = {
+    **{"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3},
+    **{"APPEND": 1, "APPENDS": None, "SETITEM": 2, "SETITEMS": None},
+    **{"STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1},
+}
+
+
+class _Reader:
+    """Follows the opcodes that numpy.save writes for a dict, protocols 2 to 4, and does what they mean by itself.
+
+    Raises ValueError, TypeError, IndexError, KeyError or OverflowError for anything else.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+        self.left = len(content)  # bytes that may still be decoded: each byte of the file once
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def read(self) -> Any:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
+            if count == _LONGEST:
+                raise ValueError(f"more than {_LONGEST} opcodes")
+            self._step(opcode.name, argument)
+        if self.file.read(1):
+            raise ValueError("bytes after its end")
+        match self.stack:
+            case [_Array(content=dict() as result)]:
+                return {key: value.content if isinstance(value, _Array) else value for key, value in result.items()}
+        raise ValueError("no dict")
+
+    def _step(self, name: str, argument: Any) -> None:
+        match name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "EMPTY_LIST":
+                self.stack.append([])
+            case "EMPTY_DICT":
+                self.stack.append({})
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "GLOBAL":
+                self.stack.append(_named(argument))
+            case _ if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            case _ if name in _VALUES:
+                self.stack.append(argument)
+            case _ if name in _TAKES:
+                self._combine(name, self._take(_TAKES[name]))
+            case _:
+                raise ValueError(f"it has the opcode {name}")
+
+    def _take(self, count: int | None) -> list[Any]:
+        if count is not None:
+            return [self.stack.pop() for _ in range(count)][::-1]
+        values = []
+        while (value := self.stack.pop()) is not _MARK:
+            values.append(value)
+        return values[::-1]
+
+    def _combine(self, name: str, values: list[Any]) -> None:
+        match name, values:
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3", _:
+                self.stack.append(tuple(values))
+            case "APPEND" | "APPENDS", _ if isinstance(self.stack[-1], list):
+                self.stack[-1].extend(values)
+            case "SETITEM" | "SETITEMS", _ if isinstance(self.stack[-1], dict):
+                _update(self.stack[-1], values)
+            case "STACK_GLOBAL", [str() as module, str() as attribute]:
+                self.stack.append(_named(f"{module} {attribute}"))
+            case "REDUCE", [function, arguments]:
+                self.stack.append(self._result(function, arguments))
+            case "BUILD", [state]:
+                _fill(self.stack[-1], state)
+            case _:
+                raise ValueError(f"it has {name} where none belongs")
+
+    def _result(self, function: Any, arguments: Any) -> Any:
+        """What NumPy's function would return for the arguments that NumPy writes."""
+        match function, arguments:
+            case _Named.RECONSTRUCT, (_Named.NDARRAY, (0,), b"b"):
+                return _Array()
+            case _Named.DTYPE, (str() as code, _, _):
+                return _DType(code)
+            case _Named.SCALAR, (_DType() as dtype, bytes() as content):
+                return dtype.array((), content).item()
+            case _Named.ENCODE, (str() as text, "latin1") if len(text) <= self.left:
+                self.left -= len(text)
+                return text.encode("latin1")
+        raise ValueError("it calls what no array needs")
+
+
+def _named(name: str) -> _Named:
+    if name not in _NAMES:
+        raise ValueError(f"it names {name[:60]!r}")
+    return _NAMES[name]
+
+
+def _update(target: dict[Any, Any], values: list[Any]) -> None:
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if type(key) not in (int, str):  # hashing others could take forever
+            raise ValueError("a dict has keys that are neither integers nor strings")
+        if key in target:
+            raise ValueError("a dict has a key twice")
+        target[key] = value
+
+
+def _fill(target: Any, state: Any) -> None:
+    """Give an array or a dtype the state that NumPy writes for it."""
+    match target, state:
+        case _DType(), (3, "<" | ">" | "|" as order, *_):
+            target.order = order
+        case _Array(), (1, (), _DType(code="O8"), bool(), [content]):
+            target.content = content  # the dict itself: numpy.save wraps it in an array of one object
+        case _Array(), (1, tuple() as shape, _DType() as dtype, bool() as fortran, bytes() as content) if all(
+            type(side) is int and side >= 0 for side in shape
+        ):
+            target.content = dtype.array(shape, content, fortran=fortran)
+        case _:
+            raise ValueError("it has a state that no array has")

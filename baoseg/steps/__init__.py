@@ -1,1 +1,0 @@
-"""The steps of `pipeline`, each in a file."""

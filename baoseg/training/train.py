@@ -1,0 +1,328 @@
+"""The only training loop."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from baoseg.core import progress
+from baoseg.core.errors import RecipeError, RunError
+from baoseg.core.files import atomic, write_tensors
+from baoseg.core.run_folder import Stage
+from baoseg.data import EpochSampler, TrainSet, batches, collate
+from baoseg.training import guards
+from baoseg.training.learner import Learner, Progress
+
+
+class Decay(StrEnum):
+    CONSTANT = "constant"
+    POLY = "poly"  # (1 - progress) ** 0.9
+    COSINE = "cosine"
+
+
+class Optimizer(StrEnum):
+    ADAMW = "adamw"  # TransCAM, BNR and BAO
+    SGD = "sgd"
+
+
+RANKS_APART = 1 << 32  # seeds of processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One stage of training."""
+
+    epochs: int
+    batch_size: int
+    lr: float = 5e-5
+    head_lr: float | None = None  # of the heads, which start from nothing; None: the same
+    optimizer: Optimizer = Optimizer.ADAMW
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4
+    decay: Decay = Decay.CONSTANT
+    warmup: float = 0.0  # share of the steps over which the rate rises from 0
+
+    def __post_init__(self) -> None:
+        rates = (self.lr, self.lr if self.head_lr is None else self.head_lr)
+        if min(self.epochs, self.batch_size) < 1 or not all(0 < rate < math.inf for rate in rates):
+            raise RecipeError(
+                f"{self.epochs} epochs of batches of {self.batch_size} at the rates {rates[0]:g} and {rates[1]:g}; "
+                "all must be above 0"
+            )
+        if not 0 <= self.momentum < 1:
+            raise RecipeError(f"a momentum of {self.momentum:g}; choose one from 0 to less than 1")
+
+    def rate(self, progress: float) -> float:
+        """Factor on the learning rates, for the share of steps done in [0, 1)."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        match self.decay:
+            case Decay.POLY:
+                return (1 - progress) ** 0.9
+            case Decay.COSINE:
+                return 0.5 * (1 + math.cos(math.pi * progress))
+        return 1.0
+
+
+def rescheduled(schedule: Config, *, epochs: int | None, batch_size: int | None, lr: float | None) -> Config:
+    """The schedule with what is not None in the place of its own; the rate of the heads keeps its ratio to `lr`."""
+    head_lr = schedule.head_lr
+    if lr is not None and head_lr is not None:
+        head_lr = lr * head_lr / schedule.lr
+    return replace(
+        schedule,
+        epochs=schedule.epochs if epochs is None else epochs,
+        batch_size=schedule.batch_size if batch_size is None else batch_size,
+        lr=schedule.lr if lr is None else lr,
+        head_lr=head_lr,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What to compute on; no part of a recipe. The batches of a recipe are divided over all devices."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: int = 2  # processes that load pictures, for each device
+    devices: int = 1  # of each machine
+    nodes: int = 1  # machines; each runs the same command under torchrun or SLURM
+    accumulate: int = 1  # parts of a batch that go through the network one after the other
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise RecipeError(f"--workers {self.workers}: give 0 (load in the main process) or more")
+        if min(self.devices, self.nodes, self.accumulate) < 1:
+            raise RecipeError(
+                f"--devices {self.devices} --nodes {self.nodes} --accumulate {self.accumulate}: give 1 or more of each"
+            )
+
+    @property
+    def more_stable(self) -> str:
+        """What helps where numbers grow beyond all bounds."""
+        single = "" if self.precision == "32-true" else ", or --precision 32-true, whose numbers have a wider range"
+        return f"use a smaller learning rate (--lr){single}"
+
+    def fabric(self) -> Fabric:
+        """With more devices than one, the processes for the others are started at the first call, by the same command.
+
+        Raises RecipeError when the machine has no such device.
+        """
+        # parameters that a loss leaves out are allowed, as on one device
+        strategy = DDPStrategy(find_unused_parameters=True) if self.devices * self.nodes > 1 else "auto"
+        try:
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                precision=self.precision,
+                strategy=strategy,
+            )
+            fabric.launch()
+            return fabric
+        except (RuntimeError, ValueError, MisconfigurationException) as error:
+            reason = str(error).partition("\n")[0]
+            asked = f"--accelerator {self.accelerator} --devices {self.devices} --precision {self.precision}"
+            raise RecipeError(f"{asked}: {reason}") from None
+
+
+def fit(
+    learner: Learner,
+    pictures: TrainSet,
+    *,
+    config: Config,
+    stage: Stage,
+    seed: int,
+    hardware: Hardware,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train `learner` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
+
+    `after_epoch` is called with the number of each epoch (from 1) that has ended, before its state is kept.
+    A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
+    CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss or the weights
+    are NaN or infinite, RecipeError before the first step where batch norm cannot learn from so few images (`guards`).
+    """
+    fabric = hardware.fabric()
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+    learner.begin_training()
+    optimizer = make_optimizer(learner, config, fused=fabric.device.type == "cuda")
+    finished, rows = _resume(stage.state, learner, optimizer) if stage.state.exists() else (0, [])
+    model, optimizer = fabric.setup(learner, optimizer)
+
+    batch_size = divided(min(config.batch_size, len(pictures)), fabric.world_size)
+    sampler = EpochSampler(
+        len(pictures),
+        seed=seed,
+        batch_size=batch_size,
+        num_replicas=fabric.world_size,
+        rank=fabric.global_rank,
+    )
+    loader = DataLoader(
+        pictures,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=hardware.workers,
+        persistent_workers=hardware.workers > 0,
+        collate_fn=collate,
+        generator=torch.Generator(),  # of its own: draws from the global state would change the dropped paths
+        pin_memory=fabric.device.type == "cuda",
+    )
+    steps = config.epochs * len(loader)
+    learner.train()
+    alone = guards.smallest_part(batch_size, hardware.accumulate) == 1
+    if alone and finished < config.epochs and not (fabric.world_size > 1 and fabric.device.type == "cuda"):
+        guards.try_one_image(
+            learner,
+            collate([pictures[finished, 0]]).to(fabric.device),
+            name=str(stage.root),
+            batch_size=batch_size,
+            devices=fabric.world_size,
+            parts=hardware.accumulate,
+        )
+    watch = guards.LossWatch(
+        lambda first: cast(Tensor, fabric.all_reduce(first, reduce_op="min")),
+        every=1 if fabric.world_size == 1 and fabric.device.type == "cpu" else guards.EVERY,
+        remedy=hardware.more_stable,
+    )
+    for epoch in range(finished, config.epochs):
+        torch.manual_seed(seed * 1_000_003 + epoch + RANKS_APART * fabric.global_rank)  # dropped paths draw from this
+        sampler.set_epoch(epoch)
+        start = time.perf_counter()
+        sums: dict[str, Tensor] = {}
+        step = epoch * len(loader)
+        title = f"{stage.name} epoch {epoch + 1}/{config.epochs}"
+        for batch in progress.track(batches(loader), title=title, total=len(loader), ends=False):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * config.rate(step / steps)
+            parts = batch.to(fabric.device).parts(hardware.accumulate)
+            for number, part in enumerate(parts, start=1):
+                share = len(part.images) / len(batch.images)
+                waits = fabric.world_size > 1 and number < len(parts)
+                with fabric.no_backward_sync(model, enabled=waits):
+                    terms = {name: share * value for name, value in model(part).items()}
+                    fabric.backward(torch.stack(list(terms.values())).sum())
+                watch.see(step + 1, terms)
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+            watch.check(step + 1, steps_per_epoch=len(loader), name=str(stage.root))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            learner.after_step(Progress(step=step, steps=steps, steps_per_epoch=len(loader)))
+        means = {name: float(cast(Tensor, fabric.all_reduce(value / len(loader)))) for name, value in sums.items()}
+        guards.require_finite(learner, name=str(stage.root), epoch=epoch + 1, remedy=hardware.more_stable)
+        rows.append({"epoch": epoch + 1, "step": step, "seconds": round(time.perf_counter() - start, 3), **means})
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        progress.say(f"{title}: {rows[-1]['seconds']:.1f} s, {losses}")
+        if after_epoch is not None:
+            learner.eval()
+            after_epoch(epoch + 1)
+            learner.train()
+        if fabric.global_rank == 0:
+            _save_state(stage.state, learner, optimizer, epochs=epoch + 1, rows=rows)
+            _write_losses(stage.losses, rows)
+        fabric.barrier()
+
+
+def seconds(stage: Stage) -> float:
+    """How long the epochs of a stage took."""
+    with stage.losses.open(encoding="utf-8", newline="") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def divided(batch_size: int, devices: int) -> int:
+    """Each device's part of a batch. Raises RecipeError where there is a remainder."""
+    if batch_size % devices:
+        raise RecipeError(
+            f"batches of {batch_size} pictures cannot be divided by {devices} devices; change --batch-size"
+        )
+    return batch_size // devices
+
+
+def make_optimizer(learner: Learner, config: Config, *, fused: bool = False) -> torch.optim.Optimizer:
+    """`fused`: all of a step in one kernel, which only GPUs gain from."""
+    groups = parameter_groups(learner, config)
+    match config.optimizer:
+        case Optimizer.ADAMW:
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
+        case Optimizer.SGD:
+            return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
+
+
+def parameter_groups(learner: Learner, config: Config) -> list[dict[str, Any]]:
+    """Backbone and heads, each with its peak rate; parameters that take no gradient are left out."""
+    heads = {id(parameter) for parameter in learner.head_parameters()}
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    head_lr = config.lr if config.head_lr is None else config.head_lr
+    groups = [
+        {"params": [p for p in trained if id(p) not in heads], "lr": config.lr, "peak_lr": config.lr},
+        {"params": [p for p in trained if id(p) in heads], "lr": head_lr, "peak_lr": head_lr},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _save_state(path: Path, learner: nn.Module, optimizer: Any, *, epochs: int, rows: list[dict[str, Any]]) -> None:
+    tensors = {f"learner.{name}": value.contiguous() for name, value in learner.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    write_tensors(path, tensors, {"epochs": str(epochs), "losses": _csv(rows)})
+
+
+def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
+    """Finished epochs and their losses."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: damaged ({error}); delete it to train this stage from its start") from None
+    try:
+        learner.load_state_dict(_under("learner", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer", tensors).items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: of another network ({reason}); use another --out, or delete it") from None
+    rows: list[dict[str, Any]] = [
+        {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
+        for row in csv.DictReader(io.StringIO(metadata["losses"]))
+    ]
+    return int(metadata["epochs"]), rows
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _write_losses(path: Path, rows: list[dict[str, Any]]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(_csv(rows), encoding="utf-8")
