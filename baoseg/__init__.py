@@ -3,14 +3,17 @@
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from baoseg._moved import keep_old_names
+
 if TYPE_CHECKING:
     from baoseg.predict.labeler import Labeler as Labeler
     from baoseg.predict.loading import load as load
     from baoseg.predict.segment import Segmenter as Segmenter
 
 __version__ = version("baoseg")
+keep_old_names()
 __all__ = ["Labeler", "Segmenter", "__version__", "load"]
-_HOMES = {"Labeler": "labeler", "Segmenter": "segment", "load": "loading"}
+_HOMES = {"Labeler": "predict.labeler", "Segmenter": "predict.segment", "load": "predict.loading"}
 
 
 def __getattr__(name: str) -> Any:  # the names of the API import torch: only when they are used

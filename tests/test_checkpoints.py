@@ -23,6 +23,7 @@ from baoseg.data.prepare.archives import Config
 from baoseg.nets import catalogue, conformer, deeplab, embedded, mxnet
 from baoseg.nets.catalogue import Kind
 from baoseg.nets.resnet38 import ResNet38
+from baoseg.recipes import weights as recipe_weights
 
 ALL = catalogue.checkpoints()
 QUICK = Config(attempts=1, pause=0.0, timeout=5.0)
@@ -45,7 +46,7 @@ def test_every_entry_is_whole(entry):
 
 @pytest.mark.parametrize("entry", ALL.values(), ids=ALL)
 def test_all_that_is_known_is_shown(entry):
-    text = catalogue.show(entry.name)
+    text = recipe_weights.show(entry.name)
     told = [entry.title, entry.file, entry.format, entry.kind, entry.network, entry.purpose, entry.page]
     told += [entry.licence, entry.url or entry.by_hand, entry.sha256 or entry.md5 or "none is public"]
     told += [*entry.elsewhere, *entry.notes]
@@ -57,26 +58,27 @@ def test_all_that_is_known_is_shown(entry):
 def test_what_a_recipe_reads_can_be_had(make):
     recipe = make()
     files = set(re.findall(r"weights='([^']*)'", repr(recipe))) - {embedded.DEFAULT}
-    assert files == {catalogue.converted(name).as_posix() for name in catalogue.needed(recipe)}
-    networks = [ALL[name].network for name in catalogue.needed(recipe)]
+    assert files == {catalogue.converted(name).as_posix() for name in recipe_weights.needed(recipe)}
+    networks = [ALL[name].network for name in recipe_weights.needed(recipe)]
     if recipe.net.weights not in (None, embedded.DEFAULT):
         assert recipe.net.backbone in networks
 
 
 def test_the_table_has_a_row_for_each():
-    table = catalogue.table()
+    table = recipe_weights.table()
     names, ways, licences, readers, titles = (list(column.cells)[1:] for column in table.columns)  # behind the embedded
     assert names == list(ALL)
     assert [way == "download" for way in ways] == [entry.url is not None for entry in ALL.values()]
     assert licences == [entry.licence for entry in ALL.values()]
     assert dict(zip(names, map(str.split, readers), strict=True)) == {
-        name: [recipe for recipe, make in recipes.known().items() if name in catalogue.needed(make())] for name in ALL
+        name: [recipe for recipe, make in recipes.known().items() if name in recipe_weights.needed(make())]
+        for name in ALL
     }
     assert titles == [entry.title for entry in ALL.values()]
     assert "verified" in str(table.caption)
 
 
-@pytest.mark.parametrize("call", [catalogue.show, lambda name: catalogue.fetch(name, Path())])
+@pytest.mark.parametrize("call", [recipe_weights.show, lambda name: catalogue.fetch(name, Path())])
 def test_an_unknown_name(call):
     with pytest.raises(RecipeError, match=r"no published weights 'vgg16'; there are conformer-tiny, "):
         call("vgg16")
@@ -343,6 +345,6 @@ def test_tensors_that_share_memory_come_out_on_their_own(tmp_path):
 
 
 def test_embedded_weights_are_listed_with_their_recipes():
-    shown = catalogue.show(embedded.DEFAULT)
+    shown = recipe_weights.show(embedded.DEFAULT)
     assert "recipes     photos, voc-mini" in shown and "licence     Apache-2.0" in shown
-    assert next(iter(catalogue.table().columns[0].cells)) == embedded.DEFAULT
+    assert next(iter(recipe_weights.table().columns[0].cells)) == embedded.DEFAULT

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from nets import published
 from PIL import Image
 
 import baoseg
-from baoseg import seeds
+from baoseg import recipes, seeds
 from baoseg.core.errors import CheckpointError, DataError, RunError
 from baoseg.core.run_folder import Run
 from baoseg.data.synthetic import Synthetic
@@ -215,10 +216,15 @@ def test_calibration_looks_at_evenly_spaced_pictures_as_prediction_does(labeler:
     assert calibrate(labeler, SCENES, pictures=3) == best_cut(logits[::2], labels[::2])
 
 
+def about(recipe: recipes.Recipe, stage: recipes.Stage) -> dict[str, Any]:
+    """What a file says of the stage of a recipe."""
+    return {"method": stage.method, "net": recipe.net, "maps": recipe.maps, "masks": recipe.masks_of(stage.name)}
+
+
 def test_a_file_keeps_the_cut(tiny_run: Run, tmp_path: Path) -> None:
     stage, path = tiny.RECIPE.stages[0], tmp_path / "network.safetensors"
     trained = baoseg.load(tiny_run.stage(stage.name).network)
-    labelers.save(path, trained.method, recipe=tiny.RECIPE, stage=stage, classes=trained.classes, label_cut=-1.25)
+    labelers.save(path, trained.method.result(), **about(tiny.RECIPE, stage), classes=trained.classes, label_cut=-1.25)
     assert baoseg.load(path).label_cut == -1.25
 
 
@@ -226,7 +232,7 @@ def test_a_file_keeps_the_threshold_of_its_stage(tiny_run: Run, tmp_path: Path) 
     stage, path = replace(tiny.RECIPE.stages[0], threshold=0.15), tmp_path / "network.safetensors"
     trained = baoseg.load(tiny_run.stage(stage.name).network)
     recipe = replace(tiny.RECIPE, stages=(stage,))
-    labelers.save(path, trained.method, recipe=recipe, stage=stage, classes=trained.classes)
+    labelers.save(path, trained.method.result(), **about(recipe, stage), classes=trained.classes)
     assert (trained.masks.threshold, baoseg.load(path).masks.threshold) == (0.3, 0.15)
 
 

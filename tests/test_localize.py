@@ -30,9 +30,10 @@ from baoseg.nets import Heads, weights
 from baoseg.nets.base import Features
 from baoseg.pipeline import localize
 from baoseg.pipeline.localize import Classifier, localize_picture, truth_on_crop
-from baoseg.predict import labeler
+from baoseg.predict import labeler, maps
 from baoseg.recipes.box_schema import Config, Localizer
 from baoseg.reproduce import exploration
+from baoseg.seeds import masks
 from baoseg.training import train
 from baoseg.training.train import Hardware
 
@@ -576,8 +577,14 @@ def test_a_network_with_a_bias_in_its_generator_comes_back(finished, tmp_path):
     stage = dataclasses.replace(config.stages[1], method=dataclasses.replace(BAS, generator_bias=True))
     network = nets.build(NET, 3, heads=Heads(generator_after=3, generator_bias=True))
     torch.nn.init.normal_(network.generator.bias)
-    localize._save(
-        tmp_path / "network.safetensors", network, config, stage, wsol.open_boxed(config.data, "eval").classes
+    labeler.save(
+        tmp_path / "network.safetensors",
+        network,
+        method=stage.method,
+        net=config.net,
+        maps=maps.Config(),
+        masks=masks.Config(),
+        classes=wsol.open_boxed(config.data, "eval").classes,
     )
     loaded = labeler.load(tmp_path / "network.safetensors").method.network
     assert torch.equal(loaded.generator.bias, network.generator.bias)

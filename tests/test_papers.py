@@ -27,7 +27,7 @@ OF_BOXES = [name for name in localization.RECIPES if name != "cub20"]
 
 @pytest.mark.parametrize("name", [*PAPERS, *OF_BOXES])
 def test_what_is_published_is_what_runs(name: str) -> None:
-    own = papers.settings_of(localization.named(name) if name in OF_BOXES else recipes.named(name))
+    own = papers.settings_of(recipes.named_localization(name) if name in OF_BOXES else recipes.named(name))
     stated = papers.published(name)
     assert stated
     assert {path: entry.value for path, entry in stated.items()} == {path: own[path] for path in stated}

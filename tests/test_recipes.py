@@ -190,7 +190,7 @@ def test_a_recipe_of_the_other_half_is_named_with_its_verb() -> None:
     with pytest.raises(RecipeError, match="cub20: is a recipe for localization; `bao localize cub20` takes it"):
         recipes.named("cub20")
     with pytest.raises(RecipeError, match="photos: is a recipe for segmentation; `bao run photos` takes it"):
-        localization.named("photos")
+        recipes.named_localization("photos")
     with pytest.raises(RecipeError, match=r"unknown recipe 'photo'; there are demo, photos.*for localization bas-cub"):
         recipes.named("photo")
 

@@ -1,4 +1,4 @@
-"""Writes baoseg/imagenet_groups.json: names of groups of ImageNet's 1,000 classes, from WordNet 3.0.
+"""Writes baoseg/predict/imagenet_groups.json: names of groups of ImageNet's 1,000 classes, from WordNet 3.0.
 
     python tools/imagenet_groups.py /usr/share/wordnet        (Debian: package wordnet-base)
 
@@ -35,7 +35,7 @@ def main(wordnet: Path) -> None:
         if len({frozenset(below[synset]) for synset in useful}) > 1:
             names |= {f"{name} ({first_names[parents[synset][0]]})": synset for synset in useful}
     groups = {synset: [definitions[synset], _ranges(below[synset])] for synset in sorted(set(names.values()))}
-    target = Path(__file__).parents[1] / "baoseg" / "imagenet_groups.json"
+    target = Path(__file__).parents[1] / "baoseg" / "predict" / "imagenet_groups.json"
     content = {"licence": LICENCE, "names": names, "groups": groups}
     target.write_text(json.dumps(content, indent=0, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{target}: {len(names)} names, {target.stat().st_size} bytes")

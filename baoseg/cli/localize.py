@@ -54,8 +54,9 @@ def localize(
     """
     from baoseg.pipeline import localize as steps
     from baoseg.recipes import localization as recipes
+    from baoseg.recipes import named_localization
 
-    config = recipes.override(recipes.named(recipe), data=data, **vars(changes))
+    config = recipes.override(named_localization(recipe), data=data, **vars(changes))
     steps.run(config, out, hardware=device.resolve())
 
 
@@ -122,9 +123,10 @@ def is_run(folder: "Run") -> bool:
 
 def _changed(recipe: str, overrides: Overrides) -> "Config":
     from baoseg.recipes import localization as recipes
+    from baoseg.recipes import named_localization
 
     default = vars(Overrides())
     given = {name: value for name, value in vars(overrides).items() if value != default[name]}
     if odd := sorted(given.keys() - {"data", *vars(Changes())}):
         raise RecipeError(f"--{odd[0].replace('_', '-')}: does not go with {recipe}, which is for localization")
-    return recipes.override(recipes.named(recipe), **given)
+    return recipes.override(named_localization(recipe), **given)

@@ -127,9 +127,9 @@ def _say_classes(folder: Path) -> None:
 def _run(recipe: str, data: Path) -> list[str]:
     """The commands that run a recipe, after those that fetch the weights that it reads."""
     from baoseg import recipes
-    from baoseg.nets import catalogue
+    from baoseg.recipes import weights
 
-    fetch = [f"bao weights fetch {name}" for name in catalogue.needed(recipes.named(recipe))]
+    fetch = [f"bao weights fetch {name}" for name in weights.needed(recipes.named(recipe))]
     return [*fetch, f"bao run {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"]
 
 

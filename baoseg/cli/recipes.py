@@ -29,4 +29,4 @@ def show(recipe: Name) -> None:
     from baoseg.recipes import localization, papers
 
     of_boxes = recipe in localization.RECIPES
-    print(papers.describe(localization.named(recipe) if of_boxes else recipes.named(recipe)))
+    print(papers.describe(recipes.named_localization(recipe) if of_boxes else recipes.named(recipe)))

@@ -123,7 +123,7 @@ def reproduce(
         localize.reproduce(table, recipe, out or Path(table), overrides, device)
         return
     from baoseg import recipes
-    from baoseg.reproduce import tables as tables
+    from baoseg.reproduce import tables
 
     tables.run(
         table,

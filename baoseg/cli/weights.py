@@ -12,9 +12,9 @@ File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 def list_() -> None:
     """What there is: each file of weights, its licence, and the recipes that read it."""
     from baoseg.core.progress import say
-    from baoseg.nets import catalogue
+    from baoseg.recipes import weights
 
-    say(catalogue.table())
+    say(weights.table())
 
 
 def show(name: Name) -> None:
@@ -23,9 +23,9 @@ def show(name: Name) -> None:
     Args:
         name: E.g. conformer-small; an unknown name lists them all.
     """
-    from baoseg.nets import catalogue
+    from baoseg.recipes import weights
 
-    print(catalogue.show(name))
+    print(weights.show(name))
 
 
 def fetch(name: Name, to: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("weights")) -> None:

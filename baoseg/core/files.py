@@ -66,10 +66,10 @@ def check_target(path: Path) -> None:
 
 def _of_target(path: Path, error: OSError) -> RunError:
     kind = TargetError if error.errno in {errno.ENAMETOOLONG, errno.EISDIR} else RunError
-    return kind(f"{path}: cannot be written: {_remedy(error)}")
+    return kind(f"{path}: cannot be written: {remedy(error)}")
 
 
-def _remedy(error: OSError) -> str:
+def remedy(error: OSError) -> str:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "no space left on the disk; free some and run the same command again, it continues"
@@ -89,7 +89,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {_remedy(error)}") from error
+        raise RunError(f"{path}: cannot be written: {remedy(error)}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

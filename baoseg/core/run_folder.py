@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baoseg.core.errors import RunError
+from baoseg.core.files import MANIFEST, remedy
 
 if TYPE_CHECKING:
     pass
@@ -46,7 +47,7 @@ def alone(root: Path) -> Iterator[None]:
     try:
         descriptor = os.open(place, os.O_RDONLY)
     except OSError as error:
-        raise RunError(f"{root}: cannot be opened: {_remedy(error)}") from error
+        raise RunError(f"{root}: cannot be opened: {remedy(error)}") from error
     try:
         _lock(descriptor, root)
         _held[place] = descriptor

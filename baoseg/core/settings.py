@@ -1,18 +1,20 @@
 """Recipes to JSON and back, without pickles: nested frozen dataclasses, tuples, enums and the union of settings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cattrs import Converter
 from cattrs.strategies import configure_tagged_union
 
-from baoseg import methods, refine
 from baoseg.core.errors import RecipeError
-from baoseg.methods import Settings
 
 # lists for tuples, as JSON files have them: what is read back then compares equal to what was written
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
-configure_tagged_union(Settings, _converter, tag_generator=methods.NAMES.__getitem__, tag_name="method")
-configure_tagged_union(refine.Settings, _converter, tag_generator=refine.NAMES.__getitem__, tag_name="refiner")
+
+
+def register(union: Any, names: Mapping[type, str], *, tag: str) -> None:
+    """Tell the members of a union of settings apart in JSON by the field `tag`, which holds their names."""
+    configure_tagged_union(union, _converter, tag_generator=names.__getitem__, tag_name=tag)
 
 
 def to_json(value: Any, kind: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """The methods by name."""
 
+from baoseg.core import settings
 from baoseg.methods import amn, bao, bas, bnr, cam, transcam
 from baoseg.methods.base import Method
 from baoseg.nets.base import Heads
@@ -23,20 +24,21 @@ CONFIGS: dict[str, type[Settings]] = {
     "bao": bao.Config,
 }
 NAMES = {config: name for name, config in CONFIGS.items()}
+settings.register(Settings, NAMES, tag="method")
 
 
-def name_of(settings: Settings) -> str:
+def name_of(config: Settings) -> str:
     """The name of the method that the settings are of."""
-    return NAMES[type(settings)]
+    return NAMES[type(config)]
 
 
-def heads_of(settings: Settings) -> Heads:
+def heads_of(config: Settings) -> Heads:
     """What its network must carry beside the class head."""
-    return METHODS[name_of(settings)].heads(settings)
+    return METHODS[name_of(config)].heads(config)
 
 
-def make(settings: Settings, network: Network) -> Method:
-    return METHODS[name_of(settings)](network, settings)
+def make(config: Settings, network: Network) -> Method:
+    return METHODS[name_of(config)](network, config)
 
 
 __all__ = ["CONFIGS", "METHODS", "NAMES", "Method", "Settings", "heads_of", "make", "name_of"]

@@ -15,7 +15,7 @@ from baoseg.core.errors import RecipeError
 from baoseg.core.types import BACKGROUND, IGNORE, Batch, Maps
 from baoseg.methods.base import Method, refine
 from baoseg.nets.base import Features, Heads
-from baoseg.nets.grid import on_grid
+from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.nets.network import Network
 from baoseg.training import losses
 

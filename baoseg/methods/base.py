@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from baoseg.core.types import Batch, Maps
 from baoseg.nets import attention
 from baoseg.nets.base import Features, Heads
+from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
 from baoseg.training import losses
 from baoseg.training.learner import Learner

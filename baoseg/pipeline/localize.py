@@ -40,24 +40,25 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import baoseg
-from baoseg import nets, report, seeds
+from baoseg import nets, seeds
 from baoseg.core import costs, progress, ranks, settings
 from baoseg.core.errors import DataError, RecipeError, RunError
 from baoseg.core.files import atomic, read_json, write_json
 from baoseg.core.run_folder import Run, Stage
-from baoseg.core.types import BACKGROUND, IGNORE, Batch, ClassSet
+from baoseg.core.types import BACKGROUND, IGNORE, Batch
 from baoseg.data import TrainSet, transforms
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.data.wsol import Boxed, Layout, open_boxed, refuse, squash, squash_mask, summary, truth_problems
 from baoseg.evaluate import localization
 from baoseg.evaluate.localization import CORRECT, Prediction, Truth, box_at, box_iou, evaluate_localization
-from baoseg.methods import Method, Settings, bas, heads_of, make
-from baoseg.nets import weights
+from baoseg.methods import Method, bas, heads_of, make
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import say_smaller_batches
 from baoseg.pipeline.common import each, not_there, note_cost
 from baoseg.pipeline.training import fit
 from baoseg.predict import labeler, maps
+from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.report import page as report
 from baoseg.seeds import masks
 from baoseg.training import guards, losses
 from baoseg.training.learner import Learner
@@ -236,7 +237,16 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
         samples = TrainSet(pictures, augmentation(config), network.normalisation, seed=config.seed)
         fit(paths, learner, samples, schedule=stage.schedule, seed=config.seed, hardware=hardware)
         if ranks.first():
-            _save(paths.network, network, config, stage, pictures.classes)
+            labeler.save(
+                paths.network,
+                network,
+                method=stage.method,
+                net=config.net,
+                maps=maps.Config(sizes=(config.side,)),
+                masks=masks.Config(threshold=stage.threshold),
+                classes=pictures.classes,
+                label_cut=labeler.LIKELIEST,  # cross-entropy tells one class from the others; where 0 is says nothing
+            )
             paths.state.unlink(missing_ok=True)
         ranks.barrier()
 
@@ -251,21 +261,6 @@ def augmentation(config: Config) -> transforms.Config:
         saturation=0.0,
         hue=0.0,
     )
-
-
-def _save(path: Path, network: nets.Network, config: Config, stage: Localizer, classes: ClassSet) -> None:
-    """As `labeler.save`: `baoseg.load` reads the file."""
-    about = {
-        "format": labeler.FORMAT,
-        "version": baoseg.__version__,
-        "classes": list(classes.names),
-        "method": settings.to_json(stage.method, Settings),
-        "net": settings.to_json(config.net),
-        "maps": settings.to_json(maps.Config(sizes=(config.side,))),
-        "masks": settings.to_json(masks.Config(threshold=stage.threshold)),
-        "label_cut": labeler.LIKELIEST,  # cross-entropy tells one class from the others; where 0 is says nothing
-    }
-    weights.save(path, network, about)
 
 
 # --- inference -----------------------------------------------------------------------------------------------------

@@ -73,9 +73,11 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
                 kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=own)
                 labeler.save(
                     paths.network,
-                    method,
-                    recipe=recipe,
-                    stage=stage,
+                    method.result(),
+                    method=stage.method,
+                    net=recipe.net,
+                    maps=recipe.maps,
+                    masks=own,
                     classes=pictures.classes,
                     label_cut=labeler.calibrate(kept, pictures),
                 )

@@ -25,7 +25,6 @@ from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
 from baoseg.nets.network import Network
 from baoseg.predict import maps
-from baoseg.recipes import Recipe, Stage
 from baoseg.seeds import Seed, masks
 from baoseg.training import guards
 
@@ -179,20 +178,28 @@ def best_cut(logits: Float[Tensor, "n K"], labels: Float[Tensor, "n K"]) -> floa
 
 
 def save(
-    path: Path, method: Method, *, recipe: Recipe, stage: Stage, classes: ClassSet, label_cut: float = 0.0
+    path: Path,
+    network: Network,
+    *,
+    method: Settings,
+    net: nets.Config,
+    maps: maps.Config,
+    masks: masks.Config,
+    classes: ClassSet,
+    label_cut: float = 0.0,
 ) -> None:
     """Write a self-describing safetensors file that `load` reads: weights, network, method, classes, inference."""
     about = {
         "format": FORMAT,
         "version": baoseg.__version__,
         "classes": list(classes.names),
-        "method": settings.to_json(stage.method, Settings),
-        "net": settings.to_json(recipe.net),
-        "maps": settings.to_json(recipe.maps),
-        "masks": settings.to_json(recipe.masks_of(stage.name)),
+        "method": settings.to_json(method, Settings),
+        "net": settings.to_json(net),
+        "maps": settings.to_json(maps),
+        "masks": settings.to_json(masks),
         "label_cut": label_cut,
     }
-    weights.save(path, method.result(), about)
+    weights.save(path, network, about)
 
 
 def load(

@@ -16,6 +16,7 @@ from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
 from baoseg.seeds import Seed
 from baoseg.seeds.masks import Config as MasksConfig
+from baoseg.seeds.normalise import Scaling, normalise
 from baoseg.training import guards
 
 if TYPE_CHECKING:

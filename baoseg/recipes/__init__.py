@@ -1,26 +1,34 @@
-"""The recipes by name."""
+"""Named settings of whole runs. Numbers that a paper gives are cited; all others are ours, with the reason."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from baoseg import nets, refine
 from baoseg.core.errors import RecipeError
-from baoseg.data import SYNTHETIC, transforms
-from baoseg.data import Config as DataConfig
-from baoseg.data.synthetic import Config as SyntheticConfig
-from baoseg.methods import Settings, amn, bao, bas, bnr, cam, name_of, transcam
-from baoseg.methods.components.teacher import Follow
-from baoseg.nets import embedded
-from baoseg.predict import segment
-from baoseg.predict.maps import Config as MapsConfig
-from baoseg.refine import crf, irn, psa
-from baoseg.report import Config as ReportConfig
-from baoseg.seeds.masks import Config as MasksConfig
-from baoseg.seeds.normalise import Scaling
-from baoseg.training import train
+from baoseg.recipes import box_schema, localization, papers
+from baoseg.recipes.bao_voc import bao_voc as bao_voc
+from baoseg.recipes.bao_voc import bao_voc_reference as bao_voc_reference
+from baoseg.recipes.bao_voc import large_fov as large_fov
+from baoseg.recipes.bao_voc import mctformer as mctformer
+from baoseg.recipes.edit import COMPARABLE as COMPARABLE
+from baoseg.recipes.edit import REFINERS as REFINERS
+from baoseg.recipes.edit import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
+from baoseg.recipes.edit import comparison as comparison
+from baoseg.recipes.edit import follow_ablation as follow_ablation
+from baoseg.recipes.edit import override as override
+from baoseg.recipes.edit import paths_of as paths_of
+from baoseg.recipes.edit import refined as refined
+from baoseg.recipes.edit import segmented as segmented
+from baoseg.recipes.edit import smoke as smoke
+from baoseg.recipes.edit import with_paths as with_paths
+from baoseg.recipes.schema import Fusion as Fusion
+from baoseg.recipes.schema import Recipe as Recipe
+from baoseg.recipes.schema import Refinement as Refinement
+from baoseg.recipes.schema import Segmentation as Segmentation
+from baoseg.recipes.schema import Stage as Stage
+from baoseg.recipes.small import demo as demo
+from baoseg.recipes.small import embedded_net as embedded_net
+from baoseg.recipes.small import msrc14 as msrc14
+from baoseg.recipes.small import photos as photos
+from baoseg.recipes.small import voc_mini as voc_mini
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe().name: recipe for recipe in (demo, photos, msrc14, voc_mini, bao_voc, bao_voc_reference)
@@ -28,16 +36,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def known() -> dict[str, Callable[[], Recipe]]:
-    """All recipes by name: those of this file, and those of `papers`."""
-    from baoseg.recipes import papers  # noqa: PLC0415  (it builds on this module)
-
+    """All recipes for masks, by name."""
     return RECIPES | papers.RECIPES
 
 
 def named(name: str) -> Recipe:
     """Raises RecipeError for an unknown name."""
-    from baoseg.recipes import localization  # noqa: PLC0415  (it builds on this module)
-
     there, of_boxes = known(), localization.RECIPES
     if name in of_boxes:
         raise RecipeError(f"{name}: is a recipe for localization; `bao localize {name}` takes it")
@@ -45,3 +49,10 @@ def named(name: str) -> Recipe:
         names = f"{', '.join(there)}, and for localization {', '.join(of_boxes)}"
         raise RecipeError(f"unknown recipe {name!r}; there are {names}")
     return there[name]()
+
+
+def named_localization(name: str) -> box_schema.Config:
+    """A recipe for boxes. Raises RecipeError for an unknown name."""
+    if name in known():
+        raise RecipeError(f"{name}: is a recipe for segmentation; `bao run {name}` takes it")
+    return localization.named(name)

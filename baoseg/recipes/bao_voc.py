@@ -8,6 +8,7 @@ from baoseg.data import transforms
 from baoseg.methods import bao, transcam
 from baoseg.predict import segment
 from baoseg.predict.maps import Config as MapsConfig
+from baoseg.recipes.schema import Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf
 from baoseg.seeds.normalise import Scaling
 from baoseg.training import train

@@ -12,6 +12,7 @@ from baoseg.methods import Settings, amn, bao, bas, bnr, cam, transcam
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
 from baoseg.predict import segment
+from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf, irn, psa
 from baoseg.training import train
 

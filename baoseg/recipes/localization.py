@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from baoseg import nets
-from baoseg import recipes as segmentation
 from baoseg.core.errors import RecipeError
 from baoseg.data.wsol import Config as DataConfig
 from baoseg.data.wsol import Layout
@@ -140,8 +139,6 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 def named(name: str) -> Config:
     """Raises RecipeError for an unknown name."""
-    if name in segmentation.known():
-        raise RecipeError(f"{name}: is a recipe for segmentation; `bao run {name}` takes it")
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe for localization {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]()

@@ -1,7 +1,7 @@
 """Recipes of the papers, and where each of their numbers comes from.
 
 `paper_settings.json` holds what the papers and their released code print, each number with its source; what it does not
-name is ours. `recipes.bao_voc` and `recipes.bao_voc_reference` are in `recipes`.
+name is ours. `bao_voc` and `bao_voc_reference` have a file of their own.
 
 Where a paper's text and its code differ, the text counts. One thing is ours everywhere: the SGD in the codes of PSA,
 IRN, AMN and BAS (and of MCTformer's segmentation network) takes its weight decay for its momentum, so it has next to
@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from baoseg import nets, recipes
+from baoseg import nets
 from baoseg.core import settings
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.methods import Settings, amn, bas, bnr, cam, transcam
-from baoseg.pipeline import localize
 from baoseg.predict import segment
 from baoseg.predict.maps import Config as MapsConfig
-from baoseg.recipes.bao_voc import CONFORMER_WEIGHTS, RESNET38_WEIGHTS
+from baoseg.recipes import box_schema
+from baoseg.recipes.bao_voc import CONFORMER_WEIGHTS, RESNET38_WEIGHTS, bao_voc, large_fov, mctformer
 from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf, irn, psa
 from baoseg.seeds.masks import Config as MasksConfig
@@ -71,7 +71,7 @@ def bao_coco() -> Recipe:
     The text that we have gives no number for COCO but says that BAO is trained as TransCAM. The segmentation network is
     as for VOC but for its start, ImageNet's weights; ten epochs of it are more than twice as many steps as on VOC.
     """
-    base = recipes.bao_voc()
+    base = bao_voc()
     schedule = train.Config(epochs=10, batch_size=16)
     return replace(
         base,
@@ -79,7 +79,7 @@ def bao_coco() -> Recipe:
         data=COCO,
         stages=tuple(replace(stage, schedule=schedule) for stage in base.stages),
         segmentations=(
-            recipes.mctformer("bao+crf", weights=RESNET38_WEIGHTS, epochs=10, resize_long=(448, 832)),  # 0.7 to 1.3
+            mctformer("bao+crf", weights=RESNET38_WEIGHTS, epochs=10, resize_long=(448, 832)),  # 0.7 to 1.3
         ),
     )
 
@@ -216,13 +216,13 @@ def _on_conformer(name: str, data: DataConfig, method: Settings, schedule: train
         net=nets.Config(backbone="conformer_small", weights=CONFORMER_WEIGHTS),
         stages=(stage,),
         refinements=(walked, drawn),
-        segmentations=((recipes.large_fov if data == VOC else _large_fov_on_coco)(drawn.name),),
+        segmentations=((large_fov if data == VOC else _large_fov_on_coco)(drawn.name),),
     )
 
 
 def _large_fov_on_coco(masks: str) -> Segmentation:
     """No source tells how long it is trained on COCO; ten epochs are four times as many steps as on VOC."""
-    return recipes.large_fov(masks, epochs=10, resize_long=COCO_SCALES)
+    return large_fov(masks, epochs=10, resize_long=COCO_SCALES)
 
 
 def _psa(of: str, n_labels: int | None) -> Refinement:
@@ -349,7 +349,7 @@ def sources() -> dict[str, str]:
     return texts
 
 
-def settings_of(recipe: Recipe | localize.Config) -> dict[str, Any]:
+def settings_of(recipe: Recipe | box_schema.Config) -> dict[str, Any]:
     """Every setting of a recipe by its path, as JSON has it; stages and the like go by their names."""
     tree = settings.to_json(recipe)
     for key in [key for key in NAMED if key in tree]:
@@ -357,7 +357,7 @@ def settings_of(recipe: Recipe | localize.Config) -> dict[str, Any]:
     return dict(_leaves(tree))
 
 
-def describe(recipe: Recipe | localize.Config) -> str:
+def describe(recipe: Recipe | box_schema.Config) -> str:
     """A line for each setting: path, value, source. Below them, what the sources are."""
     known = published(recipe.name)
     rows = [

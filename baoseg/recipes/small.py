@@ -11,6 +11,7 @@ from baoseg.methods import bao, cam, transcam
 from baoseg.nets import embedded
 from baoseg.predict import segment
 from baoseg.predict.maps import Config as MapsConfig
+from baoseg.recipes.schema import Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf
 from baoseg.training import train
 

@@ -5,6 +5,7 @@ learned from the seeds which pixels belong together (PSA, IRN).
 from jaxtyping import UInt8
 from torch import Tensor
 
+from baoseg.core import settings
 from baoseg.nets.base import Backbone
 from baoseg.refine import affinity_labels, crf, irn, psa
 from baoseg.seeds import Seed
@@ -14,10 +15,11 @@ LearnedSettings = psa.Config | irn.Config
 AffinityNetwork = psa.AffinityNet | irn.IRNet
 CONFIGS: dict[str, type[Settings]] = {"crf": crf.Config, "psa": psa.Config, "irn": irn.Config}
 NAMES = {config: name for name, config in CONFIGS.items()}
+settings.register(Settings, NAMES, tag="refiner")
 
 
-def name_of(settings: Settings) -> str:
-    return NAMES[type(settings)]
+def name_of(config: Settings) -> str:
+    return NAMES[type(config)]
 
 
 def by_crf(

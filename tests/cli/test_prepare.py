@@ -14,7 +14,6 @@ from baoseg.data import prepare
 from baoseg.data.prepare.voc import Labels
 from baoseg.data.wsol import Layout
 from baoseg.nets import catalogue
-from baoseg.recipes import localization
 
 ALL = {
     "voc12": verbs.voc12,
@@ -104,7 +103,7 @@ def test_the_next_command_after_a_data_set_of_localization(bao, called, capsys, 
     bao(name, "--root", "data")
     (command,) = commands(capsys)
     assert command[:3] == ["bao", "localize", f"bas-{layout}-resnet50"]
-    assert localization.named(command[2]).data.layout == layout
+    assert recipes.named_localization(command[2]).data.layout == layout
     assert options(command) == {"--data": f"data/{name}", "--out": f"runs/bas-{layout}-resnet50"}
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from baoseg import cli
 from baoseg.cli import weights as verbs
 from baoseg.nets import catalogue
+from baoseg.recipes import weights
 
 ALL = {"list": verbs.list_, "show": verbs.show, "fetch": verbs.fetch, "convert": verbs.convert}
 TINY = {"ratio": 0.5, "width": 8, "depth": 3, "classes": 4}  # of random_state
@@ -40,7 +41,7 @@ def test_list_and_show(bao, capsys):
     told = capsys.readouterr().out
     assert all(name in told for name in catalogue.checkpoints())
     bao("show", "conformer-small")
-    assert capsys.readouterr().out == catalogue.show("conformer-small") + "\n"
+    assert capsys.readouterr().out == weights.show("conformer-small") + "\n"
 
 
 def test_convert_reports_what_matched(bao, published, tmp_path, capsys):
