@@ -163,7 +163,7 @@ class Report:
     matched: tuple[str, ...]
     missing: tuple[str, ...]  # in the network only
     unexpected: tuple[str, ...]  # in the checkpoint only
-    mismatched: tuple[str, ...]  # in both, of different shapes: "key [its shape] for [the network's]"
+    mismatched: tuple[str, ...]  # in both, of different shapes or kinds: "key [its shape] for [the network's]"
 
     def __str__(self) -> str:
         text = f"{len(self.matched)} tensors matched"
@@ -186,16 +186,25 @@ class Report:
 def compare(network: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Report:
     """Compare two state dicts. Batch norm's counters, which old checkpoints lack, are not called missing."""
     common = [key for key in network if key in state]
+    unlike = {key: text for key in common if (text := _unlike(network[key], state[key]))}
     return Report(
-        matched=tuple(key for key in common if network[key].shape == state[key].shape),
+        matched=tuple(key for key in common if key not in unlike),
         missing=tuple(key for key in network if key not in state and not key.endswith("num_batches_tracked")),
         unexpected=tuple(key for key in state if key not in network),
-        mismatched=tuple(
-            f"{key} {list(state[key].shape)} for {list(network[key].shape)}"
-            for key in common
-            if network[key].shape != state[key].shape
-        ),
+        mismatched=tuple(f"{key} {text}" for key, text in unlike.items()),
     )
+
+
+def _unlike(own: Tensor, read: Tensor) -> str:
+    """How a tensor that was read differs from the network's; nothing where it can take its place.
+
+    Floating-point numbers of any precision can, integers cannot: those of quantised weights lack their scale.
+    """
+    if own.shape != read.shape:
+        return f"{list(read.shape)} for {list(own.shape)}"
+    if own.is_floating_point() and not read.is_floating_point():
+        return f"{read.dtype} for {own.dtype}".replace("torch.", "")
+    return ""
 
 
 def load_into(
@@ -372,6 +381,10 @@ def _content(path: Path) -> Any:
 
 def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     """Whoever computes with a NaN gets masks of background, or no error at all."""
+    if odd := [name for name, value in state.items() if value.is_meta or value.layout != torch.strided]:
+        raise CheckpointError(
+            f"{path}: {odd[0]} is a tensor without values, or sparse; save the weights as dense tensors"
+        )
     bad = [name for name, value in state.items() if not _finite(value)]
     if bad:
         others = f" (so have {len(bad) - 1} more of {len(state)} tensors)" if len(bad) > 1 else ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -268,6 +269,31 @@ def test_a_file_that_may_not_be_read_is_said_to_be_there(tmp_path, state, monkey
     monkeypatch.setattr(weights, "safe_open", missing)
     with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read \(Permission denied\); change its perm"):
         weights.read_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_integers_are_no_weights(tmp_path, dtype):
+    state = timm.create_model("test_resnet").state_dict()
+    config = nets.Config(backbone="timm:test_resnet", weights=str(tmp_path / "a.pth"))
+
+    def written_as(kind):
+        cast = {key: value.to(kind) if value.is_floating_point() else value for key, value in state.items()}
+        torch.save(cast, tmp_path / "a.pth")
+
+    written_as(torch.float16)
+    nets.build(config, 2, heads=nets.NO_HEADS)
+    written_as(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: weights do not fit .* mismatched \([\w.]+ {kind} for float32"):
+        nets.build(config, 2, heads=nets.NO_HEADS)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_tensors_without_values_are_refused(tmp_path):
+    for value in (torch.zeros(3, device="meta"), torch.eye(3).to_sparse()):
+        torch.save({"weight": value}, tmp_path / "odd.pth")
+        with pytest.raises(CheckpointError, match=r"odd\.pth: weight is a tensor without values, or sparse; save"):
+            weights.read_checkpoint(tmp_path / "odd.pth")
 
 
 def test_own_files_describe_themselves_and_are_the_same_every_time(tmp_path):
