@@ -151,6 +151,21 @@ def test_a_graph_that_fails_at_other_sizes_is_noticed_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
+class Pooled(torch.nn.Module):
+    """Pools to a grid that tracing cannot write for every size."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, 6)
+
+
+def test_what_cannot_be_traced_is_noticed_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """PyTorch prints the whole graph at which it stops."""
+    given = {"images": torch.rand(1, 3, 64, 64)}
+    with export._quiet():
+        assert not export._traced(Pooled(), given, ["scores"], tmp_path / "x.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_network_that_gives_no_numbers_is_not_written(segmenter: Segmenter, unchecked: None, tmp_path: Path) -> None:
     broken = copy.deepcopy(segmenter)
     broken.network.head.cls_conv.bias.data[1] = float("nan")

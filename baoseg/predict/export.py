@@ -33,6 +33,7 @@ COMP6 = Path("results/VOC2012/Segmentation/comp6_test_cls")  # comp6: trained on
 VOC_OUTPUTS = 21  # the server's indices end at 20
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 WARNING, FATAL = 2, 4  # how bad a thing must be for onnxruntime to say it: by itself, and while graphs are checked
+LOG = "_jit_onnx_log"  # of torch._C: how tracing speaks
 TOLERANCE = 1e-3  # of the check, relative to the largest value
 
 
@@ -226,10 +227,11 @@ def _describe(path: Path, about: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter says about its own insides is for its developers."""
+    """What the exporter says about its own insides is for its developers, the graph at which it stopped among it."""
     log = logging.getLogger("torch.onnx")
-    level = log.level
+    level, speak = log.level, getattr(torch._C, LOG)
     log.setLevel(logging.ERROR)
+    setattr(torch._C, LOG, lambda *_: None)  # it prints even where it is switched off
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `_agrees` looks instead
@@ -238,6 +240,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+        setattr(torch._C, LOG, speak)
 
 
 def voc(stage: Stage, dataset: Dataset, out: Path, *, tar: bool = False) -> Path:
