@@ -141,9 +141,11 @@ def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, s
 def photos() -> Recipe:
     """For one's own photographs and classes, on a network whose weights come with the installation: no hub is needed.
 
-    More epochs than `msrc14`, as people's folders are smaller.
+    Few epochs: with few images and classes a classifier soon needs no more than the surroundings, and its maps cover
+    them. On 60 photographs of aeroplanes, birds and cats the classification loss is 0.22 after 3 epochs, with maps
+    around the things, and 0.001 after 10, with maps all over the sky.
     """
-    return _on_embedded("photos", DataConfig(path="."), classify=10, activate=6, segment_epochs=16)
+    return _on_embedded("photos", DataConfig(path="."), classify=4, activate=3, segment_epochs=16)
 
 
 def voc_mini(data: str | Path = "voc-mini") -> Recipe:
