@@ -2,7 +2,7 @@
 
     python benchmarks/cub20.py --data ../shared/data/cub20/CUB_200_2011 --weights mobilenetv2_100.safetensors --out RUN
 
-The settings are those of the recipe cub20 (`localize_recipes.cub20`), which says how they were chosen.
+The settings are those of the recipe cub20 (`recipes.localization.cub20`), which says how they were chosen.
 """
 
 from dataclasses import dataclass

@@ -307,7 +307,7 @@ def override(
     refine: Sequence[str] | None = None,
 ) -> Recipe:
     """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all
-    stages, as in `localize_recipes.override`, and the rate of a stage's heads keeps its ratio to `lr`.
+    stages, as in `recipes.localization.override`, and the rate of a stage's heads keeps its ratio to `lr`.
 
     Another backbone does without the weights of the one before it; where those were ImageNet's, it starts from its own,
     through timm's loader. `embedded:NAME` as a backbone is a network with its embedded weights. `weights` are those of
