@@ -12,7 +12,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from baoseg import nets, pipeline
+from baoseg import cli, nets, pipeline
 from baoseg.core import ranks
 from baoseg.core.errors import RecipeError
 from baoseg.core.files import read_json
@@ -124,6 +124,42 @@ def test_parts_of_a_batch_are_the_batch() -> None:
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert all(part.pixel_labels is None and part.pixel_weights is None for part in parts)
     assert len(batch.parts(9)) == 5
+
+
+def test_where_the_first_process_fails_the_others_end_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bool] = []
+    monkeypatch.setattr(ranks, "_told", lambda value: said.append(value) or False)
+    with pytest.raises(RecipeError), ranks.first_alone():
+        raise RecipeError("no such network")
+    with ranks.first_alone():
+        pass
+    assert said == [False, True]
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    with pytest.raises(SystemExit) as ended, ranks.first_alone():
+        pytest.fail("the block of a process that is told to end")
+    assert ended.value.code == 2
+    monkeypatch.setattr(ranks, "_told", lambda value: True)
+    with ranks.first_alone():
+        said.append(True)
+    assert said[-1]
+
+
+def test_that_another_process_is_gone_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+
+    monkeypatch.setattr(cli, "_choose", gone)
+    monkeypatch.setattr(sys, "argv", ["bao", "demo"])
+    with pytest.raises(RuntimeError):  # of one process it would be a bug
+        cli.main()
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    for number, words in ((0, "bao: another process of this run has ended, and said why; all end\n"), (1, "")):
+        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert (ended.value.code, capsys.readouterr().err) == (2, words)
 
 
 def test_alone_all_work_is_ones_own() -> None:

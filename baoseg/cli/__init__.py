@@ -91,9 +91,22 @@ def _run(words: list[str]) -> None:
         _fail(str(error))
     except UnicodeEncodeError as error:  # of the name of a file: the streams take everything (`_speak_utf8`)
         _fail(f"{error.object}: no such name in the encoding {error.encoding} of this locale; set PYTHONUTF8=1")
+    except RuntimeError as error:
+        _require_news(error)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\nbao: stopped; the same command continues where it was", file=sys.stderr)
         sys.exit(130)
+
+
+def _require_news(error: RuntimeError) -> None:
+    """Raise the error unless it is that another process of this run has ended."""
+    from baoseg.core import ranks
+
+    if not ranks.peer_is_gone(error):
+        raise error
+    if ranks.first():
+        print("bao: another process of this run has ended, and said why; all end", file=sys.stderr)
 
 
 def _fail(problem: str) -> None:

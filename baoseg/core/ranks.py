@@ -44,12 +44,30 @@ def barrier() -> None:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block, then all others do."""
-    if not first():
-        barrier()
-    yield
-    if first():
-        barrier()
+    """The first process goes through the block, then all others do; where it fails, which it says, they end in silence."""
+    if not first() and not _told(True):
+        raise SystemExit(2)
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if first():
+            _told(done)
+
+
+def _told(value: bool) -> bool:
+    """What the first process says, on all processes."""
+    if not _spread():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def peer_is_gone(error: RuntimeError) -> bool:
+    """Whether an error says no more than that another process of this run has ended, which has said why."""
+    return world() > 1 and any(word in str(error) for word in ("gloo", "NCCL"))
 
 
 def total(values: Tensor) -> Tensor:
