@@ -44,7 +44,7 @@ def barrier() -> None:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block, then all others do; where it fails, which it says, they end in silence."""
+    """The first process goes through the block, then all others do; where it fails, they end in silence."""
     if not first() and not _told(True):
         raise SystemExit(2)
     done = False
