@@ -330,8 +330,7 @@ def _boxes(root: Path, labels: Mapping[str, str], problems: list[str]) -> dict[s
 def _pixels(corners: Sequence[float], where: str) -> Box:
     """A box of one's own list. Raises DataError for one that is not in pixels or not of two corners."""
     shown = ", ".join(f"{corner:g}" for corner in corners)
-    if max(corners) <= 1 and min(corners) >= 0 and any(corner % 1 for corner in corners):
-        raise DataError(f"{where}: the box {shown} lies in 0..1; write it in pixels of the image")
+    _require_pixels(corners, where)
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
         raise DataError(
             f"{where}: the box {shown} ends before it starts, or at once; write x0, y0, x1, y1, not x, y, width, height"
@@ -562,10 +561,19 @@ def _lines(path: Path) -> list[str]:
 
 
 def _box(corners: Iterable[str | float], where: str) -> Box:
-    x0, y0, x1, y1 = (math.floor(value) for value in _numbers(corners, 4, where))
+    exact = _numbers(corners, 4, where)
+    _require_pixels(exact, where)
+    x0, y0, x1, y1 = map(math.floor, exact)
     if x1 < x0 or y1 < y0:
         raise DataError(f"{where}: the box {x0}, {y0}, {x1}, {y1} ends before it starts; write x0, y0, x1, y1")
     return x0, y0, x1, y1
+
+
+def _require_pixels(corners: Sequence[float], where: str) -> None:
+    """Raises DataError for a box in shares of the image, which would be its first pixel."""
+    if max(corners) <= 1 and min(corners) >= 0 and any(corner % 1 for corner in corners):
+        shown = ", ".join(f"{corner:g}" for corner in corners)
+        raise DataError(f"{where}: the box {shown} lies in 0..1; write it in pixels of the image")
 
 
 def _numbers(values: Iterable[str | float], count: int, where: str) -> list[float]:

@@ -166,12 +166,19 @@ def test_cub(tmp_path):
     assert test.mask(0).nonzero().amin(dim=0).tolist() == [2, 2]
     with pytest.raises(DataError, match="no split 'val'; use train or test"):
         opened(tmp_path, layout=Layout.CUB, eval_split="val")
+    boxes = (tmp_path / "bounding_boxes.txt").read_text()
+    write(tmp_path / "bounding_boxes.txt", boxes.replace("2 1.5 2.0 3.2 3.9", "2 0.1 0.2 0.5 0.75"))
+    with pytest.raises(
+        DataError, match=r"bounding_boxes\.txt, picture 2: the box 0\.1, 0\.2, 0\.6, 0\.95 lies in 0\.\.1"
+    ):
+        opened(tmp_path, layout=Layout.CUB)
+    write(tmp_path / "bounding_boxes.txt", boxes)
     write(tmp_path / "image_class_labels.txt", "1 1\n3 2\n")
     with pytest.raises(DataError, match=r"picture 2 .* restore the lists"):
         opened(tmp_path, layout=Layout.CUB)
 
 
-def annotation(*objects: tuple[str, tuple[int, int, int, int]]) -> str:
+def annotation(*objects: tuple[str, tuple[float, float, float, float]]) -> str:
     found = "".join(
         f"<object><name>{name}</name><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>"
         f"<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
@@ -195,6 +202,9 @@ def test_ilsvrc(tmp_path):
     assert opened(tmp_path, layout=Layout.ILSVRC, eval_split="val").classes.names == ("n01", "n02", "n03")
     write(tmp_path / "Annotations/CLS-LOC/val/v2.xml", annotation(("n01", (2, 2, 3, 3)), ("n02", (2, 2, 3, 3))))
     with pytest.raises(DataError, match=r"v2\.xml: names 2 classes"):
+        open_boxed(config, "eval")
+    write(tmp_path / "Annotations/CLS-LOC/val/v2.xml", annotation(("n01", (0.25, 0, 1, 1))))
+    with pytest.raises(DataError, match=r"v2\.xml: the box 0\.25, 0, 1, 1 lies in 0\.\.1; write it in pixels"):
         open_boxed(config, "eval")
     with pytest.raises(DataError, match="test: no such folder"):
         opened(tmp_path, layout=Layout.ILSVRC)
