@@ -689,6 +689,32 @@ def test_sources_are_looked_at_before_anything_is_made(tiny_run: Run, tmp_path: 
     refused(copied.root, rf"bao: 1 of {len(VAL)} images have no maps, .*{VAL[0]}.npz; run `bao maps \S+ --split val`")
 
 
+def test_seeds_that_were_made_anew_are_read_anew(tmp_path: Path) -> None:
+    """The same command measures what lies in the folder now; where the seeds are gone, what it measured stays."""
+    folder, scenes = tmp_path / "other", open_dataset(tiny.RECIPE.data, "eval")
+    folder.mkdir()
+
+    def score(turned: bool) -> float:
+        for index, name in enumerate(VAL):
+            mask = scenes.mask(index)
+            assert mask is not None
+            maps = {k: (mask == k + 1).float().numpy() for k in scenes.labels(index).nonzero()[:, 0].tolist()}
+            np.save(folder / f"{name}.npy", {k: 1 - v if turned else v for k, v in maps.items()}, allow_pickle=True)
+        return measured()
+
+    def measured() -> float:
+        run = pipeline.fuse_seeds(tiny.RECIPE, [str(folder)], tmp_path / "run", allow_pickle=True)
+        return float(read_json(run.stage("fused").metrics)["fixed"]["miou"])
+
+    wrong, right = score(turned=True), score(turned=False)
+    assert wrong < 20 and right > 80
+    files = [Run(tmp_path / "run").stage("fused").maps("val", name) for name in VAL]
+    before = [path.stat().st_mtime_ns for path in files]
+    shutil.rmtree(folder)
+    assert measured() == right
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
 def test_the_network_in_training_is_evaluated_after_each_epoch(tmp_path: Path) -> None:
     """The last row is the network that is kept, since figure 4 keeps the online one."""
     recipe = replace(SHORT, stages=(replace(SHORT.stages[0], schedule=tiny.RECIPE.stages[0].schedule),))

@@ -1,5 +1,7 @@
 """Maps of the stages and fusions, and the masks that they say."""
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from baoseg import recipes, seeds
-from baoseg.core import costs, progress
+from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run, Stage
@@ -91,10 +93,32 @@ def check_sources(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
     Raises a BaosegError for a source that is not there, lacks images, or is of other data or classes.
     """
     for fusion in recipe.fusions:
-        made = folder.stage(fusion.name).maps
-        missing = [i for i, name in enumerate(dataset.names) if not made(dataset.split, name).exists()]
-        if missing:
-            _look_at(folder, recipe, fusion, dataset, missing)
+        if due := _due(folder, recipe, fusion, dataset):
+            _look_at(folder, recipe, fusion, dataset, due)
+
+
+def _due(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset) -> list[int]:
+    """The numbers of the images whose sums are missing, or older than the seeds: tools write theirs anew in one place.
+
+    Sums stay where the seeds are gone.
+    """
+    paths, flat = folder.stage(fusion.name), _flat(dataset)
+    files: list[Callable[[str], Path | None]] = []
+    for source in fusion.sources:
+        with contextlib.suppress(DataError):
+            place = _place(folder, recipe, fusion, source)
+            files.append(
+                functools.partial(formats.find, place, flat=flat)
+                if isinstance(place, Path)
+                else functools.partial((place or folder.stage(source)).maps, dataset.split)
+            )
+
+    def is_due(name: str) -> bool:
+        made = paths.maps(dataset.split, name)
+        there = [path for path in (file(name) for file in files) if path is not None and path.exists()]
+        return not made.exists() or any(made.stat().st_mtime_ns < path.stat().st_mtime_ns for path in there)
+
+    return [number for number, name in enumerate(dataset.names) if is_due(name)]
 
 
 def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset, due: Sequence[int]) -> list[str]:
@@ -142,13 +166,14 @@ def _check_stage(stage: Stage, dataset: Dataset, names: Sequence[str]) -> None:
 def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
     """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
     paths, recipe = folder.stage(fusion.name), recipe_of(folder)
-    missing = _without_maps(paths, dataset)
-    if not missing:
+    due = _due(folder, recipe, fusion, dataset)
+    ranks.barrier()  # none writes before all have looked
+    if not due:
         return
-    for sentence in _look_at(folder, recipe, fusion, dataset, missing):
+    for sentence in _look_at(folder, recipe, fusion, dataset, due):
         progress.say(sentence)
     sources = [_source(folder, recipe, fusion, source, dataset) for source in fusion.sources]
-    for index in each(missing, of=len(dataset), title=f"{fusion.name} maps"):
+    for index in each(due, of=len(dataset), title=f"{fusion.name} maps"):
         sample = dataset[index]
         seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
 

@@ -66,7 +66,7 @@ def read(
     Raises DataError, which names the file, if it is missing, damaged, of another format, of other classes or of
     another picture, and if it is a pickle and `allow_pickle` is not set.
     """
-    path = _find(folder, name, flat=flat)
+    path = find(folder, name, flat=flat)
     if path is None:
         tried = ", ".join(str(each) for pair in _places(folder, name, flat=flat) for each in pair)
         raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every picture")
@@ -93,7 +93,7 @@ def survey(
     Gives what is odd about them in a sentence, or nothing. Raises DataError for images without a seed, for files that
     `read` refuses, and where more than half of the files lack a class of their image and have one that it lacks.
     """
-    paths = [_find(folder, name, flat=flat) for name in names]
+    paths = [find(folder, name, flat=flat) for name in names]
     if absent := [name for name, path in zip(names, paths, strict=True) if path is None]:
         raise DataError(
             f"{folder}: {len(absent)} of {len(names)} images have no seed, {absent[0]} for one (.npz or .npy); "
@@ -171,7 +171,8 @@ def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
     return [[folder / f"{stem}{suffix}" for suffix in (".npz", ".npy")] for stem in stems]
 
 
-def _find(folder: Path, name: str, *, flat: bool) -> Path | None:
+def find(folder: Path, name: str, *, flat: bool) -> Path | None:
+    """The file of the seed of a picture; None where there is none. Raises DataError for two."""
     for pair in _places(folder, name, flat=flat):
         match [path for path in pair if path.is_file()]:
             case [path]:
