@@ -141,6 +141,13 @@ def test_labels_number_the_mask_in_their_order(labeler: ImageNetLabeler) -> None
     assert (result.mask == 2).sum() > (result.mask == 1).sum()
 
 
+def test_a_group_is_a_label_as_its_name_is(labeler: ImageNetLabeler) -> None:
+    by_name, by_group = labeler(CAT, labels=["crane (wading bird)"]), labeler(CAT, labels=[of_class(134)])
+    assert by_group.labels == ("crane",) and np.array_equal(by_group.mask, by_name.mask)
+    (likeliest, _), *_ = labeler.likeliest(CAT)
+    assert np.array_equal(labeler(CAT, labels=[likeliest]).mask, labeler(CAT).mask)
+
+
 def test_a_large_image_is_looked_at_smaller_and_comes_back_at_its_size(labeler: ImageNetLabeler) -> None:
     small = Image.open(CAT).convert("RGB")
     large = small.resize((1804, 1200), Image.Resampling.BICUBIC)

@@ -38,6 +38,7 @@ from baoseg.predict import segment
 from baoseg.recipes import Recipe
 from baoseg.training import train
 
+ROOT = Path(__file__).parents[1]
 NAMES = tuple(f"p{index}" for index in range(6))
 SHORT = train.Config(epochs=1, batch_size=4, lr=1e-3)
 RECIPE = replace(tiny.RECIPE, stages=(recipes.Stage(method=cam.Config(), schedule=SHORT),))
@@ -683,3 +684,11 @@ def test_the_cost_of_looking_is_small(tmp_path: Path) -> None:
     (tmp_path / "data" / "labels.csv").write_text("image,labels\n" + "".join(f"{name},cat\n" for name in names))
     described = manifest._described(Folder(tmp_path / "data"))
     assert len(json.dumps(described)) < 10 * len(names)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout")
+def test_the_commit_of_the_code_is_noted(tmp_path: Path) -> None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
+    assert read_json(folder.manifest)["environment"]["commit"] == commit

@@ -177,13 +177,12 @@ def misnamed(root: Path) -> list[Problem]:
     for path in (*_FILES, *_MASKS, "ImageSets", *_SPLITS):
         place = (root / path).parent
         listed = _listed(place)
-        if (
-            path.rpartition("/")[2] not in listed and (root / path).exists()
-        ):  # of a system that does not tell them apart
-            continue
-        for name in sorted(other for other in listed if folded(other) == folded(Path(path).name)):
-            if name != Path(path).name:
-                problems.append(Problem(str(place / name), "", "is not read", f"call it {path}, or take it away"))
+        name = Path(path).name
+        if name not in listed and (root / path).exists():
+            continue  # the system does not tell letter case apart
+        for other in sorted(listed - {name}):
+            if folded(other) == folded(name):
+                problems.append(Problem(str(place / other), "", "is not read", f"call it {path}, or take it away"))
     lists = _listed(_first(root, _SPLITS))
     for name in sorted(lists):
         stem, suffix = posixpath.splitext(name)
@@ -251,7 +250,4 @@ def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
 
 
 def _refuse(cases: Sequence[str], where: Path, problem: str, remedy: str) -> None:
-    """Raise a DataError that names the first of the cases and counts the others, if there are any."""
-    if cases:
-        others = f" (and {len(cases) - 1} more)" if len(cases) > 1 else ""
-        raise DataError(f"{where}: {cases[0]} {problem}{others}; {remedy}")
+    refuse([Problem(str(where), case, problem, remedy) for case in cases])

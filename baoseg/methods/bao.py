@@ -4,7 +4,8 @@ Two networks of one architecture. The *target* turns its refined class maps into
 background being where no class is; the *online* network learns from them an activation map of the background. At
 inference that map stands where other methods put a threshold.
 
-Four options go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds` and `class_channels` of `Config`.
+Five options go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds`, `class_channels` and a momentum
+of None of `Config`.
 """
 
 import copy
@@ -73,7 +74,8 @@ class Config:
     Beyond the paper: `cut` decides picture by picture which cells are background in the pseudo-labels, and `doubt`
     leaves out those nearest to the cut. `backgrounds` gives K_b channels of AM to the background, which count as
     one, their log-sum-exp: in the softmax of PCL its probability is then the sum of theirs, and each is free to stand
-    for a background of another kind. `class_channels` takes AM's channels of the classes to inference too.
+    for a background of another kind. `class_channels` takes AM's channels of the classes to inference too. A `momentum`
+    of None makes the window of the average a fixed share of the training, whose length is not known beforehand.
     """
 
     smoothing: float = 0.4  # eps of PCL; AMN sec. 4

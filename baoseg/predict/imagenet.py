@@ -11,7 +11,6 @@ is cut off by Otsu's threshold of its strongest map, and a dense CRF draws the m
 import difflib
 import functools
 import json
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -29,6 +28,7 @@ from baoseg import nets, refine
 from baoseg.core import progress
 from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
+from baoseg.core.text import tidy
 from baoseg.core.types import ClassSet, Maps
 from baoseg.data.images import Picture, as_picture, read_image, write_mask
 from baoseg.methods.base import Method
@@ -56,7 +56,7 @@ class Group:
 def group(name: str) -> Group:
     """The classes that `name` stands for. Raises DataError, with the nearest names, for one that is not known."""
     content = _table()
-    wanted = " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").split())
+    wanted = tidy(name.replace("_", " ")).lower()
     if wanted not in content["names"]:
         near = difflib.get_close_matches(wanted, content["names"], n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -143,15 +143,17 @@ class ImageNetLabeler:
     def __init__(self, network: Network) -> None:
         self.network = network.eval()
 
-    def __call__(self, image: Picture, labels: Sequence[str] | None = None, *, crf: bool = True) -> Result:
+    def __call__(self, image: Picture, labels: Sequence[str | Group] | None = None, *, crf: bool = True) -> Result:
         """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
 
-        `labels` are names of classes or groups of ImageNet; in the mask they are 1, 2, ... in the order given. Without
-        them the likeliest class alone is looked for. With `crf` a dense CRF draws the mask to the edges of the image.
+        `labels` are classes or groups of ImageNet or their names; in the mask they are 1, 2, ... in the order given.
+        Without them the likeliest class alone is looked for. With `crf` a dense CRF draws the mask to the edges of the
+        image.
         Raises DataError for an unknown name and an unreadable image.
         """
         pixels = as_picture(image)
-        groups = [self.likeliest(pixels, count=1)[0][0]] if labels is None else [group(name) for name in labels]
+        wanted = [self.likeliest(pixels, count=1)[0][0]] if labels is None else labels
+        groups = [one if isinstance(one, Group) else group(one) for one in wanted]
         seen = _reduced(pixels)
         result = self.of(groups)(seen, [one.name for one in groups])
         mask = torch.from_numpy(result.mask)
@@ -211,18 +213,19 @@ def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ())
 
     Raises DataError for an unknown label, and as `predict.each_image`.
     """
-    for one in map(group, labels):
-        count = len(one.classes)
-        progress.say(f"{one.name}: {one.meaning} ({count} of ImageNet's classes)")
+    groups = [group(name) for name in labels]
+    for one in groups:
+        progress.say(f"{one.name}: {one.meaning} ({len(one.classes)} of ImageNet's classes)")
     labeler = load()
     written: list[Path] = []
 
     def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
-        image = read_image(source)
-        if not labels:
-            likeliest = ", ".join(f"{one.name} {share:.2f}" for one, share in labeler.likeliest(image))
-            progress.say(f"{source}: {likeliest}")
-        mask = torch.from_numpy(labeler(image, labels or None).mask)
+        image, shown = read_image(source), groups
+        if not groups:
+            likeliest = labeler.likeliest(image)
+            progress.say(f"{source}: {', '.join(f'{one.name} {share:.2f}' for one, share in likeliest)}")
+            shown = [likeliest[0][0]]
+        mask = torch.from_numpy(labeler(image, shown).mask)
         write_mask(mask_path, mask)
         with atomic(overlay_path) as temporary:
             predict.overlay(image, mask).save(temporary, format="PNG")
@@ -239,7 +242,7 @@ def _reduced(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 y x"]:
     height, width = image.shape[-2:]
     scale = min(1.0, LONGEST / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return image if scale == 1 else _resize(image, size, InterpolationMode.BICUBIC)
+    return _resize(image, size, InterpolationMode.BICUBIC)
 
 
 def _resize(images: Tensor, size: Sequence[int], interpolation: InterpolationMode) -> Tensor:
