@@ -98,11 +98,11 @@ def _networks(run: Run, base: Recipe, options: Options, hardware: Hardware) -> d
             stages=(),
             fusions=(Fusion(called="bao", sources=(str(run.stage("bao").root),)),),
             refinements=(),
-            segmentations=(replace(base.segmentations[0], masks=str(folder)),),
+            segmentations=(replace(base.segmentations[0], masks=str(folder), called="network"),),
             seed=pipeline.recipe_of(run).seed,
         )
         other = pipeline.run(recipe, run.root.with_name(f"{run.root.name}-{name}"), hardware=hardware)
-        figures[name] = {"miou": evaluate.of_masks(read_json(other.stage("segment").metrics))["miou"]}
+        figures[name] = {"miou": evaluate.of_masks(read_json(other.stage("network").metrics))["miou"]}
     return figures
 
 

@@ -692,3 +692,15 @@ def test_the_commit_of_the_code_is_noted(tmp_path: Path) -> None:
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
     assert read_json(folder.manifest)["environment"]["commit"] == commit
+
+
+def test_segment_without_choices_means_the_networks_of_the_recipe(tmp_path: Path) -> None:
+    own = recipes.Segmentation(masks="cam", schedule=SHORT, net=segment.NetConfig(name=NET), called="network")
+    folder = pipeline.begin(replace(RECIPE, segmentations=(own,)), tmp_path / "run")
+    pipeline.add_segmentation(folder)
+    assert [one.name for one in pipeline.recipe_of(folder).segmentations] == ["network"]
+    pipeline.add_segmentation(folder, epochs=2)
+    first, second = pipeline.recipe_of(folder).segmentations
+    assert (first, second.name, second.schedule.epochs, second.net) == (own, "segment", 2, own.net)
+    with pytest.raises(RecipeError, match="0 rounds"):
+        pipeline.add_segmentation(folder, rounds=0)

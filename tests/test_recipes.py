@@ -10,6 +10,7 @@ from baoseg.core.errors import RecipeError
 from baoseg.methods import bao
 from baoseg.methods import bas as bas_method
 from baoseg.nets import embedded
+from baoseg.predict.segment import NetConfig
 from baoseg.recipes import localization
 from baoseg.seeds.normalise import Scaling
 
@@ -199,6 +200,7 @@ def test_photos_start_from_weights_that_are_here_in_all_their_networks() -> None
     recipe = recipes.photos()
     assert recipe.net.weights == recipe.segmentations[0].net.weights == embedded.DEFAULT
     assert not recipe.net.pretrained
+    assert recipes.segmented(recipe, net=NetConfig(name="smp:unet/resnet18")).segmentations[1].name == "segment"
 
 
 def test_another_backbone_of_photos_starts_from_its_own_weights_of_imagenet() -> None:

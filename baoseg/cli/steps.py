@@ -108,8 +108,8 @@ def segment(
     batch_size: Count = None,
     lr: Annotated[float | None, optional("RATE")] = None,
     reweight: Flag = False,
-    rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    called: Annotated[str, tyro.conf.arg(metavar="NAME")] = "segment",
+    rounds: Count = None,
+    called: Annotated[str | None, optional("NAME")] = None,
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
@@ -124,8 +124,10 @@ def segment(
         batch_size: Pictures a step.
         lr: Learning rate of the backbone; that of the head is ten times as high.
         reweight: Pixels of which the maps are not sure count less.
-        rounds: In further rounds it learns from its own predictions, restricted to the labels of the pictures.
-        called: Name of its folder in the run; another one keeps what is there.
+        rounds: In further rounds it learns from its own predictions, restricted to the labels of the pictures; 1 is
+            the first, which is all that there is without this option.
+        called: Name of its folder in the run; another one keeps what is there. Without it: segment or, where nothing is
+            asked for, those of the recipe.
         split: Split to segment. Without it: the recipe's evaluation split.
         device: What to compute on.
     """

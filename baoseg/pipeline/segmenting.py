@@ -31,21 +31,27 @@ from baoseg.training.train import Hardware
 
 
 def add_segmentation(
-    folder: Run, *, called: str, net: str | None = None, weights: Path | None = None, **choices: Any
+    folder: Run, *, called: str | None = None, net: str | None = None, weights: Path | None = None, **choices: Any
 ) -> None:
     """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
 
-    One that is there under this name stays as it is where nothing else is asked for. Raises a BaosegError for one that
+    Where nothing is asked for and the recipe has networks, these are meant. One that is there under this
+    name stays as it is where nothing else is asked for. Raises a BaosegError for one that
     cannot be built or has nothing to learn from, and nothing is noted then.
     """
 
+    given = {name: value for name, value in {**choices, "called": called}.items() if value is not None}
+    asked = net is not None or weights is not None or any(value is not False for value in given.values())
+
     def added(recipe: Recipe) -> Recipe:
+        if recipe.segmentations and not asked:
+            return recipe
         model = next((one.net for one in recipe.segmentations), segment.NetConfig(pretrained=True))
         if net is not None:
             model = segment.NetConfig(name=net, pretrained=weights is None)
         if weights is not None:
             model = dataclasses.replace(model, weights=str(weights), pretrained=False)
-        return recipes.segmented(recipe, called=called, net=model, **choices)
+        return recipes.segmented(recipe, net=model, **given)
 
     manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
 

@@ -111,7 +111,8 @@ def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, s
     """CAM, BAO, CRF and an FPN on the embedded network, with so many epochs; all else is that of `msrc14`.
 
     The momentum of BAO's target is proportional to its training (`teacher.proportional`), as the number of images is
-    not known here.
+    not known here. The segmentation network is called `network`, so that `bao segment RUN --net ...` can add another
+    one under its own name.
     """
     base = msrc14()
     first, last = base.stages
@@ -129,6 +130,7 @@ def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, s
         segmentations=(
             replace(
                 segmentation,
+                called="network",
                 net=segment.NetConfig(
                     name="smp:fpn/tu-tf_efficientnet_lite2", weights=net.weights, freeze_batch_norm=True
                 ),
