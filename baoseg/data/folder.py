@@ -32,8 +32,9 @@ from baoseg.core.types import IGNORE, ClassSet, Sample
 from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.images import image_size, read_image
-from baoseg.data.table import Line, Problem, matched, read_list, refuse
 from baoseg.data.table import read as read_table
+from baoseg.data.table_checks import Problem, refuse
+from baoseg.data.table_lines import Line, matched, read_list
 
 ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
 _SPLITS = ("ImageSets/Segmentation", "splits")

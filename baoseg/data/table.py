@@ -6,76 +6,14 @@ separator that is none, a class under two spellings, the background as a class.
 
 import os
 import posixpath
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from baoseg.core.errors import DataError
-from baoseg.core.text import folded, tidy, tidy_path
-from baoseg.core.types import ClassSet
-
-HEADERS = (["image", "labels"], ["image", "label"])  # with the second a cell is one label unless it has semicolons
-_IMAGES = ("JPEGImages/", "images/")
-_CELL = re.compile(r'[ \t]*+(?:"(?P<quoted>[^"]*+(?:""[^"]*+)*+)"[ \t]*+|(?P<plain>(?!")[^,\n]*+))(?P<end>[,\n])')
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_DRIVE = re.compile(r"[A-Za-z]:/")
-
-_QUOTES = "'\"`´‘’“”„«»"
-_QUOTED = re.compile(f"[{_QUOTES}](.+)[{_QUOTES}]")
-_HALF_QUOTED = re.compile(r"""["“„«][^"”»]*|[^"“„«]*(?<!\d)["”»]""")  # but for 5", of a pipe
-_LISTED = re.compile(r"\[(.*)\]|\{(.*)\}|\((.*[,;'\"].*)\)")
-_COMMAS = re.compile("[,|，、；]")  # hardly ever part of a name
-_SLASHES = re.compile(r"[/+&\\]")  # part of a name, unless what stands between is a class itself
-_HYPHENS = re.compile(r"[-_.:=>#~·•]|\b(?:and|or)\b")  # the same, unless classes.txt has the name
-_BETWEEN_WORDS = re.compile(r"(?i:and|or)|[-_.:=>#~·•]+")
-_ONLY_MARKS = re.compile(r"[,|，、；/+&\\]*")
-_NUMBER = re.compile(r"^\d+\s*[:.,)=\-\s]\s*|\s*[:,=(\s]\s*\d+\)?$")
-_BACKGROUND = {"background", "bg", "ignore", "n/a", "nan", "none", "null", "unlabeled", "unlabelled"}
-_JOINTS = re.compile("[-_ ]+")
-_NOTHING = re.compile(f"[-_–—.?*{_QUOTES}]+")
-
-
-class Problem(NamedTuple):
-    """What is wrong, in the words of one line."""
-
-    where: str
-    case: str
-    what: str
-    remedy: str
-
-    def line(self, others: int = 0) -> str:
-        case = f"{self.case} " if self.case else ""
-        more = f" (and {others} more)" if others else ""
-        return f"{self.where}: {case}{self.what}{more}; {self.remedy}"
-
-
-def refuse(problems: Sequence[Problem]) -> None:
-    """Raise a DataError that names the first problem and counts the others of its kind, if there are any."""
-    if problems:
-        alike = sum(problem.what == problems[0].what for problem in problems)
-        raise DataError(problems[0].line(alike - 1))
-
-
-class Row(NamedTuple):
-    """The cells of a line of a CSV file as they are written; lines count from 1."""
-
-    number: int
-    cells: list[str]
-
-
-class Line(NamedTuple):
-    """What labels.csv says of one image."""
-
-    number: int
-    path: str  # as written, but for "." and "..", and slashes
-    image: str  # the path, tidied
-    name: str  # the path below the folder of the images without the suffix, tidied
-    cell: str  # of the labels, tidied
-    labels: tuple[str, ...]
+from baoseg.core.text import tidy, tidy_path
+from baoseg.data.table_checks import Problem, malformed_rows, table_problems
+from baoseg.data.table_lines import HEADERS, Line, Row, below_images, numbered_lines, parse_labels, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,30 +31,20 @@ def read(root: Path) -> Table:
     if root.is_file():
         raise DataError(f"{root}: is a file; name the folder of labels.csv")
     path = root / "labels.csv"
-    header, rows = _rows(path)
+    header, rows = read_rows(path)
     good = [row for row in rows if len(row.cells) == 2 and row.cells[0].strip()]
-    problems = list(_malformed(path, rows, good))
     tidied = {field: tidy(field) for field in {row.cells[1] for row in good}}
     fields = [tidied[row.cells[1]] for row in good]
     listed = _class_list(root / "classes.txt")
-    parsed = parse_labels(fields, [name for _, name in listed or ()], single=header == HEADERS[1])
+    single = header == HEADERS[1]
+    parsed = parse_labels(fields, [name for _, name in listed or ()], single=single)
     lines = [_line(root, *parts) for parts in zip(good, fields, parsed, strict=True)]
-    problems += _paths(path, lines)
     if listed is None:
         names = sorted({label for line in lines for label in line.labels})
     else:
         names = [name for _, name in listed]
-    doubtful = [
-        *_background(root, listed or (), lines),
-        *_doubtful(path, lines, named=None if listed is None else names),
-        *(_half_known(path, lines) if listed is None and header == HEADERS[0] else ()),
-    ]
-    problems += doubtful
-    problems += _class_set(path if listed is None else root / "classes.txt", names)
-    if listed is None:
-        problems += _joined_otherwise(path, names)
-    problems += _unknown(path, lines, names, told={problem.case for problem in doubtful})
-    problems += _same_names(path, lines)
+    malformed = malformed_rows(path, rows, good)
+    problems = [*malformed, *table_problems(path, lines, names, listed=listed, single=single)]
     return Table(path=path, lines=lines, classes=tuple(names), problems=problems)
 
 
@@ -127,352 +55,15 @@ def _line(root: Path, row: Row, cell: str, labels: Sequence[str]) -> Line:
     return Line(row.number, path, image, posixpath.splitext(below_images(image))[0], cell, tuple(dict.fromkeys(labels)))
 
 
-def below_images(path: str) -> str:
-    """A path without the folder of the images, where it begins with one."""
-    for folder in _IMAGES:
-        path = path.removeprefix(folder)
-    return path
-
-
-def read_list(path: Path) -> list[str]:
-    """The lines of a file that are not empty, tidied. Raises DataError where it cannot be read, but for a missing one:
-    FileNotFoundError.
-    """
-    return [name for _, name in _numbered(path, "one name a line")]
-
-
-def matched(listed: Sequence[str], names: Mapping[str, object]) -> list[str]:
-    """The names that the lines of a split mean: with or without suffix and the folder of the images.
-
-    A line that means none of `names` stays as it is.
-    """
-
-    def match(line: str) -> str:
-        for spelt in (line, line.replace("\\", "/")):
-            short = below_images(tidy_path(spelt))
-            for name in (short, posixpath.splitext(short)[0]):
-                if name in names:
-                    return name
-        return posixpath.splitext(below_images(line))[0]
-
-    return [match(line) for line in listed]
-
-
-def parse_labels(fields: Sequence[str], classes: Iterable[str] = (), *, single: bool = False) -> list[list[str]]:
-    """Class names in each field of the `labels` column, tidied; those of `classes` as they are spelt there.
-
-    Semicolons separate where a field has them, spaces elsewhere. A field with spaces and without semicolons
-    is one name if it is one of `classes` or stands between semicolons in another field. Where `classes` is
-    empty and other fields use semicolons, it is also one name unless each of its words labels another field.
-    With `single` (the column `label`) spaces never separate.
-    """
-    given = {tidy(name): name for name in classes}
-    tidied = {field: tidy(field) for field in set(fields)}
-    between = _between_semicolons(tidied.values())
-    alone = {field for field in tidied.values() if ";" not in field and " " not in field}
-    names = set(given) or between | alone
-
-    def parse(field: str) -> list[str]:
-        if ";" in field:
-            return _split_off(field, ";")
-        parts = field.split()
-        if single or field in names or (not given and between and not names.issuperset(parts)):
-            return [field] if field else []
-        return parts
-
-    parsed = {field: [given.get(name, name) for name in parse(cell)] for field, cell in tidied.items()}
-    return [parsed[field] for field in fields]
-
-
-def _between_semicolons(fields: Iterable[str]) -> set[str]:
-    return {name for field in fields if ";" in field for name in _split_off(field, ";")}
-
-
-def _split_off(text: str, separator: str) -> list[str]:
-    return [part.strip() for part in text.split(separator) if part.strip()]
-
-
-# -------------------------------------------------------------------------------------------------------- the files
-
-
-def _text(path: Path, form: str) -> str:
-    """The text of a file with "\\n" at the end of each line. Raises FileNotFoundError, and DataError for no text."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it, or change its permissions") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as {form}") from None
-    if (found := _CONTROL.search(text)) is not None:
-        where = f"{path}, line {text.count(chr(10), 0, found.start()) + 1}"
-        raise DataError(f"{where}: has the character {found[0]!r}, which is no text; save it as {form}")
-    return text if text.endswith("\n") else text + "\n"
-
-
-def _numbered(path: Path, form: str) -> list[tuple[int, str]]:
-    text = _text(path, f"UTF-8 text, {form}")
-    return [(number, line) for number, line in enumerate(map(tidy, text.split("\n")), start=1) if line]
-
-
 def _class_list(path: Path) -> list[tuple[int, str]] | None:
     """The class names of classes.txt and their lines; None where there is no such file."""
     try:
-        return _numbered(path, "one class a line")
+        return numbered_lines(path, "one class a line")
     except FileNotFoundError:
         return None
-
-
-def _rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The header and the other rows; those without any text are passed over."""
-    try:
-        text = _text(path, "CSV in UTF-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; write one with the columns image,labels") from None
-    first, *rows = list(_csv(path, text)) or [Row(1, [])]
-    header = [tidy(cell).casefold() for cell in first.cells]
-    if first.number != 1 or header not in HEADERS:
-        shown = tidy(text.partition("\n")[0])[:80]
-        raise DataError(
-            f"{path}: the first line is {shown!r}; write 'image,labels' there, with a comma between the columns"
-        )
-    return header, rows
-
-
-def _csv(path: Path, text: str) -> Iterator[Row]:
-    """Strict CSV: a quote opens at the start of a cell, closes at its end and in its line, and is doubled inside."""
-    position, number, cells = 0, 1, list[str]()
-    while position < len(text):
-        cell = _CELL.match(text, position)
-        quoted = None if cell is None else cell["quoted"]
-        if cell is None or (quoted is not None and "\n" in quoted):
-            raise DataError(
-                f'{path}, line {number}: a quote is not closed, or not at the end of its cell; write "..." around the '
-                "whole cell, in one line, or no quotes"
-            )
-        cells.append(cell["plain"] if quoted is None else quoted.replace('""', '"'))
-        position = cell.end()
-        if cell["end"] == "\n":
-            if any(map(str.strip, cells)):
-                yield Row(number, cells)
-            number, cells = number + 1, []
 
 
 def _with_slashes(root: Path, path: str) -> str:
     """Backslashes are slashes unless there is a file that has them in its name."""
     there = os.path.exists(root / path)  # noqa: PTH110 - where Path raises, this is False
     return path if there else path.replace("\\", "/")
-
-
-# --------------------------------------------------------------------------------------------------- what is wrong
-
-
-def _malformed(path: Path, rows: Sequence[Row], good: Sequence[Row]) -> Iterator[Problem]:
-    numbers = {row.number for row in good}
-    for row in rows:
-        if row.number not in numbers:
-            yield Problem(
-                f"{path}, line {row.number}",
-                "",
-                "not of the form 'path,labels'",
-                "separate labels by semicolons or spaces, and quote a path with a comma",
-            )
-
-
-def _paths(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
-    if not lines:
-        yield Problem(str(path), "", "no images", "add a line 'path,labels' for each")
-    for line in lines:
-        if is_outside(line.path):
-            remedy = f"write paths relative to {path.parent}"
-            yield Problem(f"{path}, line {line.number}", line.image, "lies outside the folder", remedy)
-    for image, numbers in _repeated((line.image, line.number) for line in lines):
-        case = f"{image} has the lines {_and(numbers)}"
-        yield Problem(str(path), case, "and may have one", "keep one, with all of its labels")
-
-
-def is_outside(path: str) -> bool:
-    return path == ".." or path.startswith(("/", "../")) or _DRIVE.match(path) is not None
-
-
-def _same_names(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
-    unique = {line.image: line.name for line in lines}
-    for name, images in _repeated((name, image) for image, name in unique.items()):
-        what = "have the same name but for suffix or folder"
-        yield Problem(str(path), _and(images), what, f"{name} can be one image only, rename the others")
-
-
-def _background(root: Path, listed: Iterable[tuple[int, str]], lines: Sequence[Line]) -> Iterator[Problem]:
-    """The background, which every class list has at index 0 without naming it."""
-    for number, name in listed:
-        if _is_background(name):
-            where, what = f"{root / 'classes.txt'}, line {number}", "is the background, which is index 0 by itself"
-            yield Problem(where, name, what, "delete this line")
-    meant = set(filter(_is_background, {label for line in lines for label in line.labels}))
-    for line in lines:
-        for label in meant.intersection(line.labels):
-            where, what = f"{root / 'labels.csv'}, line {line.number}", "is the background, index 0, and no label"
-            yield Problem(where, label, what, "delete it; an image that shows no class has an empty cell")
-
-
-def _is_background(name: str) -> bool:
-    """Whether other tools mean no class by a name, e.g. `__background__`, `0: background`, `None`, `-`."""
-    plain = _NUMBER.sub("", name).strip("_-<>[](){} \"'").casefold()
-    return plain in _BACKGROUND or _NOTHING.fullmatch(name) is not None
-
-
-def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
-    for name in (name for name, count in Counter(names).items() if count > 1):
-        yield Problem(str(source), name, "is named more than once", "keep one line")
-    for _, alike in _repeated((folded(name), name) for name in dict.fromkeys(names)):
-        yield Problem(str(source), _and(alike), "differ in letter case only", "write them alike, or rename one")
-    try:
-        ClassSet(tuple(dict.fromkeys(names)))
-    except DataError as error:
-        what, _, remedy = str(error).partition("; ")
-        yield Problem(str(source), "", what, remedy)
-
-
-def _joined_otherwise(path: Path, names: Sequence[str]) -> Iterator[Problem]:
-    """Classes such as `dining table` and `dining_table`, or `cat` in letters of full width, which nobody has named."""
-    plain = {name: folded(unicodedata.normalize("NFKC", name)) for name in names}
-    for _, alike in _repeated((" ".join(_JOINTS.split(plain[name])).strip(), name) for name in names):
-        if len({folded(str(name)) for name in alike}) > 1:
-            what = "differ in spaces, hyphens, underscores or forms of letters only"
-            yield Problem(str(path), _and(alike), what, "write them alike, or name both in classes.txt")
-
-
-def _unknown(path: Path, lines: Iterable[Line], names: Sequence[str], *, told: set[str]) -> Iterator[Problem]:
-    """Labels that are in no list, but for those that something is `told` of already."""
-    known = set(names) | told
-    numbered = {_NUMBER.sub("", name): name for name in names}
-    cased = {folded(name): name for name in names}
-    for line in lines:
-        for label in line.labels:
-            if label not in known and line.cell not in told:
-                remedy = "correct the label or add the class there"
-                if label in numbered:
-                    remedy = f"write the line {numbered[label]!r} there without the number"
-                elif folded(label) in cased:
-                    remedy = f"write {cased[folded(label)]} as there"
-                where, case = f"{path}, line {line.number}", f"{label} (of {line.image})"
-                yield Problem(where, case, "is not a class of classes.txt", remedy)
-
-
-def _doubtful(path: Path, lines: Sequence[Line], *, named: Sequence[str] | None) -> Iterator[Problem]:
-    """Cells that most likely mean other labels than those that they are.
-
-    A name that classes.txt has is one, unless it consists of other classes.
-    """
-    labels = {label for line in lines for label in line.labels}
-    known = {folded(name) for name in (labels if named is None else named)}
-    declared, between = set(named or ()), _between_semicolons(line.cell for line in lines)
-    shared = Counter(folded(part) for label in labels for part in set(_parts(_COMMAS, label)))
-    first: dict[str, Line] = {}
-    for line in lines:
-        first.setdefault(line.cell, line)
-    for cell, line in first.items():
-        where = f"{path}, line {line.number}"
-        undeclared = [part for part in (cell, *line.labels) if part not in declared]
-        if (words := next(filter(None, map(_listed, undeclared)), None)) is not None:
-            yield Problem(where, cell, "is a list in brackets or quotes", f"write {'; '.join(words)}")
-            continue
-        for label in line.labels:
-            parts = _several(label, declared=label in declared, known=known, shared=shared)
-            if not parts and label != cell and label not in declared and _BETWEEN_WORDS.fullmatch(label):
-                parts = [word for word in line.labels if word != label]
-            if not parts and label == cell and label not in declared | between:
-                parts = _as_classes(label.split(), known)
-            if parts:
-                marks = _COMMAS if _COMMAS.search(cell) else _SLASHES
-                meant = parts if len(parts) > 1 else _parts(marks, cell)
-                remedy = f"separate labels by semicolons: {'; '.join(meant)}"
-                if named is None:
-                    remedy += ", or name the class in classes.txt"
-                yield Problem(where, cell, "has a separator that is none here", remedy)
-                break
-
-
-def _half_known(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
-    """Cells with spaces that are one name, as other cells have semicolons, and hold another class: `cat bird`."""
-    between = _between_semicolons(line.cell for line in lines)
-    known = {folded(label): label for line in lines for label in line.labels}
-    for cell, line in {line.cell: line for line in reversed(lines)}.items():
-        if " " not in cell or line.labels != (cell,) or cell in between:
-            continue
-        words = f" {folded(cell)} "
-        held = [label for name, label in known.items() if f" {name} " in words and name != folded(cell)]
-        if held and not _as_classes(cell.split(), set(known)):
-            what = f"may be one name or several, as {held[0]} is a class"
-            remedy = f"write '{cell};' for one name, and semicolons between several"
-            yield Problem(f"{path}, line {line.number}", cell, what, remedy)
-
-
-def _listed(cell: str) -> list[str]:
-    """The words of a list as programs print one, `['cat', 'dog']`, or in quotes, be it one alone; empty for others."""
-    found = _LISTED.fullmatch(cell) or _QUOTED.fullmatch(cell)
-    if found is None:
-        return [cell.strip(_QUOTES)] if _HALF_QUOTED.fullmatch(cell) else []
-    inside = "".join(filter(None, found.groups()))
-    words = [tidy(word.strip(_QUOTES + " ")) for word in re.split("[,;]|(?<=['\"]) +(?=['\"])", inside)]
-    return list(filter(None, words)) or ["nothing"]
-
-
-def _several(label: str, *, declared: bool, known: set[str], shared: Mapping[str, int]) -> list[str]:
-    """The labels that a name between semicolons consists of; none where it is one name."""
-    if _ONLY_MARKS.fullmatch(label):
-        return [] if declared else [label]
-    others = known - {folded(label)}
-    for marks in (_COMMAS, _SLASHES) if declared else (_COMMAS, _SLASHES, _HYPHENS):
-        parts = _parts(marks, label)
-        if len(parts) > 1 and others.issuperset(map(folded, parts)):
-            return parts
-        if made := _made_of(label, others, marks):
-            return made
-    parts = _parts(_COMMAS, label)
-    if declared or not _COMMAS.search(label):
-        return []
-    trailing = len(parts) < len(_COMMAS.split(label))
-    return parts if trailing or any(folded(part) in others or shared[folded(part)] > 1 for part in parts) else []
-
-
-def _made_of(label: str, known: set[str], marks: re.Pattern[str]) -> list[str]:
-    """The classes, two or more, that a label joins by marks, which may be in their names, too: `C++/cat`."""
-    for mark in marks.finditer(label):
-        first, rest = label[: mark.start()].strip(), label[mark.end() :].strip()
-        if folded(first) in known:
-            others = [rest] if folded(rest) in known else _made_of(rest, known, marks)
-            if others:
-                return [first, *others]
-    return []
-
-
-def _as_classes(words: Sequence[str], known: set[str]) -> list[str]:
-    """Words as a sequence of two classes or more, of which the first are the longest; empty where they are none."""
-    for end in range(len(words) - 1, 0, -1):
-        name = " ".join(words[:end])
-        if folded(name) in known:
-            rest = " ".join(words[end:])
-            more = [rest] if folded(rest) in known else _as_classes(words[end:], known)
-            if more:
-                return [name, *more]
-    return []
-
-
-def _parts(marks: re.Pattern[str], label: str) -> list[str]:
-    return [part for part in map(tidy, marks.split(label)) if part]
-
-
-def _repeated(pairs: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[object]]]:
-    """The keys that occur more than once, each with its values."""
-    pairs = list(pairs)
-    counts, values = Counter(key for key, _ in pairs), defaultdict(list)
-    for key, value in pairs:
-        if counts[key] > 1:
-            values[key].append(value)
-    return iter(values.items())
-
-
-def _and(items: Iterable[object]) -> str:
-    return " and ".join(map(str, items))

@@ -49,7 +49,7 @@ from baoseg.core.types import BACKGROUND, ClassSet
 from baoseg.data import collection, shards
 from baoseg.data.images import from_bytes, image_suffixes, unread_suffixes, what_is_wrong, with_palette, write_mask
 from baoseg.data.shards import STDIN, Member
-from baoseg.data.table import parse_labels
+from baoseg.data.table_lines import parse_labels
 from baoseg.predict import loading
 from baoseg.predict.labeler import Labeler
 from baoseg.predict.segment import Segmenter

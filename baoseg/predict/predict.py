@@ -27,7 +27,7 @@ from baoseg.core.files import atomic, check_target
 from baoseg.core.types import BACKGROUND
 from baoseg.data import collection
 from baoseg.data.images import read_image, voc_palette, write_mask
-from baoseg.data.table import parse_labels
+from baoseg.data.table_lines import parse_labels
 from baoseg.predict.labeler import Labeler
 from baoseg.predict.segment import Inference, Segmenter, Window
 from baoseg.refine import crf

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from baoseg.core.errors import DataError
 from baoseg.core.text import tidy
-from baoseg.data.table import parse_labels, read, refuse
+from baoseg.data.table import read
+from baoseg.data.table_checks import refuse
+from baoseg.data.table_lines import parse_labels
 
 
 def write(root, content, classes=None):

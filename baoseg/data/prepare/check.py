@@ -16,7 +16,9 @@ from baoseg.data import truth
 from baoseg.data.files import Tree
 from baoseg.data.folder import mask_folder, misnamed, split_files
 from baoseg.data.images import image_suffixes, read_image, unread_suffixes
-from baoseg.data.table import Line, is_outside, matched, read, read_list
+from baoseg.data.table import read
+from baoseg.data.table_checks import is_outside
+from baoseg.data.table_lines import Line, matched, read_list
 
 
 def folder(root: Path) -> list[str]:
