@@ -12,21 +12,12 @@ Only the labels of the image tell whether indices are of another order or counte
 of the image's classes is refused, and so is a folder where most files lack a class of their image and have another
 (`survey`).
 
-A dict in an `.npy` is a pickle, and a pickle is a program: what it names is imported and called. The programs of these
-files are therefore read, not run (`_Reader`): nothing is imported, nothing is called, and whatever is not a number, a
-string, a plain container or an array of numbers is refused. A `pickle.Unpickler` that admits only the names of NumPy
-is not enough: an array of objects that claims to be longer than it is crashes NumPy, and a deeply nested tuple as the
-key of a dict crashes Python.
+A dict in an `.npy` is a pickle; `seeds.pickles` reads it without running it.
 """
 
 import dataclasses
-import io
 import math
-import pickletools
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +30,7 @@ from baoseg import seeds
 from baoseg.core.errors import DataError
 from baoseg.seeds import Seed
 from baoseg.seeds.fusion import scaled
+from baoseg.seeds.pickles import is_pickle, unpickle
 
 STRIDE = 4  # pixels of the picture a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
 
@@ -161,9 +153,9 @@ def _classes(path: Path, *, allow_pickle: bool) -> Collection[int]:
 
 def _content(path: Path, *, allow_pickle: bool) -> Any:
     content = path.read_bytes()
-    if not allow_pickle and _HEADER.match(content):
+    if not allow_pickle and is_pickle(content):
         raise ValueError("the file is a pickle (may run code); if you trust its maker, give --allow-pickle")
-    return _unpickle(content)
+    return unpickle(content)
 
 
 def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
@@ -270,193 +262,3 @@ def _select(maps: ByClass, *, labels: Float[Tensor, "K"], size: tuple[int, int])
                 raise ValueError(f"the map of class index {index} has values that are no numbers; make it again")
             scores[row] = scaled(values[None], _grid(size))[0]
     return present + 1, scores
-
-
-# What numpy.save writes before a dict, in all its versions.
-_HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '\|O', 'fortran_order': False, 'shape': \(\), \} *\n", re.DOTALL)
-
-
-def _unpickle(content: bytes) -> Any:
-    """What a dict was when numpy.save wrote it. Raises ValueError for anything else."""
-    header = _HEADER.match(content)
-    if header is None:
-        raise ValueError("not a dict saved with numpy.save; save the seed again")
-    try:
-        return _Reader(content[header.end() :]).read()
-    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"damaged, or holds more than plain arrays ({error}); save dicts, numbers and NumPy arrays only "
-            "(of a torch tensor, .numpy())"
-        ) from None
-
-
-class _Named(Enum):
-    """What a pickle of arrays names. These stand for the functions and classes; none is ever called."""
-
-    NDARRAY = auto()
-    DTYPE = auto()
-    RECONSTRUCT = auto()  # an empty array, whose content follows
-    SCALAR = auto()
-    ENCODE = auto()  # protocol 2 writes bytes as text in latin1
-
-
-_NAMES = {
-    "numpy ndarray": _Named.NDARRAY,
-    "numpy dtype": _Named.DTYPE,
-    "numpy.core.multiarray _reconstruct": _Named.RECONSTRUCT,  # NumPy 1
-    "numpy.core.multiarray scalar": _Named.SCALAR,
-    "numpy._core.multiarray _reconstruct": _Named.RECONSTRUCT,  # NumPy 2
-    "numpy._core.multiarray scalar": _Named.SCALAR,
-    "_codecs encode": _Named.ENCODE,
-}
-
-
-@dataclass
-class _DType:
-    code: str
-    order: str = "="
-
-    def array(self, shape: tuple[int, ...], content: bytes, *, fortran: bool = False) -> Shaped[np.ndarray, "..."]:
-        """An array on the bytes of the file: no shape is larger than they can fill."""
-        if not re.fullmatch("b1|[iu][1248]|f[248]", self.code):
-            raise ValueError(f"it has an array of {self.code[:60]!r}")
-        return np.ndarray(shape, self.order + self.code, content, order="F" if fortran else "C")
-
-
-@dataclass
-class _Array:
-    content: Any = None
-
-
-_LONGEST = 20_000  # opcodes; a dict of 254 maps, as many as masks can hold, has at most 12,000
-_MARK = object()
-_CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_VALUES = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
-}
-# how many values an opcode takes from the stack; None: all down to the last mark
-_TAKES = {
-    **{"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3},
-    **{"APPEND": 1, "APPENDS": None, "SETITEM": 2, "SETITEMS": None},
-    **{"STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1},
-}
-
-
-class _Reader:
-    """Follows the opcodes that numpy.save writes for a dict, protocols 2 to 4, and does what they mean by itself.
-
-    Raises ValueError, TypeError, IndexError, KeyError or OverflowError for anything else.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self.file = io.BytesIO(content)
-        self.left = len(content)  # bytes that may still be decoded: each byte of the file once
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def read(self) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
-            if count == _LONGEST:
-                raise ValueError(f"more than {_LONGEST} opcodes")
-            self._step(opcode.name, argument)
-        if self.file.read(1):
-            raise ValueError("bytes after its end")
-        match self.stack:
-            case [_Array(content=dict() as result)]:
-                return {key: value.content if isinstance(value, _Array) else value for key, value in result.items()}
-        raise ValueError("no dict")
-
-    def _step(self, name: str, argument: Any) -> None:
-        match name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case "EMPTY_LIST":
-                self.stack.append([])
-            case "EMPTY_DICT":
-                self.stack.append({})
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case "GLOBAL":
-                self.stack.append(_named(argument))
-            case _ if name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            case _ if name in _VALUES:
-                self.stack.append(argument)
-            case _ if name in _TAKES:
-                self._combine(name, self._take(_TAKES[name]))
-            case _:
-                raise ValueError(f"it has the opcode {name}")
-
-    def _take(self, count: int | None) -> list[Any]:
-        if count is not None:
-            return [self.stack.pop() for _ in range(count)][::-1]
-        values = []
-        while (value := self.stack.pop()) is not _MARK:
-            values.append(value)
-        return values[::-1]
-
-    def _combine(self, name: str, values: list[Any]) -> None:
-        match name, values:
-            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3", _:
-                self.stack.append(tuple(values))
-            case "APPEND" | "APPENDS", _ if isinstance(self.stack[-1], list):
-                self.stack[-1].extend(values)
-            case "SETITEM" | "SETITEMS", _ if isinstance(self.stack[-1], dict):
-                _update(self.stack[-1], values)
-            case "STACK_GLOBAL", [str() as module, str() as attribute]:
-                self.stack.append(_named(f"{module} {attribute}"))
-            case "REDUCE", [function, arguments]:
-                self.stack.append(self._result(function, arguments))
-            case "BUILD", [state]:
-                _fill(self.stack[-1], state)
-            case _:
-                raise ValueError(f"it has {name} where none belongs")
-
-    def _result(self, function: Any, arguments: Any) -> Any:
-        """What NumPy's function would return for the arguments that NumPy writes."""
-        match function, arguments:
-            case _Named.RECONSTRUCT, (_Named.NDARRAY, (0,), b"b"):
-                return _Array()
-            case _Named.DTYPE, (str() as code, _, _):
-                return _DType(code)
-            case _Named.SCALAR, (_DType() as dtype, bytes() as content):
-                return dtype.array((), content).item()
-            case _Named.ENCODE, (str() as text, "latin1") if len(text) <= self.left:
-                self.left -= len(text)
-                return text.encode("latin1")
-        raise ValueError("it calls what no array needs")
-
-
-def _named(name: str) -> _Named:
-    if name not in _NAMES:
-        raise ValueError(f"it names {name[:60]!r}")
-    return _NAMES[name]
-
-
-def _update(target: dict[Any, Any], values: list[Any]) -> None:
-    for key, value in zip(values[::2], values[1::2], strict=True):
-        if type(key) not in (int, str):  # hashing others could take forever
-            raise ValueError("a dict has keys that are neither integers nor strings")
-        if key in target:
-            raise ValueError("a dict has a key twice")
-        target[key] = value
-
-
-def _fill(target: Any, state: Any) -> None:
-    """Give an array or a dtype the state that NumPy writes for it."""
-    match target, state:
-        case _DType(), (3, "<" | ">" | "|" as order, *_):
-            target.order = order
-        case _Array(), (1, (), _DType(code="O8"), bool(), [content]):
-            target.content = content  # the dict itself: numpy.save wraps it in an array of one object
-        case _Array(), (1, tuple() as shape, _DType() as dtype, bool() as fortran, bytes() as content) if all(
-            type(side) is int and side >= 0 for side in shape
-        ):
-            target.content = dtype.array(shape, content, fortran=fortran)
-        case _:
-            raise ValueError("it has a state that no array has")
