@@ -28,6 +28,7 @@ MOVED = {
     "manifest": ("pipeline.manifest",),
     "maps": ("predict.maps",),
     "masks": ("seeds.masks",),
+    "nets.deeplab": ("nets.segmentation",),
     "papers": ("recipes.papers",),
     "prepare": ("data.prepare",),
     "progress": ("core.progress",),

@@ -20,7 +20,7 @@ import baoseg
 from baoseg import nets, recipes
 from baoseg.core.errors import CheckpointError, DataError, RecipeError
 from baoseg.data.prepare.archives import Config
-from baoseg.nets import catalogue, conformer, deeplab, embedded, mxnet
+from baoseg.nets import catalogue, conformer, embedded, mxnet, segmentation
 from baoseg.nets.catalogue import Kind
 from baoseg.nets.resnet38 import ResNet38
 from baoseg.recipes import weights as recipe_weights
@@ -40,7 +40,7 @@ def test_every_entry_is_whole(entry):
     assert entry.sha256 is None or (len(entry.sha256) in (8, 64) and entry.sha256[:8] in entry.file)
     assert entry.md5 is None or len(bytes.fromhex(entry.md5)) == 16
     assert entry.format == {"params": "MXNet", "pth": "PyTorch"}[entry.file.rpartition(".")[2]]
-    backbones = {*conformer.VARIANTS, nets.RESNET38, f"deeplabv2:{deeplab.CAFFE}"}
+    backbones = {*conformer.VARIANTS, nets.RESNET38, f"deeplabv2:{segmentation.CAFFE}"}
     assert entry.network in backbones or timm.is_model(entry.network.removeprefix("timm:"))
 
 
@@ -297,7 +297,7 @@ def test_deeplab_keeps_the_names_that_tell_it_apart(tmp_path, prefix, pyramid):
     written, report = converted(tmp_path, state, kind=Kind.DEEPLABV2_CAFFE)
     assert same(written, state)
     assert len(report.matched) == len(state)
-    network = deeplab.build(
+    network = segmentation.build(
         "deeplabv2:resnet101-caffe",
         2,
         options={"layers": (1, 1, 1, 1)},

@@ -33,7 +33,7 @@ from baoseg.core.types import ClassSet
 from baoseg.data.collection import ALONE, Walk
 from baoseg.data.images import read_mask
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.predict import label
 from baoseg.predict.label import Cluster, Job, Part
 from baoseg.predict.labeler import Labeler, load

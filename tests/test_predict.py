@@ -17,7 +17,7 @@ from baoseg.core.run_folder import Run
 from baoseg.core.types import ClassSet
 from baoseg.data.images import read_image, read_mask, voc_palette
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.predict import predict
 from baoseg.predict.predict import Config
 from baoseg.predict.segment import Inference, Segmenter

@@ -26,7 +26,7 @@ from baoseg.data.images import write_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.nets import weights
 from baoseg.nets.base import pad_to_multiple
-from baoseg.nets.deeplab import Alignment, SegmentationNetwork
+from baoseg.nets.segmentation import Alignment, SegmentationNetwork
 from baoseg.predict import labeler, segment
 from baoseg.predict.segment import Inference, NetConfig, Segmenter
 from baoseg.refine import crf

@@ -28,9 +28,9 @@ from baoseg.data.transforms import Normalisation
 from baoseg.nets import weights
 from baoseg.nets.base import Heads
 from baoseg.nets.conformer import Conformer
-from baoseg.nets.deeplab import ASPP
 from baoseg.nets.network import Network
 from baoseg.nets.resnet38 import ResNet38
+from baoseg.nets.segmentation import ASPP
 from baoseg.nets.weights import Report, State
 
 DOWNLOAD = archives.Config()
@@ -56,7 +56,7 @@ class Checkpoint:
     file: str
     format: str
     kind: Kind
-    network: str  # which takes it: a backbone of nets.Config, or a network of nets.deeplab
+    network: str  # which takes it: a backbone of nets.Config, or a network of nets.segmentation
     purpose: str
     page: str  # of those who publish it
     url: str | None

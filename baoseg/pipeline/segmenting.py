@@ -16,7 +16,7 @@ from baoseg.core.run_folder import Run, Stage
 from baoseg.core.types import IGNORE, Sample
 from baoseg.data import Dataset, TrainSet, truth
 from baoseg.data.images import write_mask
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
 from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost, outdated

@@ -24,7 +24,7 @@ from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.transforms import Normalisation
 from baoseg.methods import Method, bas
-from baoseg.nets.deeplab import SegmentationNetwork
+from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.predict.labeler import Labeler
 from baoseg.predict.segment import Segmenter, enlarge
 

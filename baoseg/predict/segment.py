@@ -21,9 +21,9 @@ from baoseg.core.run_folder import Run
 from baoseg.core.types import IGNORE, Batch, ClassSet, full_precision
 from baoseg.data.images import Picture, as_picture
 from baoseg.data.transforms import Normalisation, normalise
-from baoseg.nets import deeplab, weights
+from baoseg.nets import segmentation, weights
 from baoseg.nets.base import enlarge_cells
-from baoseg.nets.deeplab import Alignment, SegmentationNetwork
+from baoseg.nets.segmentation import Alignment, SegmentationNetwork
 from baoseg.refine import crf
 from baoseg.training import guards
 from baoseg.training.learner import Learner
@@ -33,7 +33,7 @@ TASK, FORMAT = "segmentation", 1  # in the description of a network.safetensors
 
 @dataclass(frozen=True, kw_only=True)
 class NetConfig:
-    """The network; see `nets.deeplab.build`."""
+    """The network; see `nets.segmentation.build`."""
 
     name: str = "smp:segformer/mit_b2"
     weights: str | None = None  # a local file: of such a network, or of its backbone alone
@@ -54,7 +54,7 @@ class NetConfig:
         normalisation = None
         if self.mean is not None and self.std is not None:
             normalisation = Normalisation(mean=self.mean, std=self.std)
-        return deeplab.build(
+        network = segmentation.build(
             self.name,
             num_classes,
             weights=self.weights if initialise else None,
@@ -62,10 +62,12 @@ class NetConfig:
             stride=self.stride,
             options=dict(self.options),
             normalisation=normalisation,
-            freeze_batch_norm=self.freeze_batch_norm,
-            alignment=self.alignment,
             seed=seed,
         )
+        network.frozen_batch_norm = self.freeze_batch_norm
+        network.alignment = self.alignment
+        network.train()
+        return network
 
 
 class Reduce(StrEnum):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from baoseg import nets
 from baoseg.core.errors import CheckpointError
-from baoseg.nets import deeplab, embedded
+from baoseg.nets import embedded, segmentation
 
 SHARED = Path(__file__).parents[3] / "shared" / "weights" / "tf_efficientnet_lite2_imagenet.safetensors"
 
@@ -88,5 +88,5 @@ def test_pretrained_weights_that_are_embedded_need_no_hub(name: str) -> None:
     ],
 )
 def test_encoders_of_segmentation_networks_too(name: str, stem: str) -> None:
-    network = deeplab.build(name, 2, pretrained=True)
+    network = segmentation.build(name, 2, pretrained=True)
     assert torch.equal(network.state_dict()[stem], embedded.read(embedded.DEFAULT)["conv_stem.weight"])

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from baoseg import nets
 from baoseg.core.errors import CheckpointError
-from baoseg.nets import deeplab, hub
+from baoseg.nets import hub, segmentation
 
 MODEL = "test_resnet"  # of timm, with weights of a megabyte on the hub
 
@@ -77,7 +77,7 @@ def test_a_hub_that_does_not_answer_is_one_line_within_seconds(silent: str, capf
     start = time.monotonic()
     names = {
         f"timm:{MODEL}": fetch,
-        "smp:unet/resnet18": lambda: deeplab.build("smp:unet/resnet18", 2, pretrained=True),
+        "smp:unet/resnet18": lambda: segmentation.build("smp:unet/resnet18", 2, pretrained=True),
     }
     for name, ask in names.items():
         with pytest.raises(CheckpointError) as caught:

@@ -8,7 +8,7 @@ import torch
 
 from baoseg import nets
 from baoseg.core.errors import CheckpointError
-from baoseg.nets import deeplab, weights, wrappings
+from baoseg.nets import segmentation, weights, wrappings
 
 STATE = {f"layer{i}.weight": torch.full((2,), float(i)) for i in range(1, 21)}
 MEAN = {name: value + 100 for name, value in STATE.items()}
@@ -97,7 +97,7 @@ def test_a_wrapped_backbone_is_loaded_and_the_cut_is_said(tmp_path, capsys):
         made = nets.build(nets.Config(backbone=MOBILENET, weights=str(path)), 2, seed=2)
         assert same(made.backbone.model.state_dict(), given)
         assert f"{path}: " in (said := capsys.readouterr().out) and "cut the prefix" in said
-        segmenting = deeplab.build(f"deeplabv2:{MOBILENET}", 2, weights=path, stride=16, seed=2)
+        segmenting = segmentation.build(f"deeplabv2:{MOBILENET}", 2, weights=path, stride=16, seed=2)
         assert same(segmenting.backbone.model.state_dict(), given)
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from baoseg import nets
 from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.nets import deeplab, hub, weights
-from baoseg.nets.deeplab import ASPP, DilatedPair, LargeFOV
+from baoseg.nets import hub, segmentation, weights
+from baoseg.nets.segmentation import ASPP, DilatedPair, LargeFOV
+from baoseg.predict.segment import NetConfig
 
 THIN = {"width": 1}  # options of a ResNet-38 with 64 channels in the end
 SHALLOW = {"layers": (1, 1, 1, 1)}
@@ -109,7 +110,7 @@ def parameters(module):
 )
 def test_the_published_networks(name, body, head, dilations):
     with torch.device("meta"):
-        network = deeplab.build(name, 20)
+        network = segmentation.build(name, 20)
         logits = network(torch.empty(1, 3, 513, 321))
     assert (parameters(network.backbone), parameters(network.head)) == (body, head)
     assert sum(parameter.numel() for parameter in network.head_parameters()) == head
@@ -124,12 +125,12 @@ def test_the_published_networks(name, body, head, dilations):
 
 @pytest.fixture(scope="module")
 def thin():
-    return deeplab.build("deeplab-largefov:resnet38", 3, options=THIN).eval()
+    return segmentation.build("deeplab-largefov:resnet38", 3, options=THIN).eval()
 
 
 @pytest.fixture(scope="module")
 def fpn():
-    return deeplab.build("smp:fpn/tu-test_resnet", 3).eval()
+    return segmentation.build("smp:fpn/tu-test_resnet", 3).eval()
 
 
 @settings(deadline=None, max_examples=10)
@@ -150,35 +151,35 @@ def test_smp_sees_the_padded_picture(fpn):
 
 @pytest.mark.parametrize(("stride", "largefov", "pyramid"), [(16, 6, [3, 6, 9, 12]), (8, 12, [6, 12, 18, 24])])
 def test_the_field_of_view_keeps_its_pixels(stride, largefov, pyramid):
-    first = deeplab.build("deeplab-largefov:timm:test_resnet", 2, stride=stride)
+    first = segmentation.build("deeplab-largefov:timm:test_resnet", 2, stride=stride)
     assert first.head.conv_fov.dilation == (largefov, largefov)
-    second = deeplab.build(TINY, 2, stride=stride)
+    second = segmentation.build(TINY, 2, stride=stride)
     assert [layer.dilation[0] for layer in second.head.children()] == pyramid
 
 
 @torch.no_grad()
 def test_a_transformer_carries_a_head_too():
     options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32}
-    network = deeplab.build("deeplabv2:timm:vit_tiny_patch16_224", 2, options=options).eval()
+    network = segmentation.build("deeplabv2:timm:vit_tiny_patch16_224", 2, options=options).eval()
     assert network(torch.randn(1, 3, 40, 70)).shape == (1, 3, 3, 5)
     assert not [name for name, _ in network.named_parameters() if "token_head" in name]
 
 
 def test_frozen_batch_norm_is_about_the_backbone():
-    network = deeplab.build("deeplab-largefov:timm:test_resnet", 2, freeze_batch_norm=True)
+    network = NetConfig(name="deeplab-largefov:timm:test_resnet", freeze_batch_norm=True).build(2)
     assert not network.backbone.model.bn1.training and network.head.bn_fov.training
     network.eval().train()
     assert not network.backbone.model.bn1.training and network.head.bn_fov.training
     assert not network.backbone.model.bn1.weight.requires_grad
-    assert deeplab.build("deeplab-largefov:timm:test_resnet", 2).backbone.model.bn1.training
+    assert segmentation.build("deeplab-largefov:timm:test_resnet", 2).backbone.model.bn1.training
 
 
 def test_the_seed_decides_and_nothing_else_changes():
     torch.manual_seed(5)
     drawn = torch.get_rng_state()
-    first, second = (deeplab.build(TINY, 2, seed=1) for _ in range(2))
+    first, second = (segmentation.build(TINY, 2, seed=1) for _ in range(2))
     assert same(first.state_dict(), second.state_dict())
-    assert not same(first.state_dict(), deeplab.build(TINY, 2, seed=2).state_dict())
+    assert not same(first.state_dict(), segmentation.build(TINY, 2, seed=2).state_dict())
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
@@ -206,12 +207,12 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_comes_back_and_starts_one_for_other_classes(tmp_path, caplog, name):
     options, classes = NETWORKS[name]
-    trained = deeplab.build(name, 3, options=options, seed=1)
+    trained = segmentation.build(name, 3, options=options, seed=1)
     path = save(tmp_path / "trained.safetensors", trained.state_dict())
-    assert same(deeplab.build(name, 3, options=options, weights=path).state_dict(), trained.state_dict())
-    fresh = deeplab.build(name, 5, options=options).state_dict()
+    assert same(segmentation.build(name, 3, options=options, weights=path).state_dict(), trained.state_dict())
+    fresh = segmentation.build(name, 5, options=options).state_dict()
     with caplog.at_level(logging.INFO):
-        other = deeplab.build(name, 5, options=options, weights=str(path)).state_dict()
+        other = segmentation.build(name, 5, options=options, weights=str(path)).state_dict()
     assert f"mismatched: {classes}" in caplog.text
     for key, value in other.items():
         assert torch.equal(value, (fresh if key.startswith(classes) else trained.state_dict())[key])
@@ -220,7 +221,7 @@ def test_a_network_comes_back_and_starts_one_for_other_classes(tmp_path, caplog,
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_are_asked_for(tmp_path, name):
     options, classes = NETWORKS[name]
-    network = deeplab.build(name, 3, options=options)
+    network = segmentation.build(name, 3, options=options)
     state = network.state_dict()
     before = {key: value.clone() for key, value in state.items()}
     body, head = next(iter(state)), next(key for key in state if key.startswith(classes))
@@ -228,65 +229,69 @@ def test_whole_networks_are_asked_for(tmp_path, name):
     for lacking in (body, head):
         path = save(tmp_path / "part.safetensors", {k: v for k, v in others.items() if k != lacking})
         with pytest.raises(CheckpointError, match=rf"1 missing \({lacking}\)"):
-            deeplab.load(network, path)
+            segmentation.load(network, path)
     path = save(tmp_path / "more.safetensors", {**others, f"{head}.more": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="1 unexpected"):
-        deeplab.load(network, path)
+        segmentation.load(network, path)
     path = save(tmp_path / "misshapen.safetensors", {**others, body: torch.zeros(1)})
     with pytest.raises(CheckpointError, match="1 mismatched"):
-        deeplab.load(network, path)
+        segmentation.load(network, path)
     assert same(network.state_dict(), before)
 
 
 def test_the_released_head_lies_beside_the_backbone(tmp_path):
     """SEAM's deeplabv1: backbone.conv1a ..., conv_fov, bn_fov, conv_fov2, bn_fov2, cls_conv."""
-    trained = deeplab.build("deeplab-largefov:resnet38", 3, options=THIN, seed=1)
+    trained = segmentation.build("deeplab-largefov:resnet38", 3, options=THIN, seed=1)
     state = {f"module.{key.removeprefix('head.')}": value for key, value in trained.state_dict().items()}
     assert {"module.backbone.b4_5.conv_branch2b1.weight", "module.cls_conv.bias", "module.bn_fov2.running_var"} <= set(
         state
     )
     path = save(tmp_path / "deeplabv1.safetensors", state)
-    loaded = deeplab.build("deeplab-largefov:resnet38", 3, options=THIN, weights=path)
+    loaded = segmentation.build("deeplab-largefov:resnet38", 3, options=THIN, weights=path)
     assert same(loaded.state_dict(), trained.state_dict())
 
 
 def test_mctformers_network_has_no_prefix(tmp_path):
     """conv1a ..., fc8_seg_conv1, fc8_seg_conv2."""
-    trained = deeplab.build("mctformer:resnet38", 3, options=THIN, seed=1)
+    trained = segmentation.build("mctformer:resnet38", 3, options=THIN, seed=1)
     state = {key.removeprefix("head.").removeprefix("backbone."): value for key, value in trained.state_dict().items()}
     assert {"b4_5.conv_branch2b1.weight", "bn7.running_var", "fc8_seg_conv1.bias", "fc8_seg_conv2.weight"} <= set(state)
     path = save(tmp_path / "model_29.safetensors", state)
-    loaded = deeplab.build("mctformer:resnet38", 3, options=THIN, weights=path)
+    loaded = segmentation.build("mctformer:resnet38", 3, options=THIN, weights=path)
     assert same(loaded.state_dict(), trained.state_dict())
-    fewer = deeplab.build("mctformer:resnet38", 2, options=THIN, weights=path)  # other classes: the last layer starts
+    fewer = segmentation.build(
+        "mctformer:resnet38", 2, options=THIN, weights=path
+    )  # other classes: the last layer starts
     assert same(part(fewer, "backbone."), part(trained, "backbone."))
     assert torch.equal(fewer.head.fc8_seg_conv1.weight, trained.head.fc8_seg_conv1.weight)
     body = {key: value for key, value in state.items() if not key.startswith("fc8")} | {"fc8.weight": torch.zeros(1)}
-    started = deeplab.build("mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "cls.safetensors", body))
+    started = segmentation.build(
+        "mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "cls.safetensors", body)
+    )
     assert same(part(started, "backbone."), part(trained, "backbone."))
     with pytest.raises(CheckpointError, match="1 missing"):
         state.pop("bn7.running_var")
-        deeplab.build("mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "less.safetensors", state))
+        segmentation.build("mctformer:resnet38", 3, options=THIN, weights=save(tmp_path / "less.safetensors", state))
 
 
 @pytest.mark.parametrize("name", ["deeplab-largefov:resnet38", TINY])
 def test_a_backbone_alone_starts_a_network(tmp_path, name):
     options = NETWORKS[name][0]
-    trained = deeplab.build(name, 2, options=options, seed=1)
+    trained = segmentation.build(name, 2, options=options, seed=1)
     if name == TINY:
         state = part(trained, "backbone.model.") | {"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}
     else:
         state = part(trained, "backbone.") | {"fc8.weight": torch.zeros(20, 64, 1, 1)}
-    loaded = deeplab.build(name, 3, options=options, weights=save(tmp_path / "body.safetensors", state))
+    loaded = segmentation.build(name, 3, options=options, weights=save(tmp_path / "body.safetensors", state))
     assert same(part(loaded, "backbone."), part(trained, "backbone."))
-    assert same(part(loaded, "head."), part(deeplab.build(name, 3, options=options), "head."))
+    assert same(part(loaded, "head."), part(segmentation.build(name, 3, options=options), "head."))
 
 
 def test_the_network_of_a_labeler_starts_one(tmp_path):
     config = nets.Config(backbone="timm:test_resnet", stride=8)
     labeler = nets.build(config, 3, heads=nets.Heads(backgrounds=1), seed=1)
     weights.save(tmp_path / "network.safetensors", labeler, {})
-    loaded = deeplab.build(TINY, 3, weights=tmp_path / "network.safetensors")
+    loaded = segmentation.build(TINY, 3, weights=tmp_path / "network.safetensors")
     assert same(part(loaded, "backbone."), part(labeler, "backbone."))
 
 
@@ -341,7 +346,7 @@ def caffe_logits(state, images):
 @torch.no_grad()
 def test_the_caffe_model_gives_what_its_port_gives(tmp_path):
     state = caffe_state(4)
-    network = deeplab.build(
+    network = segmentation.build(
         "deeplabv2:resnet101-caffe", 3, options=SHALLOW, weights=save(tmp_path / "msc.safetensors", state)
     ).eval()
     pixels = 255 * torch.rand(1, 3, 64, 72)  # RGB
@@ -365,25 +370,25 @@ def test_other_spellings_of_the_caffe_model(names):
 def test_the_coco_model_has_a_classifier_and_no_pyramid(tmp_path):
     state = {k: v for k, v in caffe_state(4, prefix="").items() if not k.startswith("aspp")}
     path = save(tmp_path / "deeplabv1_resnet101-coco.safetensors", {**state, "fc.weight": torch.zeros(91, 2048, 1, 1)})
-    network = deeplab.build("deeplabv2:resnet101-caffe", 3, options=SHALLOW, weights=path)
+    network = segmentation.build("deeplabv2:resnet101-caffe", 3, options=SHALLOW, weights=path)
     assert torch.equal(network.backbone.model.layer4[0].conv2.weight, state["layer5.block1.conv3x3.conv.weight"])
 
 
 def test_the_two_resnets_are_not_mistaken_for_one_another(tmp_path):
     path = save(tmp_path / "caffe.safetensors", caffe_state(4))
     with pytest.raises(CheckpointError, match="use deeplabv2:resnet101-caffe"):
-        deeplab.build("deeplabv2:resnet101", 3, options=SHALLOW, weights=path)
-    usual = part(deeplab.build("deeplabv2:resnet101", 3, options=SHALLOW), "backbone.model.")
+        segmentation.build("deeplabv2:resnet101", 3, options=SHALLOW, weights=path)
+    usual = part(segmentation.build("deeplabv2:resnet101", 3, options=SHALLOW), "backbone.model.")
     path = save(tmp_path / "torchvision.safetensors", usual)
     with pytest.raises(CheckpointError, match=r"use deeplabv2:resnet101$"):
-        deeplab.build("deeplabv2:resnet101-caffe", 3, options=SHALLOW, weights=path)
-    assert deeplab.build("deeplabv2:resnet101", 3, options=SHALLOW, weights=path).num_classes == 3
+        segmentation.build("deeplabv2:resnet101-caffe", 3, options=SHALLOW, weights=path)
+    assert segmentation.build("deeplabv2:resnet101", 3, options=SHALLOW, weights=path).num_classes == 3
 
 
 @pytest.mark.parametrize("names", ["smp", "encoder", "timm"])
 def test_smp_takes_weights_in_all_their_names(tmp_path, names):
     name = "smp:fpn/tu-test_convnext"  # whose stages timm's feature extractor calls stages_0
-    trained = deeplab.build(name, 2, seed=1)
+    trained = segmentation.build(name, 2, seed=1)
     state = {
         "smp": part(trained, "model."),
         "encoder": part(trained, "model.encoder."),
@@ -394,24 +399,26 @@ def test_smp_takes_weights_in_all_their_names(tmp_path, names):
         | {"head.fc.weight": torch.zeros(1)},
     }[names]
     assert names != "timm" or "stages.0.blocks.0.conv_dw.weight" in state
-    loaded = deeplab.build(name, 2, weights=save(tmp_path / "weights.safetensors", state))
+    loaded = segmentation.build(name, 2, weights=save(tmp_path / "weights.safetensors", state))
     assert same(part(loaded, "model.encoder."), part(trained, "model.encoder."))
     assert same(loaded.state_dict(), trained.state_dict()) == (names == "smp")
     incomplete = dict(list(state.items())[1:])
     with pytest.raises(CheckpointError, match="1 missing"):
-        deeplab.build(name, 2, weights=save(tmp_path / "incomplete.safetensors", incomplete))
+        segmentation.build(name, 2, weights=save(tmp_path / "incomplete.safetensors", incomplete))
 
 
 def test_smp_knows_normalisation_and_heads():
-    network = deeplab.build("smp:unet/resnet18", 2)
+    network = segmentation.build("smp:unet/resnet18", 2)
     assert network.normalisation == Normalisation()
     encoder = {id(parameter) for parameter in network.model.encoder.parameters()}
     heads = {id(parameter) for parameter in network.head_parameters()}
     assert encoder | heads == {id(p) for p in network.parameters()} and not encoder & heads
     halves = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    assert deeplab.build("smp:fpn/tu-test_resnet", 2).normalisation == halves
-    assert deeplab.build("smp:fpn/tu-test_resnet", 2, normalisation=Normalisation()).normalisation == Normalisation()
-    assert deeplab.build(TINY, 2, normalisation=Normalisation()).normalisation == Normalisation()
+    assert segmentation.build("smp:fpn/tu-test_resnet", 2).normalisation == halves
+    assert (
+        segmentation.build("smp:fpn/tu-test_resnet", 2, normalisation=Normalisation()).normalisation == Normalisation()
+    )
+    assert segmentation.build(TINY, 2, normalisation=Normalisation()).normalisation == Normalisation()
 
 
 @pytest.mark.shared
@@ -419,7 +426,7 @@ def test_smp_knows_normalisation_and_heads():
 def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
     path = shared / "weights" / "mobilenetv2_100_imagenet.safetensors"
     name, options = "smp:fpn/tu-mobilenetv2_100", {"pad_type": "same"}
-    network = deeplab.build(name, 14, weights=path, options=options).eval().double()
+    network = segmentation.build(name, 14, weights=path, options=options).eval().double()
     state = safetensors.torch.load_file(path)
     backbone = (
         nets.build(
@@ -461,7 +468,7 @@ def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
 )
 def test_networks_that_cannot_be(name, settings, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        deeplab.build(name, 3, **settings)
+        segmentation.build(name, 3, **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -475,7 +482,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setattr(hub, "_no_answer", lambda: "")
     for name, wanted in {"smp:unet/resnet18": "imagenet", "smp:unet/tu-resnet18": "True"}.items():
         with pytest.raises(CheckpointError, match=rf"cannot be loaded \({wanted} is not here\); .*give --weights"):
-            deeplab.build(name, 3, pretrained=True)
+            segmentation.build(name, 3, pretrained=True)
 
 
 def test_weights_of_something_else(tmp_path):
@@ -483,4 +490,4 @@ def test_weights_of_something_else(tmp_path):
     for name, (options, _) in NETWORKS.items():
         if not name.startswith("smp:") and "caffe" not in name:
             with pytest.raises(CheckpointError, match=r"missing \(.*, \.\.\.\)"):
-                deeplab.build(name, 3, options=options, weights=path)
+                segmentation.build(name, 3, options=options, weights=path)

@@ -1,0 +1,91 @@
+"""Networks of segmentation-models-pytorch (smp)."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from baoseg.core.errors import CheckpointError, RecipeError
+from baoseg.data.transforms import Normalisation
+from baoseg.nets import hub, weights
+from baoseg.nets.base import pad_to_multiple
+from baoseg.nets.segmentation.network import SegmentationNetwork, fill, has_prefix
+
+SMP = "smp:"
+
+
+class SmpNetwork(SegmentationNetwork):
+    """A model of segmentation-models-pytorch; its logits have the size of the picture."""
+
+    body = "model.encoder"
+    class_layers = "model.segmentation_head"
+    stride = 1
+
+    def __init__(self, model: Any, num_classes: int, *, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.model = model
+        self.num_classes = num_classes
+        self.normalisation = normalisation
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b S H W"]:
+        height, width = images.shape[-2:]
+        logits: Tensor = self.model(pad_to_multiple(images, self.model.encoder.output_stride))
+        return logits[..., :height, :width]
+
+    def load(self, state: weights.State, *, source: Path) -> None:
+        """Published are smp's whole models, and encoders in the names of smp, torchvision or timm.
+
+        What a classifier has behind the layers that the encoder uses is passed over. timm's feature extractors, which
+        smp uses, join names that timm's models have in parts: stages_0 for stages.0.
+        """
+        if has_prefix(state, "encoder."):
+            state = {f"model.{key}": value for key, value in state.items()}
+        elif not has_prefix(state, f"{self.body}."):
+            names = {_joined(key): key for key in self.model.encoder.state_dict()}
+            state = {f"{self.body}.{names[_joined(k)]}": value for k, value in state.items() if _joined(k) in names}
+        fill(self, state, source=source)
+
+
+def _joined(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")
+
+
+def build_smp(
+    name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any], normalisation: Normalisation | None
+) -> SmpNetwork:
+    import segmentation_models_pytorch as smp  # noqa: PLC0415  (a second of import that other networks do without)
+
+    architecture, _, encoder = name.removeprefix(SMP).partition("/")
+    if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise RecipeError(f"{name}: smp has no such architecture; use {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
+    of_timm = encoder.startswith("tu-")
+    if not (encoder in smp.encoders.get_encoder_names() or (of_timm and timm.is_model(encoder.removeprefix("tu-")))):
+        raise RecipeError(f"{name}: no such encoder; use one of smp, as mit_b2 or resnet50, or tu- and a name of timm")
+    wanted = {"encoder_weights": (True if of_timm else "imagenet") if pretrained else None, "classes": 1 + num_classes}
+    try:
+        with hub.quick() if pretrained else nullcontext("") as reason:
+            model = smp.create_model(architecture, encoder, **wanted, **options)
+        _probe(model)
+    except OSError as error:  # of the network
+        raise CheckpointError(hub.problem(name, reason, error)) from None
+    except Exception as error:  # whatever smp and timm say to encoders, options and sizes that do not go together
+        raise RecipeError(f"{name}: cannot be built ({_line(error)}); use another encoder or other options") from None
+    noted: Any = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if of_timm else None
+    if normalisation is None and noted is not None:
+        normalisation = Normalisation(mean=tuple(noted.mean), std=tuple(noted.std))
+    return SmpNetwork(model, num_classes, normalisation=normalisation or Normalisation())
+
+
+@torch.no_grad()
+def _probe(model: Any) -> None:
+    """An oblong picture goes through, or an error comes out: some models take only one size."""
+    stride = model.encoder.output_stride
+    model.eval()(torch.zeros(1, 3, 8 * stride, 12 * stride))
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
