@@ -19,7 +19,7 @@ from baoseg.methods import bas as ours
 from baoseg.nets import conformer as ours_conformer
 from baoseg.nets.conformer import Conformer, CouplingDown, TransformerBlock
 from baoseg.nets.network import Network
-from baoseg.nets.timm_backbones import TimmTransformer
+from baoseg.nets.timm_vit import TimmTransformer
 
 SMOOTHING = 0.4  # of PCL
 

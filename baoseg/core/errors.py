@@ -31,3 +31,8 @@ class TargetError(RunError):
 
 class RecipeError(BaosegError):
     """Settings are unknown or contradict one another."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where the message is empty."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

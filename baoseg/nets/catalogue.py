@@ -25,7 +25,7 @@ from baoseg.core.files import atomic
 from baoseg.core.progress import say
 from baoseg.data.prepare import archives
 from baoseg.data.transforms import Normalisation
-from baoseg.nets import weights
+from baoseg.nets import official_names, weights
 from baoseg.nets.base import Heads
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network
@@ -193,8 +193,10 @@ def _compare_conformer(state: State, source: Path) -> Report:
         backbone = Conformer(inferred.config, classes, normalisation=Normalisation())
         own = Network(backbone, classes, heads=heads).state_dict()
     if inferred.num_classes is None:
-        own = {key: value for key, value in own.items() if not key.startswith(tuple(f"{h}." for h in weights.HEADS))}
-    return weights.compare(weights.to_published(own, depth=inferred.config.depth), state)
+        own = {
+            key: value for key, value in own.items() if not key.startswith(tuple(f"{h}." for h in official_names.HEADS))
+        }
+    return weights.compare(official_names.to_official(own, depth=inferred.config.depth), state)
 
 
 def _compare_resnet38(state: State, source: Path) -> Report:
@@ -210,7 +212,7 @@ def _compare_resnet(state: State, source: Path) -> Report:
 def _compare_deeplabv2(state: State, source: Path) -> Report:
     """The head is asked for where the file has one."""
     blocks = _blocks(state, r"(?:base\.|scale\.)?layer{}\.block(\d+)\.", stages=(2, 3, 4, 5))
-    named = weights.from_caffe_deeplab(state, blocks=blocks)
+    named = official_names.from_caffe_deeplab(state, blocks=blocks)
     own = {f"backbone.model.{key}": value for key, value in _resnet(blocks).items()}
     if "head.c0.bias" in named:
         with torch.device("meta"):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
+from baoseg.core.errors import first_line
 from baoseg.nets import embedded
 
 PATIENCE = 5.0  # seconds for the hub's first answer, and for one from the host of a plain URL
@@ -53,7 +54,7 @@ def quick() -> Iterator[str]:
 
 def problem(name: str, reason: str, error: Exception) -> str:
     """The line for weights of `name` that could not be had, with what to do."""
-    said = str(error).strip().partition("\n")[0] or type(error).__name__
+    said = first_line(error)
     if not reason or "No pretrained weights exist" in said:
         return (
             f"{name}: its pretrained weights cannot be loaded ({said}); check the network, or fetch them elsewhere and "
@@ -86,7 +87,7 @@ def _asked() -> str:
         try:
             status = get_session().head(constants.ENDPOINT, timeout=PATIENCE).status_code
         except Exception as error:  # of whichever client the hub uses
-            found.append(str(error).strip().partition("\n")[0] or type(error).__name__)
+            found.append(first_line(error))
         else:
             found.append(f"it answers {status}" if status >= 500 else "")
 

@@ -1,15 +1,10 @@
-"""Weights on disk: our own safetensors, and checkpoints in the key names of published networks.
-
-Published are Conformer (ImageNet classifiers), TransCAM (`conv_cls_head` a convolution) and BAO (`label_enc`,
-`classifier_x` too). All use one set of names; `published_names` is the map between those and ours, both ways.
-`from_caffe_deeplab` knows DeepLab v2 on the ResNet-101 of its authors. ResNet-38 has its published names.
-"""
+"""Weights on disk: our own safetensors files, and official checkpoints (key names: `nets.official_names`)."""
 
 import argparse
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,140 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from baoseg.core import progress
-from baoseg.core.errors import CheckpointError
+from baoseg.core.errors import CheckpointError, first_line
 from baoseg.core.files import atomic
 from baoseg.data.transforms import Normalisation
 from baoseg.nets import conformer, embedded, mxnet, wrappings
 from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
+from baoseg.nets.official_names import HEADS, is_official_conformer, official_names, rename
 from baoseg.nets.wrappings import State
-
-CONV_BLOCK = {
-    "conv1": "conv1",
-    "norm1": "bn1",
-    "conv2": "conv2",
-    "norm2": "bn2",
-    "conv3": "conv3",
-    "norm3": "bn3",
-    "shortcut_conv": "residual_conv",
-    "shortcut_norm": "residual_bn",
-}
-TRANSFORMER_BLOCK = {
-    "norm1": "norm1",
-    "qkv": "attn.qkv",
-    "projection": "attn.proj",
-    "norm2": "norm2",
-    "expand": "mlp.fc1",
-    "contract": "mlp.fc2",
-}
-DUAL_BLOCK = {
-    **{f"conv_block.{ours}": f"cnn_block.{theirs}" for ours, theirs in CONV_BLOCK.items()},
-    **{f"fusion_block.{ours}": f"fusion_block.{theirs}" for ours, theirs in CONV_BLOCK.items()},
-    **{f"transformer_block.{ours}": f"trans_block.{theirs}" for ours, theirs in TRANSFORMER_BLOCK.items()},
-    "down.project": "squeeze_block.conv_project",
-    "down.norm": "squeeze_block.ln",
-    "up.project": "expand_block.conv_project",
-    "up.norm": "expand_block.bn",
-}
-BODY = {
-    "backbone.stem_conv": "conv1",
-    "backbone.stem_norm": "bn1",
-    "backbone.class_token": "cls_token",
-    "backbone.patch_embed": "trans_patch_conv",
-    **{f"backbone.conv_block.{ours}": f"conv_1.{theirs}" for ours, theirs in CONV_BLOCK.items()},
-    **{f"backbone.transformer_block.{ours}": f"trans_1.{theirs}" for ours, theirs in TRANSFORMER_BLOCK.items()},
-    "backbone.token_norm": "trans_norm",
-}
-HEADS = {
-    "backbone.token_head": "trans_cls_head",
-    "class_head": "conv_cls_head",
-    "activation_head": "classifier_x",
-    "label_encoder": "label_enc",
-    "generator": "generator",  # of BAS; no published Conformer has one
-}
-CAFFE_BLOCK = {
-    "conv1": "reduce.conv",
-    "bn1": "reduce.bn",
-    "conv2": "conv3x3.conv",
-    "bn2": "conv3x3.bn",
-    "conv3": "increase.conv",
-    "bn3": "increase.bn",
-    "downsample.0": "shortcut.conv",
-    "downsample.1": "shortcut.bn",
-}
-
-
-def published_names(depth: int) -> dict[str, str]:
-    """Our names of the layers of a Conformer network of so many blocks, and the published ones."""
-    blocks = {
-        f"backbone.blocks.{index - 2}.{ours}": f"conv_trans_{index}.{theirs}"
-        for index in range(2, depth + 1)
-        for ours, theirs in DUAL_BLOCK.items()
-    }
-    return {**BODY, **blocks, **HEADS}
-
-
-def to_published(state: Mapping[str, Tensor], *, depth: int) -> State:
-    """A state dict of ours in published names; keys that the map does not know stay as they are."""
-    return _rename(state, published_names(depth))
-
-
-def from_published(state: Mapping[str, Tensor], *, depth: int) -> State:
-    """A published state dict in our names; keys that the map does not know stay as they are."""
-    return _rename(state, {theirs: ours for ours, theirs in published_names(depth).items()})
-
-
-def _rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
-    renamed = {}
-    for key, value in state.items():
-        layer, dot, leaf = key.rpartition(".")
-        renamed[names.get(key) or f"{names.get(layer, layer)}{dot}{leaf}"] = value
-    return renamed
-
-
-def caffe_deeplab_names(blocks: Sequence[int]) -> dict[str, str]:
-    """Our names of the layers of a DeepLab v2 with so many blocks a stage, and those of kazuto1011/deeplab-pytorch.
-
-    That code converts the Caffe models of DeepLab's authors, on COCO and on VOC, to PyTorch.
-    """
-    return {
-        "backbone.model.conv1": "layer1.conv1.conv",
-        "backbone.model.bn1": "layer1.conv1.bn",
-        **{
-            f"backbone.model.layer{stage}.{index}.{ours}": f"layer{stage + 1}.block{index + 1}.{theirs}"
-            for stage, count in enumerate(blocks, start=1)
-            for index in range(count)
-            for ours, theirs in CAFFE_BLOCK.items()
-        },
-        **{f"head.c{index}": f"aspp.c{index}" for index in range(4)},
-    }
-
-
-def is_caffe_deeplab(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of kazuto1011/deeplab-pytorch."""
-    return any(key.endswith("layer1.conv1.conv.weight") for key in state)
-
-
-def from_caffe_deeplab(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> State:
-    """A state dict of kazuto1011/deeplab-pytorch in our names, for pictures in RGB where it has BGR.
-
-    Models of several scales have the prefix `base.`, in the first versions of that code `scale.`; those also say `proj`
-    for `shortcut` and `aspp.stages.` for `aspp.`. The classifier `fc` of the model trained on COCO is left out.
-    """
-    plain = {}
-    for key, value in state.items():
-        name = key.removeprefix("base.").removeprefix("scale.")
-        if not name.startswith("fc."):
-            plain[name.replace(".proj.", ".shortcut.").replace("aspp.stages.", "aspp.")] = value
-    renamed = _rename(plain, {theirs: ours for ours, theirs in caffe_deeplab_names(blocks).items()})
-    stem = "backbone.model.conv1.weight"
-    renamed[stem] = renamed[stem].flip(1)
-    return renamed
-
-
-def is_published(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of a published Conformer."""
-    return "trans_patch_conv.weight" in state
 
 
 @dataclass(frozen=True)
@@ -222,12 +91,12 @@ def load_into(
     is as before. `source` is named in the error.
     """
     names: Mapping[str, str] = {}
-    if is_published(state):
+    if is_official_conformer(state):
         if not isinstance(network.backbone, conformer.Conformer):
             raise CheckpointError(f"{source}: weights of a Conformer do not fit another backbone; choose a Conformer")
-        names = published_names(network.backbone.config.depth)
+        names = official_names(network.backbone.config.depth)
     own = network.state_dict()
-    named = _rename(own, names)
+    named = rename(own, names)
     report = compare(named, state)
     required = report
     if allow_missing_heads:
@@ -305,7 +174,7 @@ def infer_conformer(
     return Inferred(config, None if classifier else outputs - 1, "classifier_x.weight" in state)
 
 
-def published_conformer(
+def official_conformer(
     state: Mapping[str, Tensor], *, heads: int | None = None, source: Path | str = "weights"
 ) -> Network:
     """The network of a TransCAM or BAO checkpoint in published names, sizes read from it and weights loaded.
@@ -313,7 +182,7 @@ def published_conformer(
     `heads` as for infer_conformer. Raises CheckpointError also for an ImageNet classifier, which has no classes
     of ours: it is good for starting a training from.
     """
-    if not is_published(state):
+    if not is_official_conformer(state):
         raise CheckpointError(
             f"{source}: neither written by baoseg nor a Conformer in published names; "
             "weights of a backbone alone can start a training (Config.weights)"
@@ -427,5 +296,5 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
         path.open("rb").close()
     except OSError as refused:  # which safetensors calls a missing file
         return CheckpointError(f"{path}: cannot be read ({refused.strerror}); change its permissions")
-    reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+    reason = first_line(error).partition(". ")[0]
     return CheckpointError(f"{path}: damaged or not weights ({reason}); fetch or write the file again")

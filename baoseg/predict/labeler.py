@@ -262,7 +262,7 @@ def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[st
 
 
 def _published(path: Path, state: dict[str, Tensor], classes: Sequence[str] | None, heads: int | None) -> Labeler:
-    network = weights.published_conformer(state, heads=heads, source=str(path))
+    network = weights.official_conformer(state, heads=heads, source=str(path))
     count = network.num_classes
     if classes is None:
         classes = VOC_CLASSES if count == len(VOC_CLASSES) else [f"class {index}" for index in range(1, count + 1)]

@@ -65,7 +65,7 @@ def published(layout: Layout, backbone: str) -> Config:
     momentum is plain, not Nesterov's; the class head is CAM's, w . f, where the released one has two more convolutions
     before it. With our linear head the raw ReLU, which is kept as released, is expected to leave L_bas at 0 after a
     while, as it did for `cub20`; these recipes are not measured. M has 28 x 28 cells as there; the class maps have as
-    many on MobileNetV1 and ResNet-50, 14 x 14 on InceptionV3, which is padded (`timm_backbones.pad_inception`), and 7 x
+    many on MobileNetV1 and ResNet-50, 14 x 14 on InceptionV3, which is padded (`timm_cnn.pad_inception`), and 7 x
     7 on VGG16, whose last pooling timm keeps, where the paper has 14 x 14.
     """
     chosen, network = PUBLISHED[layout, backbone], BACKBONES[backbone]

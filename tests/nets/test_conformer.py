@@ -28,7 +28,7 @@ def relative(actual, expected):
 @torch.no_grad()
 def test_equals_the_published_network(size, width, depth, heads):
     state = published.random_state(ratio=0.25, width=width, depth=depth, classes=4)
-    network = weights.published_conformer(state, heads=heads).eval()
+    network = weights.official_conformer(state, heads=heads).eval()
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1]])
 
@@ -50,7 +50,7 @@ def test_equals_the_published_network(size, width, depth, heads):
 
 
 def test_batch_norm_folded_for_inference_changes_nothing():
-    network = weights.published_conformer(published.random_state(ratio=0.25, width=24, depth=3, classes=4))
+    network = weights.official_conformer(published.random_state(ratio=0.25, width=24, depth=3, classes=4))
     images = torch.randn(2, 3, 32, 48)
     network.eval()
     plain = network(images)

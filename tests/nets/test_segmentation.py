@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from baoseg import nets
 from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.nets import hub, segmentation, weights
+from baoseg.nets import hub, official_names, segmentation, weights
 from baoseg.nets.segmentation import ASPP, DilatedPair, LargeFOV
 from baoseg.predict.segment import NetConfig
 
@@ -363,8 +363,8 @@ def test_the_caffe_model_gives_what_its_port_gives(tmp_path):
     "names", [{"prefix": ""}, {"prefix": "scale.", "shortcut": "proj", "head": "aspp.stages."}], ids=["plain", "first"]
 )
 def test_other_spellings_of_the_caffe_model(names):
-    usual = weights.from_caffe_deeplab(caffe_state(4), blocks=(1, 1, 1, 1))
-    assert same(weights.from_caffe_deeplab(caffe_state(4, **names), blocks=(1, 1, 1, 1)), usual)
+    usual = official_names.from_caffe_deeplab(caffe_state(4), blocks=(1, 1, 1, 1))
+    assert same(official_names.from_caffe_deeplab(caffe_state(4, **names), blocks=(1, 1, 1, 1)), usual)
 
 
 def test_the_coco_model_has_a_classifier_and_no_pyramid(tmp_path):

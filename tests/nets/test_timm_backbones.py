@@ -8,7 +8,7 @@ import torch
 
 from baoseg import nets
 from baoseg.core.errors import CheckpointError, RecipeError
-from baoseg.nets import Heads, hub, timm_backbones, weights
+from baoseg.nets import Heads, hub, timm_backbones, timm_cnn, weights
 from baoseg.nets.attention import Attention, Summed
 
 SMALL_VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32}
@@ -266,12 +266,12 @@ def test_a_model_without_features_of_stages_is_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def inception() -> timm_backbones.TimmConvolutional:
+def inception() -> timm_cnn.TimmConvolutional:
     return timm_backbones.make("inception_v3", 3, stride=32).eval()
 
 
 @pytest.fixture(scope="module")
-def published(inception: timm_backbones.TimmConvolutional) -> torch.nn.Module:
+def published(inception: timm_cnn.TimmConvolutional) -> torch.nn.Module:
     """timm's own, with the same weights."""
     with torch.device("meta"):
         model = timm.create_model("inception_v3", num_classes=0).eval()
@@ -283,8 +283,8 @@ def published(inception: timm_backbones.TimmConvolutional) -> torch.nn.Module:
 @torch.no_grad()
 def test_inception_has_whole_cells_in_one_and_in_two(inception, stride: int, widths: tuple[int, ...]) -> None:
     model = copy.deepcopy(inception.model)
-    timm_backbones.pad_inception(model, stride)
-    backbone = timm_backbones.TimmConvolutional(model, stride)
+    timm_cnn.pad_inception(model, stride)
+    backbone = timm_cnn.TimmConvolutional(model, stride)
     images = torch.randn(1, 3, 70, 64)
     height = -(-70 // stride) * stride  # of the picture in whole cells
     expected = backbone(images).map
@@ -323,7 +323,7 @@ def test_inside_a_grid_padded_reductions_are_the_published_ones(inception, publi
     coarse = ours(shifted)
     torch.testing.assert_close(coarse[..., 2:8, 2:8], theirs(features)[..., 2:8, 2:8])
     fine = copy.deepcopy(inception.model)
-    timm_backbones.pad_inception(fine, 8)
+    timm_cnn.pad_inception(fine, 8)
     torch.testing.assert_close(fine.get_submodule(name)(shifted)[..., ::2, ::2], coarse)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from baoseg import nets
 from baoseg.core.errors import CheckpointError
 from baoseg.data.transforms import Normalisation
-from baoseg.nets import Heads, conformer, weights
+from baoseg.nets import Heads, conformer, official_names, weights
 from baoseg.nets.conformer import Conformer
 from baoseg.nets.network import Network
 
@@ -42,18 +42,18 @@ def same(first, second):
 
 
 def test_key_map_is_one_to_one_and_knows_every_tensor(state):
-    names = weights.published_names(12)
+    names = official_names.official_names(12)
     assert len(set(names.values())) == len(names)
     assert names["backbone.blocks.2.transformer_block.qkv"] == "conv_trans_4.trans_block.attn.qkv"
-    ours = weights.from_published(state, depth=3)
+    ours = official_names.from_official(state, depth=3)
     assert set(ours) == set(network().state_dict())
-    assert same(weights.to_published(ours, depth=3), state)
+    assert same(official_names.to_official(ours, depth=3), state)
 
 
 def test_published_weights_go_in_and_come_out_unchanged(state):
-    loaded = weights.published_conformer(state)
+    loaded = weights.official_conformer(state)
     assert loaded.activation_heads
-    assert same(weights.to_published(loaded.state_dict(), depth=3), state)
+    assert same(official_names.to_official(loaded.state_dict(), depth=3), state)
 
 
 @hypothesis_settings(deadline=None, max_examples=20)
@@ -75,8 +75,8 @@ def test_sizes_are_read_from_the_tensors(sizes):
     inferred = weights.infer_conformer(state)
     assert (inferred.num_classes, inferred.activation_heads) == (sizes["classes"], sizes["heads"] == "bao")
     assert (inferred.config.embed_dim, inferred.config.depth) == (sizes["width"], sizes["depth"])
-    loaded = weights.published_conformer(state)
-    assert same(weights.to_published(loaded.state_dict(), depth=sizes["depth"]), state)
+    loaded = weights.official_conformer(state)
+    assert same(official_names.to_official(loaded.state_dict(), depth=sizes["depth"]), state)
 
 
 @pytest.mark.parametrize("name", ["conformer_tiny", "conformer_small", "conformer_base"])
@@ -84,7 +84,7 @@ def test_everything_of_the_published_sizes_is_read(name):
     config = conformer.VARIANTS[name]
     with torch.device("meta"):
         made = network(classes=20, sizes=config)
-    inferred = weights.infer_conformer(weights.to_published(made.state_dict(), depth=config.depth))
+    inferred = weights.infer_conformer(official_names.to_official(made.state_dict(), depth=config.depth))
     assert inferred == weights.Inferred(config, 20, True)
 
 
@@ -115,12 +115,12 @@ def test_an_imagenet_classifier_starts_a_network():
     }
     assert "conv_cls_head.weight [10, 64] for [4, 64, 3, 3]" in str(report)
     after = made.state_dict()
-    heads = tuple(weights.HEADS)
+    heads = tuple(official_names.HEADS)
     assert all(torch.equal(after[key], before[key]) for key in after if key.startswith(heads))
-    body = weights.from_published(state, depth=3)
+    body = official_names.from_official(state, depth=3)
     assert all(torch.equal(after[key], body[key]) for key in after if not key.startswith(heads))
     with pytest.raises(CheckpointError, match="ImageNet classifier"):
-        weights.published_conformer(state)
+        weights.official_conformer(state)
 
 
 def test_bao_starts_from_transcam_and_transcam_reads_bao(state):
@@ -182,7 +182,7 @@ def test_missing_heads_may_be_allowed_but_not_a_missing_body(state):
 )
 def test_checkpoints_of_no_network(state, damage, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        weights.published_conformer(damage(state), source="here.pth")
+        weights.official_conformer(damage(state), source="here.pth")
     assert str(caught.value).startswith("here.pth: ")
     assert "\n" not in str(caught.value)
 
@@ -318,7 +318,7 @@ def test_a_network_is_built_from_a_file(tmp_path, names, caplog):
     if names == "ours":
         weights.save(path, trained, {})
     else:
-        safetensors.torch.save_file(weights.to_published(trained.state_dict(), depth=3), path)
+        safetensors.torch.save_file(official_names.to_official(trained.state_dict(), depth=3), path)
     config = dataclasses.replace(small, weights=str(path))
     with caplog.at_level("INFO"):
         made = nets.build(config, 2, heads=Heads(backgrounds=1), seed=2)

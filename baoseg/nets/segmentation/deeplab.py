@@ -12,11 +12,11 @@ from torch import Tensor
 from baoseg import nets
 from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.data.transforms import Normalisation
-from baoseg.nets import timm_backbones, weights
+from baoseg.nets import official_names, timm_backbones, weights
 from baoseg.nets.base import Backbone
 from baoseg.nets.segmentation.heads import DILATED_STRIDE, HEADS, Head
 from baoseg.nets.segmentation.network import SegmentationNetwork, fill, has_prefix
-from baoseg.nets.timm_backbones import TimmConvolutional
+from baoseg.nets.timm_cnn import TimmConvolutional
 
 CAFFE = "resnet101-caffe"
 BACKBONES = {"resnet38": nets.RESNET38, "resnet101": "timm:resnet101"}  # short names, and those of nets.Config
@@ -60,11 +60,11 @@ class DeepLab(SegmentationNetwork):
             fill(self, self._renamed(state), source=source)
             return
         caffe = isinstance(self.backbone, CaffeResNet)
-        if weights.is_caffe_deeplab(state) != caffe:
+        if official_names.is_caffe_deeplab(state) != caffe:
             remedy = "deeplabv2:resnet101" if caffe else f"deeplabv2:{CAFFE}"
             raise CheckpointError(f"{source}: the layers of these weights have their strides elsewhere; use {remedy}")
         if isinstance(self.backbone, CaffeResNet):
-            fill(self, weights.from_caffe_deeplab(state, blocks=self.backbone.blocks), source=source)
+            fill(self, official_names.from_caffe_deeplab(state, blocks=self.backbone.blocks), source=source)
         else:
             nets.load_backbone(self.backbone, state, source=source)
             log.info("%s: backbone loaded, head as initialised", source)
@@ -73,7 +73,11 @@ class DeepLab(SegmentationNetwork):
         """SEAM's head lies beside the backbone; heads of a labeler are left out."""
         own = {name for name, _ in self.head.named_children()}
         named = {f"head.{key}" if key.partition(".")[0] in own else key: value for key, value in state.items()}
-        return {key: value for key, value in named.items() if not key.startswith(tuple(f"{h}." for h in weights.HEADS))}
+        return {
+            key: value
+            for key, value in named.items()
+            if not key.startswith(tuple(f"{h}." for h in official_names.HEADS))
+        }
 
 
 class CaffeResNet(TimmConvolutional):
@@ -81,7 +85,7 @@ class CaffeResNet(TimmConvolutional):
 
     Three things differ from `resnet101` of torchvision and timm. The block that halves its map does so in its first
     1 x 1 convolution. Dilated stages have their dilation from the first block on. Pictures are in 0..255 less their
-    mean, without a deviation. (They are BGR in Caffe; `weights.from_caffe_deeplab` turns the first layer round.)
+    mean, without a deviation. (They are BGR in Caffe; `official_names.from_caffe_deeplab` turns the first layer round.)
     Caffe also rounds sizes up in the first pooling, which would add cells beyond a picture that is padded to whole
     cells; here they are rounded down, and logits near the right and lower edge differ.
     """

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from baoseg.core.errors import CheckpointError, RecipeError
+from baoseg.core.errors import CheckpointError, RecipeError, first_line
 from baoseg.data.transforms import Normalisation
 from baoseg.nets import hub, weights
 from baoseg.nets.base import pad_to_multiple
@@ -73,7 +73,9 @@ def build_smp(
     except OSError as error:  # of the network
         raise CheckpointError(hub.problem(name, reason, error)) from None
     except Exception as error:  # whatever smp and timm say to encoders, options and sizes that do not go together
-        raise RecipeError(f"{name}: cannot be built ({_line(error)}); use another encoder or other options") from None
+        raise RecipeError(
+            f"{name}: cannot be built ({first_line(error)}); use another encoder or other options"
+        ) from None
     noted: Any = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if of_timm else None
     if normalisation is None and noted is not None:
         normalisation = Normalisation(mean=tuple(noted.mean), std=tuple(noted.std))
@@ -85,7 +87,3 @@ def _probe(model: Any) -> None:
     """An oblong picture goes through, or an error comes out: some models take only one size."""
     stride = model.encoder.output_stride
     model.eval()(torch.zeros(1, 3, 8 * stride, 12 * stride))
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
