@@ -250,7 +250,10 @@ assert "torch" not in sys.modules
     assert "--data FOLDER" in page_of["run"]
     for verb in ("maps", "masks", "evaluate", "report"):
         assert re.search(rf"usage: bao {verb} \[-h\].* RUN\b", page_of[verb])
-    assert all(name in " ".join(page_of["compare"].split()) for name in recipes.COMPARABLE)
+    assert all(
+        name in " ".join(page_of["compare"].split())
+        for name in (stage.name for stage in recipes.comparable(recipes.demo()))
+    )
     assert all(name in page_of["reproduce"] for name in published.tables())
     assert "SOURCE ... --data FOLDER --out RUN" in page_of["fuse"]
 

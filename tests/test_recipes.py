@@ -112,8 +112,10 @@ def test_the_stages_of_the_base_recipe_keep_their_settings() -> None:
 
 
 def test_every_comparable_method_is_built_and_kept_in_json() -> None:
-    recipe = recipes.comparison(recipes.demo(), recipes.COMPARABLE, seeds={"other": "there"}, fuse=["cam+other"])
-    assert recipe.names == [*recipes.COMPARABLE, "other", "cam+other"]
+    methods = [stage.name for stage in recipes.comparable(recipes.demo())]
+    assert methods == ["cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao"]
+    recipe = recipes.comparison(recipes.demo(), methods, seeds={"other": "there"}, fuse=["cam+other"])
+    assert recipe.names == [*methods, "other", "cam+other"]
     assert settings.from_json(settings.to_json(recipe), recipes.Recipe, source="here") == recipe
     starts = {stage.name: stage.start for stage in recipe.stages}
     assert starts["transcam+amn"] == "transcam"

@@ -1,10 +1,9 @@
-"""Recipes to JSON and back, without pickles: nested frozen dataclasses, tuples, enums and the union of settings."""
+"""Recipes to JSON and back, without pickles: nested frozen dataclasses, tuples, enums and unions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cattrs import Converter
-from cattrs.strategies import configure_tagged_union
 
 from baoseg.core.errors import RecipeError
 
@@ -12,13 +11,31 @@ from baoseg.core.errors import RecipeError
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
 
 
-def register(union: Any, names: Mapping[type, str], *, tag: str) -> None:
-    """Tell the members of a union of settings apart in JSON by the field `tag`, which holds their names."""
-    configure_tagged_union(union, _converter, tag_generator=names.__getitem__, tag_name=tag)
+def register(kind: Any, names: Callable[[], Mapping[type, str]], *, tag: str) -> None:
+    """Tell the members of a union, or the subclasses of a class, apart in JSON by the field `tag`, which holds their
+    names. `names` is asked each time, so a table of them may grow.
+    """
+
+    def unstructure(value: Any) -> dict[str, Any]:
+        return {**_converter.unstructure(value), tag: names()[type(value)]}
+
+    def structure(value: Any, _: Any) -> Any:
+        fields = dict(value)
+        name = fields.pop(tag)
+        classes = {known: member for member, known in names().items()}
+        if name not in classes:
+            raise ValueError(f"{tag} is {name!r}; there are {', '.join(classes)}")
+        return _converter.structure(fields, classes[name])
+
+    def is_kind(other: Any) -> bool:
+        return bool(other == kind)
+
+    _converter.register_unstructure_hook_func(is_kind, unstructure)
+    _converter.register_structure_hook_func(is_kind, structure)
 
 
 def to_json(value: Any, kind: Any = None) -> Any:
-    """Plain lists, dicts, numbers and strings. A value of a union is tagged when `kind` names that union."""
+    """Plain lists, dicts, numbers and strings. A value of a registered kind is tagged when `kind` names that."""
     return _converter.unstructure(value, unstructure_as=kind)
 
 

@@ -8,20 +8,23 @@ With TransCAM's network and seeds it is `transcam+amn`, the comparator in BAO's 
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from baoseg.core.errors import RecipeError
-from baoseg.core.types import BACKGROUND, IGNORE, Batch, Maps
-from baoseg.methods.base import Method, refine
+from baoseg.core.types import BACKGROUND, IGNORE, Batch, Maps, Sample
+from baoseg.methods.base import Learns, Method, Settings, refine
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.nets.network import Network
+from baoseg.refine import affinity_labels
+from baoseg.seeds import masks
+from baoseg.seeds.seed_maps import Seed
 from baoseg.training import losses
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of AMN. Thresholds and CRF are those of its released code, step 1 of scripts/generate_pseudo_mask.sh.
 
     Step 2 of that script has 0.15 and 0.45 (the defaults of run_sample.py): they make IRN's labels of AMN's own maps.
@@ -48,6 +51,10 @@ class AMN(Method):
     better predicted by the classifier that AMN started from.
     """
 
+    config_class = Config
+    learns = Learns.PIXELS
+    needs_seeds = True
+
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
         self.network = network
@@ -58,6 +65,13 @@ class AMN(Method):
     @staticmethod
     def heads(config: Config) -> Heads:
         return Heads(backgrounds=1)
+
+    @staticmethod
+    def pixel_labels(config: Config, sample: Sample, seed: Seed) -> UInt8[Tensor, "h w"]:
+        low, high = config.background_below, config.foreground_above
+        if config.crf:
+            return affinity_labels.from_thresholds(sample.image, seed, background=low, foreground=high)
+        return masks.confident_labels(seed, background=low, foreground=high)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = PCL(AM, seed labels). Raises RecipeError if the batch brings none."""

@@ -9,7 +9,7 @@ of None of `Config`.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import IGNORE, Batch, Maps, full_precision
-from baoseg.methods.base import Method, classification_loss, refine
+from baoseg.methods.base import Learns, Method, Settings, classification_loss, refine
 from baoseg.methods.components import teacher
 from baoseg.methods.components.decisions import Cut, find_cut, in_doubt
 from baoseg.methods.components.teacher import Follow
@@ -63,7 +63,7 @@ class Keep(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of BAO; the defaults are the paper's, but for the switches named below.
 
     Where the released code does otherwise (recipe `bao_voc_reference` switches it on): `target_trains` keeps the
@@ -102,11 +102,19 @@ class Config:
 
 
 class BAO(Method):
+    config_class = Config
+    learns = Learns.PIXELS
+    starts_trained = True
     learns_background = True
 
     @staticmethod
     def heads(config: Config) -> Heads:
         return Heads(backgrounds=config.backgrounds)
+
+    @staticmethod
+    def for_one_epoch(config: Config) -> Config:
+        """It shares during half of the epoch, so that its average has a turn too."""
+        return replace(config, share_epochs=0.5)
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()

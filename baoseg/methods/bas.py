@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import BACKGROUND, Batch, Maps, full_precision
-from baoseg.methods.base import Method
+from baoseg.methods.base import Learns, Method, Settings
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
@@ -69,7 +69,7 @@ class Threshold(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of BAS; the defaults are the paper's for VOC (sec. 3.4). COCO: alpha 0.5, beta 1.5."""
 
     alpha: float = 0.2  # of the foreground region guidance
@@ -96,6 +96,13 @@ class BAS(Method):
     grid than the class maps' is averaged to that in eq. 5, and nowhere else. A picture without any class counts in
     L_cls alone, with 0. With K = 1 there is no absent class, so eq. 9 is 0 and the classifier does not learn.
     """
+
+    config_class = Config
+    learns = Learns.BOTH
+    finds_thresholds = True
+    localizes = True
+    averages_classes = True
+    traceable = False
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()

@@ -2,31 +2,66 @@
 here with what is its own, so a diff of two method files shows the difference of two papers."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from baoseg.core.types import Batch, Maps
+from baoseg.core.types import Batch, Maps, Sample
 from baoseg.nets import attention
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
+from baoseg.seeds.seed_maps import Seed
 from baoseg.training import losses
 from baoseg.training.learner import Learner
 
 
-class Method(Learner):
-    """A network with a loss to train it and maps to take from it."""
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the settings of all methods are instances of."""
 
+
+class Learns(StrEnum):
+    """What a method learns, which decides its schedule in a comparison (`recipes.comparison`)."""
+
+    CLASSES = "classes"  # to classify images
+    PIXELS = "pixels"  # from labels of pixels
+    BOTH = "both"  # at once
+
+
+class Method(Learner):
+    """A network with a loss to train it and maps to take from it. The class says what the method needs and can do."""
+
+    config_class: type[Settings]
+    learns = Learns.CLASSES
+    starts_trained = False  # whether it starts from a trained classifier
+    needs_seeds = False  # whether it learns from `pixel_labels`, which the seeds of an earlier stage give
     learns_background = False  # whether `maps` gives a background map, so that masks need no threshold
-    chooses_threshold = False  # whether `threshold` gives a cut for each picture
+    finds_thresholds = False  # whether it has a `threshold`
+    chooses_threshold = False  # whether `threshold` cuts its own maps
+    localizes = False  # whether it learns from images of one label each, and its maps give boxes
+    averages_classes = False  # whether its box may come from the mean of several classes' maps (BAS sec. 3.1)
+    traceable = True  # whether `torch.jit.trace` records what it computes
     network: Network
+    single_label = False  # whether each image has exactly one label; `make` sets it
 
     @staticmethod
     def heads(config: Any) -> Heads:
         """What the network carries beside the class head, for these settings of the method."""
         return Heads()
+
+    @staticmethod
+    def for_one_epoch(config: Any) -> Any:
+        """The settings with which all parts of the training take place in a single epoch."""
+        return config
+
+    @staticmethod
+    def pixel_labels(config: Any, sample: Sample, seed: Seed) -> UInt8[Tensor, "h w"]:
+        """Labels of a training image's pixels from its seed. Asked of methods that have `needs_seeds`."""
+        raise NotImplementedError
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         return self.network.head_parameters()
@@ -56,7 +91,7 @@ class Method(Learner):
         """The cut in [0, 1] for one picture's normalised maps of its present classes (BAS sec. 5.5).
 
         `images` are views of the picture at one scale, itself first. `fixed` is the recipe's threshold, for an image
-        in which nothing tells which one is best. Asked of methods that have `chooses_threshold`.
+        in which nothing tells which one is best. Asked of methods that have `finds_thresholds`.
         """
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import Batch, Maps
-from baoseg.methods.base import Method, classification_loss, refine
+from baoseg.methods.base import Method, Settings, classification_loss, refine
 from baoseg.nets.base import Features
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
@@ -23,7 +23,7 @@ class Strength(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     noise: int = 1  # 0, 1 or 2 (table 5); at 0 the loss sees M* itself
     strength: Strength = Strength.APPLIED
 
@@ -39,6 +39,8 @@ class BNR(Method):
     loss hears of the background that attention lights up. On a CNN, which has no attention, M** is M. Inference is
     TransCAM's.
     """
+
+    config_class = Config
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()

@@ -6,17 +6,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from baoseg.core.types import Batch, Maps
-from baoseg.methods.base import Method, classification_loss, refine
+from baoseg.methods.base import Method, Settings, classification_loss, refine
 from baoseg.nets.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """TransCAM has no settings of its own."""
 
 
 class TransCAM(Method):
     """M* = A* M; z = GAP(M) + z_token; soft-margin loss on z. On a backbone without attention this is CAM."""
+
+    config_class = Config
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from baoseg.core.errors import CheckpointError, DataError, RecipeError
 from baoseg.core.files import check_target
 from baoseg.core.run_folder import Run
 from baoseg.data import Dataset, transforms, truth
-from baoseg.methods import amn, heads_of, make
+from baoseg.methods import heads_of, make, method_of
 from baoseg.nets import catalogue, embedded
 from baoseg.pipeline.common import KeptLabels
 from baoseg.pipeline.evaluation import glance_at_masks
@@ -140,7 +140,7 @@ def _require_weights(recipe: Recipe, due: Iterable[Any]) -> None:
 def _check_stages(recipe: Recipe, due: list[recipes.Stage], *, classes: int) -> None:
     networks: dict[nets.Heads, nets.Network] = {}
     for stage in due:
-        if isinstance(stage.method, amn.Config) and stage.labelled_by is None:
+        if method_of(stage.method).needs_seeds and stage.labelled_by is None:
             raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
         heads = heads_of(stage.method)
         if heads not in networks:

@@ -1,5 +1,6 @@
 """Training of the stages, and the pixel labels that some methods learn from."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,15 +15,13 @@ from baoseg.core.run_folder import Run, Stage
 from baoseg.core.types import Sample
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
-from baoseg.methods import Method, amn, heads_of, make
+from baoseg.methods import Method, heads_of, make, method_of
 from baoseg.pipeline.checking import check_crop
 from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost
 from baoseg.pipeline.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.pipeline.mapping import _seed, maps_of
 from baoseg.predict import labeler
 from baoseg.recipes import Recipe
-from baoseg.refine import affinity_labels
-from baoseg.seeds import masks
 from baoseg.training import guards, train
 from baoseg.training.learner import Learner
 from baoseg.training.train import Hardware
@@ -105,18 +104,13 @@ def _pixel_labels(
     folder: Run, recipe: Recipe, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
 ) -> "KeptLabels | None":
     """Labels of the training pictures' pixels from the seeds of an earlier stage, for methods that learn from such."""
-    config = stage.method
-    if not isinstance(config, amn.Config):
+    method = method_of(stage.method)
+    if not method.needs_seeds:
         return None
     if stage.labelled_by is None:
         raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
 
-    def label(sample: Sample, seed: seeds.Seed) -> UInt8[Tensor, "h w"]:
-        low, high = config.background_below, config.foreground_above
-        if config.crf:
-            return affinity_labels.from_thresholds(sample.image, seed, background=low, foreground=high)
-        return masks.confident_labels(seed, background=low, foreground=high)
-
+    label = functools.partial(method.pixel_labels, stage.method)
     return label_pictures(folder, recipe, stage.name, stage.labelled_by, pictures, label=label, hardware=hardware)
 
 

@@ -23,7 +23,7 @@ from baoseg.core.run_folder import Stage
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.transforms import Normalisation
-from baoseg.methods import Method, bas
+from baoseg.methods import Method
 from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.predict.labeler import Labeler
 from baoseg.predict.segment import Segmenter, enlarge
@@ -141,7 +141,7 @@ def _traceable(model: Labeler | Segmenter) -> bool:
     """Tracing keeps the numbers of tokens and batches of attention, and does not know BAS's pooling."""
     if isinstance(model, Segmenter):
         return True
-    return not model.method.network.backbone.attends and not isinstance(model.method, bas.BAS)
+    return not model.method.network.backbone.attends and model.method.traceable
 
 
 def _traced(graph: nn.Module, given: dict[str, Tensor], outputs: list[str], path: Path) -> bool:

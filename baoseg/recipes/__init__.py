@@ -8,9 +8,9 @@ from baoseg.recipes.bao_voc import bao_voc as bao_voc
 from baoseg.recipes.bao_voc import bao_voc_reference as bao_voc_reference
 from baoseg.recipes.bao_voc import large_fov as large_fov
 from baoseg.recipes.bao_voc import mctformer as mctformer
-from baoseg.recipes.edit import COMPARABLE as COMPARABLE
 from baoseg.recipes.edit import REFINERS as REFINERS
 from baoseg.recipes.edit import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
+from baoseg.recipes.edit import comparable as comparable
 from baoseg.recipes.edit import comparison as comparison
 from baoseg.recipes.edit import follow_ablation as follow_ablation
 from baoseg.recipes.edit import override as override

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from baoseg import nets
 from baoseg.core.errors import RecipeError
 from baoseg.data.wsol import Config as DataConfig
-from baoseg.methods import Settings, bas, cam, name_of
+from baoseg.methods import METHODS, Settings, method_of, name_of
 from baoseg.training import train
 
 
@@ -21,8 +21,9 @@ class Localizer:
     called: str | None = None  # None: the method's name
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, cam.Config | bas.Config):
-            raise RecipeError(f"{name_of(self.method)} does not localize; use cam or bas")
+        if not method_of(self.method).localizes:
+            able = " or ".join(name for name, method in METHODS.items() if method.localizes)
+            raise RecipeError(f"{name_of(self.method)} does not localize; use {able}")
         if not 0 <= self.threshold < 1 or self.top_k < 1:
             raise RecipeError(
                 f"{self.name}: threshold {self.threshold}, top_k {self.top_k}; a threshold is in [0, 1), k at least 1"

@@ -1,6 +1,6 @@
 """Recipes made from others: overrides, comparisons, refinements, segmentation networks, a smoke test."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from baoseg import nets
 from baoseg.core.errors import RecipeError
 from baoseg.data import SYNTHETIC, transforms
-from baoseg.methods import Settings, amn, bao, bas, bnr, cam, transcam
+from baoseg.methods import METHODS, Learns, amn, bao, method_of, name_of
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
 from baoseg.predict import segment
@@ -152,7 +152,7 @@ def paths_of(recipe: Recipe) -> list[str]:
     return found
 
 
-COMPARABLE = ("cam", "transcam", "bnr", "amn", "transcam+amn", "bas", "bao")
+CLASSIFIER, ON_TRANSCAM = "cam", "transcam"  # whose seeds a method learns from, and may learn from, that needs some
 
 
 def comparison(
@@ -163,36 +163,16 @@ def comparison(
     fuse: Sequence[str] = (),
     allow_pickle: bool = False,
 ) -> Recipe:
-    """`methods` (of COMPARABLE) side by side on the data, network and schedules of `base`.
+    """`methods` (see `comparable`) side by side on the data, network and schedules of `base`.
 
-    The first stage of `base` gives the schedule of what learns to classify (CAM, TransCAM, BNR), its last that of what
-    learns from labelled pixels (AMN, BAO), and the stage that BAO starts from. BAS, which learns both at once, gets the
-    epochs of both, and the recipe's threshold: one for each image (`bas.Threshold.IMAGE`) is not better so far. AMN
-    starts from a trained classifier, whose seeds are its labels: CAM's or, as `transcam+amn`, TransCAM's. A stage that
-    another starts from is trained too. `seeds` are seeds of other tools by name (see Fusion.sources), `fuse` are sums
-    of methods and such seeds, written as a+b.
+    A stage that another starts from is trained too. BAS has the recipe's threshold: one for each image
+    (`bas.Threshold.IMAGE`) is not better so far. `seeds` are seeds of other tools by name (see Fusion.sources), `fuse`
+    are sums of methods and such seeds, written as a+b.
 
     Raises RecipeError for an unknown method and for a sum of what is not there.
     """
-    classify, activate = base.stages[0], base.stages[-1]
-    bas_schedule = replace(classify.schedule, epochs=classify.schedule.epochs + activate.schedule.epochs)
-    own: dict[str, Stage] = {stage.name: stage for stage in base.stages}
-    known = {
-        "cam": Stage(method=cam.Config(), schedule=classify.schedule),
-        "transcam": Stage(method=transcam.Config(), schedule=classify.schedule),
-        "bnr": Stage(method=bnr.Config(), schedule=classify.schedule),
-        "amn": Stage(method=amn.Config(), schedule=activate.schedule, start="cam", labelled_by="cam"),
-        "transcam+amn": Stage(
-            method=amn.Config(),
-            schedule=activate.schedule,
-            start="transcam",
-            labelled_by="transcam",
-            called="transcam+amn",
-        ),
-        "bas": Stage(method=bas.Config(), schedule=bas_schedule),
-        "bao": Stage(method=bao.Config(), schedule=activate.schedule, start=classify.name),
-    }
-    known |= {name: stage for name, stage in own.items() if name in known}
+    own = {stage.name: stage for stage in base.stages}
+    known = {stage.name: own.get(stage.name, stage) for stage in comparable(base)}
     if unknown := [name for name in methods if name not in known]:
         raise RecipeError(f"unknown method {unknown[0]!r}; there are {', '.join(known)}")
     needed = {before for name in methods for before in (known[name].start, known[name].labelled_by)}
@@ -212,6 +192,29 @@ def comparison(
     )
 
 
+def comparable(base: Recipe) -> Iterator[Stage]:
+    """A stage of each method, with its default settings.
+
+    The first stage of `base` gives the schedule of methods that learn to classify, its last that of methods that learn
+    from labels of pixels; methods that learn both at once get the epochs of both. A method that needs a trained
+    classifier starts from the first stage; one that needs seeds from CAM, whose seeds are its labels, or from TransCAM.
+    """
+    classify, activate = base.stages[0].schedule, base.stages[-1].schedule
+    schedules = {
+        Learns.CLASSES: classify,
+        Learns.PIXELS: activate,
+        Learns.BOTH: replace(classify, epochs=classify.epochs + activate.epochs),
+    }
+    for name, method in METHODS.items():
+        start = base.stages[0].name if method.starts_trained else None
+        stage = Stage(method=method.config_class(), schedule=schedules[method.learns], start=start)
+        if not method.needs_seeds:
+            yield stage
+            continue
+        yield replace(stage, start=CLASSIFIER, labelled_by=CLASSIFIER)
+        yield replace(stage, start=ON_TRANSCAM, labelled_by=ON_TRANSCAM, called=f"{ON_TRANSCAM}+{name}")
+
+
 def _sum(name: str, there: Sequence[str]) -> Fusion:
     """The fusion that `a+b` stands for; the names of its parts may have a plus themselves."""
     for mark in range(1, len(name)):
@@ -229,7 +232,7 @@ def _sum(name: str, there: Sequence[str]) -> Fusion:
 def follow_ablation(base: Recipe) -> Recipe:
     """BAO's figure 4: ways for the target to follow, and AMN; the online network is evaluated after each epoch."""
     classify, activate = base.stages[0], base.stages[-1]
-    config = activate.method if isinstance(activate.method, bao.Config) else bao.Config()
+    config: Any = activate.method if name_of(activate.method) == "bao" else bao.Config()
     variants = {"share": Follow.SHARE, "ema": Follow.EMA, "share+ema": Follow.SHARE_THEN_EMA}
     fixed = Stage(
         method=amn.Config(), schedule=activate.schedule, start=classify.name, labelled_by=classify.name, called="amn"
@@ -245,8 +248,6 @@ def follow_ablation(base: Recipe) -> Recipe:
 def smoke(base: Recipe) -> Recipe:
     """`base` in about a minute on a CPU, to see that all of it runs: the same steps and networks, on 4 small pictures
     of each split, with crops of 64 pixels, for one epoch, without weights. What comes out means nothing.
-
-    BAO shares during half of the epoch, so that its average has a turn too.
     """
     bare: Any = {"weights": None, "pretrained": False}
 
@@ -256,17 +257,16 @@ def smoke(base: Recipe) -> Recipe:
     def small(augment: transforms.Config | None) -> transforms.Config | None:
         return None if augment is None else replace(augment, resize_long=(48, 96), crop=64)
 
-    def halved(method: Settings) -> Settings:
-        return replace(method, share_epochs=0.5) if isinstance(method, bao.Config) else method
+    def shortened(stage: Stage) -> Stage:
+        method = method_of(stage.method).for_one_epoch(stage.method)
+        return replace(stage, method=method, schedule=brief(stage.schedule))
 
     return replace(
         base,
         name=f"{base.name}-smoke",
         data=replace(base.data, limit=4, long_side=64),
         net=replace(base.net, **bare),
-        stages=tuple(
-            replace(stage, method=halved(stage.method), schedule=brief(stage.schedule)) for stage in base.stages
-        ),
+        stages=tuple(map(shortened, base.stages)),
         refinements=tuple(
             replace(
                 one,

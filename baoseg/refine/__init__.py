@@ -15,7 +15,7 @@ LearnedSettings = psa.Config | irn.Config
 AffinityNetwork = psa.AffinityNet | irn.IRNet
 CONFIGS: dict[str, type[Settings]] = {"crf": crf.Config, "psa": psa.Config, "irn": irn.Config}
 NAMES = {config: name for name, config in CONFIGS.items()}
-settings.register(Settings, NAMES, tag="refiner")
+settings.register(Settings, lambda: NAMES, tag="refiner")
 
 
 def name_of(config: Settings) -> str:

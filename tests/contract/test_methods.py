@@ -9,7 +9,7 @@ import torch
 from baoseg import methods, nets
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.types import BACKGROUND, IGNORE, Batch
-from baoseg.methods import CONFIGS, METHODS, Method, heads_of
+from baoseg.methods import METHODS, Method, heads_of
 from baoseg.predict import maps
 
 BACKBONES = {
@@ -47,11 +47,11 @@ def name(request) -> str:
 
 def fits(name: str, backbone: nets.Config) -> bool:
     """All methods work on all backbones, but that only CNNs have stages to put a generator between."""
-    return heads_of(CONFIGS[name]()).generator_after is None or backbone is BACKBONES["cnn"]
+    return heads_of(METHODS[name].config_class()).generator_after is None or backbone is BACKBONES["cnn"]
 
 
 def make(name: str, backbone: nets.Config, classes: int) -> Method:
-    settings = CONFIGS[name]()
+    settings = METHODS[name].config_class()
     if not fits(name, backbone):
         pytest.skip("a generator needs a backbone with stages")
     method = methods.make(settings, nets.build(backbone, classes, heads=heads_of(settings)))
@@ -177,4 +177,4 @@ def test_a_backbone_that_does_not_fit_is_refused(name, backbone):
     if fits(name, backbone):
         pytest.skip("it fits")
     with pytest.raises(RecipeError, match="no stages to put a generator between; use a convolutional network"):
-        nets.build(backbone, 3, heads=heads_of(CONFIGS[name]()))
+        nets.build(backbone, 3, heads=heads_of(METHODS[name].config_class()))
