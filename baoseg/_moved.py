@@ -17,7 +17,7 @@ MOVED = {
     "export": ("predict.export",),
     "formats": ("seeds.formats",),
     "fusion": ("seeds.fusion",),
-    "label": ("predict.label",),
+    "label": ("predict.collection", "predict.collection.job", "predict.collection.work"),
     "labeler": ("predict.labeler",),
     "learner": ("training.learner",),
     "loading": ("predict.loading",),

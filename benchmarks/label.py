@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from baoseg.core.types import ClassSet
-from baoseg.predict import label
-from baoseg.predict.label import Job
+from baoseg.predict import collection
+from baoseg.predict.collection import Job
 from baoseg.training.train import Hardware
 
 SIDE = 16
@@ -102,23 +102,23 @@ def write_shards(root: Path, count: int) -> None:
 def measure(source: Path, out: Path, count: int) -> dict[str, list[float]]:
     """A run over all pictures."""
     model = Free(count // 10)
-    label.run(Job(source=source, out=out, make=lambda: model))
+    collection.run(Job(source=source, out=out, make=lambda: model))
     return model.figures()
 
 
 def measure_names(source: Path, out: Path) -> dict[str, float]:
     """A run that finds all pictures done."""
     before, start = resident(), time.perf_counter()
-    tally = label.run(Job(source=source, out=out, make=lambda: Free(1)))
+    tally = collection.run(Job(source=source, out=out, make=lambda: Free(1)))
     seconds = time.perf_counter() - start
     return {"names_per_second": round(tally.skipped / seconds), "added_mb": round(resident() - before, 1)}
 
 
 def measure_labeler(path: Path, photos: Path, out: Path) -> dict[str, Any]:
     """Seconds by the clock, and seconds of one core: those hold where the machine has other things to do."""
-    model = label.trained(path, Hardware(accelerator="cpu"))
+    model = collection.trained(path, Hardware(accelerator="cpu"))
     start, computed = time.perf_counter(), time.process_time()
-    tally = label.run(Job(source=photos, out=out, make=lambda: model))
+    tally = collection.run(Job(source=photos, out=out, make=lambda: model))
     sizes = [file.stat().st_size for file in out.rglob("*.png")]
     return {
         "pictures": tally.written,

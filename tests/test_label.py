@@ -30,12 +30,12 @@ from PIL import Image
 from baoseg import methods, nets
 from baoseg.core.errors import BaosegError, CheckpointError, DataError, RecipeError, RunError
 from baoseg.core.types import ClassSet
-from baoseg.data.collection import ALONE, Walk
 from baoseg.data.images import read_mask
 from baoseg.data.transforms import Normalisation
+from baoseg.data.walk import ALONE, Walk
 from baoseg.nets.segmentation import SegmentationNetwork
-from baoseg.predict import label
-from baoseg.predict.label import Cluster, Job, Part
+from baoseg.predict import collection as labelling
+from baoseg.predict.collection import Cluster, Job, Part, work
 from baoseg.predict.labeler import Labeler, load
 from baoseg.predict.maps import Config as MapsConfig
 from baoseg.predict.segment import Inference, Segmenter
@@ -158,7 +158,7 @@ def test_each_picture_has_its_mask_in_the_same_tree(source: Path, tmp_path: Path
     (source / ".hidden/a.png").write_bytes(picture(0))
     (source / "x/._b.png").write_bytes(b"what a Mac leaves")
     (source / "notes.md").write_text("no picture")
-    tally = label.run(job(source, tmp_path / "out"))
+    tally = labelling.run(job(source, tmp_path / "out"))
     assert (tally.written, tally.skipped, tally.failed) == (13, 0, 0)
     assert set(files(tmp_path / "out")) == {
         *("a.png", "b.png", "x/a.png", "x/b.png", "x/y/a.b.png", "x/y/c.png", "z.png", "s0.tar", "x/s1.tar")
@@ -178,7 +178,7 @@ def test_a_labeler_gives_the_masks_that_it_gives_alone(tmp_path: Path) -> None:
     Image.fromarray(content).save(source / "free.png")
     Image.fromarray(content).save(source / "told.png")
     (source / "told.txt").write_text("green")
-    label.run(job(source, tmp_path / "out", model))
+    labelling.run(job(source, tmp_path / "out", model))
     assert np.array_equal(read_mask(tmp_path / "out/free.png"), model(content).mask)
     assert np.array_equal(read_mask(tmp_path / "out/told.png"), model(content, ["green"]).mask)
 
@@ -211,8 +211,8 @@ def test_labels_beside_a_picture_reach_the_model(
     else:
         for name, content in members.items():
             (source / name).write_bytes(content)
-    label.run(job(source, tmp_path / "out", model := Stub()))
-    label.run(job(source, tmp_path / "free", free := Stub(), labels=False))
+    labelling.run(job(source, tmp_path / "out", model := Stub()))
+    labelling.run(job(source, tmp_path / "free", free := Stub(), read_labels=False))
     assert model.asked == [labels]
     assert free.asked == [None]
     if shard:
@@ -226,7 +226,7 @@ def test_a_picture_labelled_with_nothing_is_all_background(beside: dict[str, str
     (source / "k.png").write_bytes(picture(0))
     for suffix, text in beside.items():
         (source / f"k{suffix}").write_text(text)
-    label.run(job(source, tmp_path / "out", model := Stub()))
+    labelling.run(job(source, tmp_path / "out", model := Stub()))
     assert model.asked == []
     assert torch.equal(read_mask(tmp_path / "out/k.png"), torch.zeros(SIZE, dtype=torch.uint8))
 
@@ -252,7 +252,7 @@ def test_a_segmenter_labels_too_and_keeps_to_the_labels_where_there_are_some(tmp
     for name in ("free", "told"):
         Image.fromarray(pixels).save(source / f"{name}.png")
     (source / "told.txt").write_text("green")
-    label.run(job(source, tmp_path / "out", model))
+    labelling.run(job(source, tmp_path / "out", model))
     assert read_mask(tmp_path / "out/free.png").tolist() == [[1, 3, 0]]
     assert read_mask(tmp_path / "out/told.png").tolist() == [[2, 2, 0]]
 
@@ -274,8 +274,8 @@ def test_a_shard_becomes_a_shard_of_masks_and_labels(tmp_path: Path) -> None:
         ("c.png", pictures["c"]),
     ]
     (tmp_path / "s.tar").write_bytes(tar(members))
-    tally = label.run(job(tmp_path / "s.tar", tmp_path / "out", Stub()))
-    assert tally == label.Tally(written=3, passed=Counter({".seg.png": 1}))
+    tally = labelling.run(job(tmp_path / "s.tar", tmp_path / "out", Stub()))
+    assert tally == labelling.Tally(written=3, ignored=Counter({".seg.png": 1}))
     written = untar(tmp_path / "out/s.tar")
     assert list(written) == ["d.1/a.png", "d.1/a.json", "d.1/b.png", "d.1/b.json", "c.png", "c.json"]
     for key, content in pictures.items():
@@ -289,16 +289,16 @@ def test_a_shard_becomes_a_shard_of_masks_and_labels(tmp_path: Path) -> None:
 def test_a_shard_piped_in_is_the_shard_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = tar((f"{key}.png", picture(ord(key))) for key in "abc")
     (tmp_path / "s.tar").write_bytes(content)
-    label.run(job(tmp_path / "s.tar", tmp_path / "out"))
+    labelling.run(job(tmp_path / "s.tar", tmp_path / "out"))
     read, write = os.pipe()
     os.write(write, content)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=pipe))
-        assert label.run(job(label.STDIN, tmp_path / "out")).written == 3
+        assert labelling.run(job(labelling.STDIN, tmp_path / "out")).written == 3
     assert (tmp_path / "out/stdin.tar").read_bytes() == (tmp_path / "out/s.tar").read_bytes()
-    with pytest.raises(DataError, match="exists, of this stream or of another"):
-        label.run(job(label.STDIN, tmp_path / "out"))
+    with pytest.raises(DataError, match="exists already, of this or of another stream"):
+        labelling.run(job(labelling.STDIN, tmp_path / "out"))
 
 
 SHARD = tar((f"{number}.png", picture(number)) for number in range(3))
@@ -310,7 +310,7 @@ END = len(SHARD.rstrip(b"\0")) // 512 * 512 + 512  # of the last member: zeros f
 def test_a_shard_cut_short_is_listed_and_not_done(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("cut")
     (folder / "s.tar").write_bytes(SHARD[:cut])
-    assert label.run(job(folder / "s.tar", folder / "out")) == label.Tally(failed=1)
+    assert labelling.run(job(folder / "s.tar", folder / "out")) == labelling.Tally(failed=1)
     assert set(files(folder / "out")) == {"failures.csv"}
     ((name, problem),) = failures(folder / "out")
     assert name == "s.tar"
@@ -331,7 +331,7 @@ def test_a_damaged_shard_is_listed_and_the_others_are_done(content: bytes, tmp_p
     (source := tmp_path / "source").mkdir()
     (source / "bad.tar").write_bytes(content)
     (source / "good.tar").write_bytes(SHARD)
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(written=3, failed=1)
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(written=3, failed=1)
     assert set(files(tmp_path / "out")) == {"failures.csv", "good.tar"}
     assert [name for name, _ in failures(tmp_path / "out")] == ["bad.tar"]
 
@@ -361,19 +361,19 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
     (source / "void.txt").touch()
     with_labels_apart = [("k.png", picture(0)), ("l.png", picture(1)), ("k.txt", b"red")]
     (source / "apart.tar").write_bytes(tar(with_labels_apart))
-    tally = label.run(job(source, tmp_path / "out"))
+    tally = labelling.run(job(source, tmp_path / "out"))
     problems = dict(failures(tmp_path / "out"))
-    assert tally == label.Tally(written=15, failed=14)
+    assert tally == labelling.Tally(written=15, failed=14)
     assert len(problems) == 14
     assert all("\n" not in problem and "object at 0x" not in problem for problem in problems.values())
     for name, problem in {
         "cut.png": "cannot be read",
         "text.jpg": "not a known kind of image",
-        "two.png": "2 images of this name: two.jpg, two.png",
-        "two.jpg": "2 images of this name: two.jpg, two.png",
+        "two.png": "2 images have this name: two.jpg, two.png",
+        "two.jpg": "2 images have this name: two.jpg, two.png",
         "unknown.png": ".txt: unknown class 'blue'; the classes are red, green, dining table",
-        "number.png": ".cls: '3' is no class number; write one of 0..2",
-        "letters.png": ".cls: 'red' is no class number; write one of 0..2",
+        "number.png": ".cls: '3' is not a class number; write one of 0..2",
+        "letters.png": ".cls: 'red' is not a class number; write one of 0..2",
         "list.png": ".json: not a list of class names",
         "broken.png": ".json: is no JSON (Expecting property name",
         "bytes.png": ".txt: is no text in UTF-8; save it as such",
@@ -383,7 +383,7 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
     }.items():
         assert problem in problems[name]
     assert set(untar(tmp_path / "out/apart.tar")) == {"k.png", "k.json", "l.png", "l.json"}
-    again = label.run(job(source, tmp_path / "out"))
+    again = labelling.run(job(source, tmp_path / "out"))
     assert (again.written, again.failed) == (0, 13)  # the shard is done; pictures without a mask are tried again
 
 
@@ -394,9 +394,9 @@ def test_json_files_that_say_nothing_of_labels_are_counted(tmp_path: Path, label
     (source / "a.png").write_bytes(picture(0))
     (source / "a.json").write_text('{"label": "red", "shapes": []}')
     (source / "s.tar").write_bytes(tar([("b.png", picture(0)), ("b.json", b"{}"), ("c.png", picture(0))]))
-    tally = label.run(replace(job(source, tmp_path / "out"), labels=labels))
+    tally = labelling.run(replace(job(source, tmp_path / "out"), read_labels=labels))
     assert (tally.written, tally.failed) == (3, 0) and tally.complete
-    assert tally.passed['(.json without "labels")'] == count
+    assert tally.ignored['(.json without "labels")'] == count
 
 
 def test_what_the_machine_lacks_for_one_picture_is_of_that_picture(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_what_the_machine_lacks_for_one_picture_is_of_that_picture(tmp_path: Pat
 
     (tmp_path / "s.tar").write_bytes(SHARD)
     model = Stub(too_large)
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out", model)) == label.Tally(written=2, failed=1)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out", model)) == labelling.Tally(written=2, failed=1)
     assert failures(tmp_path / "out") == [["s.tar/1", "a picture of 100 megapixels"]]
 
 
@@ -417,9 +417,9 @@ def test_a_device_that_fails_leaves_its_shard_for_a_later_run(tmp_path: Path) ->
             raise RuntimeError("the device is lost")
 
     (tmp_path / "s.tar").write_bytes(SHARD)
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out", Stub(fails))) == label.Tally(failed=1)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out", Stub(fails))) == labelling.Tally(failed=1)
     assert failures(tmp_path / "out") == [["s.tar", "the device is lost"]]
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out")) == label.Tally(written=3)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out")) == labelling.Tally(written=3)
 
 
 @pytest.mark.parametrize("recovers", [True, False])
@@ -433,19 +433,19 @@ def test_a_device_that_fails_time_and_again_stops_the_run(
         if not (recovers and next(calls) % 3 == 2):
             raise RuntimeError("the device is lost")
 
-    monkeypatch.setattr(label, "IN_A_ROW", 3)
+    monkeypatch.setattr(work, "FAILURES_IN_A_ROW", 3)
     for shard in source.rglob("*.tar"):
         shard.unlink()
     (source / "a.png").write_bytes(b"damaged")
     out = tmp_path / "out"
     if recovers:
-        assert label.run(job(source, out, Stub(fails))) == label.Tally(written=2, failed=5)
+        assert labelling.run(job(source, out, Stub(fails))) == labelling.Tally(written=2, failed=5)
     else:
         with pytest.raises(RunError, match=r"3 times in a row.*the device is lost.*run the same command again"):
-            label.run(job(source, out, Stub(fails)))
+            labelling.run(job(source, out, Stub(fails)))
         assert [problem for _, problem in failures(out)].count("the device is lost") == 3
     (source / "a.png").write_bytes(picture(0))
-    label.run(job(source, out))
+    labelling.run(job(source, out))
     assert len([name for name in seen(out) if name.endswith(".png")]) == 7
 
 
@@ -458,7 +458,7 @@ def test_a_folder_that_cannot_be_read_is_listed(source: Path, tmp_path: Path, mo
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(written=11, failed=1)
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(written=11, failed=1)
     problem = "this folder cannot be read (Permission denied); change its permissions"
     assert failures(tmp_path / "out") == [["x/y/", problem]]
 
@@ -485,7 +485,7 @@ def test_all_kinds_of_images_are_labelled(shard: bool, tmp_path: Path) -> None:
         (source / "d.1").mkdir()
         for name, content in members.items():
             (source / name).write_bytes(content)
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(written=13)
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(written=13)
     written = untar(tmp_path / "out/s.tar") if shard else files(tmp_path / "out")
     masks_of = {f"{name.rpartition('.')[0]}.png" for name in members}
     assert {name for name in written if name.endswith(".png")} == masks_of
@@ -497,7 +497,7 @@ def test_an_image_of_a_shard_takes_the_labels_of_its_name_or_of_its_key(tmp_path
     members = [("x.input.png", picture(0)), ("x.cls", b"2"), ("y.a.png", picture(1)), ("y.a.txt", b"red")]
     members += [("y.json", b'["green"]'), ("y.meta.json", b"{}")]
     (tmp_path / "s.tar").write_bytes(tar(members))
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out", model := Stub())) == label.Tally(written=2)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out", model := Stub())) == labelling.Tally(written=2)
     assert model.asked == [("dining table",), ("red",)]
     assert list(untar(tmp_path / "out/s.tar")) == ["x.input.png", "x.input.json", "y.a.png", "y.a.json"]
 
@@ -507,8 +507,8 @@ def test_labels_of_a_shard_that_belong_to_no_image_are_counted(tmp_path: Path) -
     members += [("z.out.cls", b"0"), ("v.png", picture(2)), ("v.txt", b"red"), ("v.meta.json", b"{}")]
     (tmp_path / "s.tar").write_bytes(tar(members))
     passed = Counter({".png.json": 1, ".out.txt": 1, ".out.cls": 1})
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out")) == label.Tally(written=3, passed=passed)
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "free", labels=False)) == label.Tally(written=3)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out")) == labelling.Tally(written=3, ignored=passed)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "free", read_labels=False)) == labelling.Tally(written=3)
 
 
 @pytest.mark.parametrize(
@@ -526,8 +526,8 @@ def test_a_shard_without_a_mask_is_not_written_and_tried_again(
     (tmp_path / "s.tar").write_bytes(tar(members.items()))
     for _ in range(2):
         (tmp_path / "out/failures.csv").unlink(missing_ok=True)
-        tally = label.run(job(tmp_path / "s.tar", tmp_path / "out"))
-        assert tally == label.Tally(failed=len(problems), passed=Counter(passed))
+        tally = labelling.run(job(tmp_path / "s.tar", tmp_path / "out"))
+        assert tally == labelling.Tally(failed=len(problems), ignored=Counter(passed))
         assert not tally.complete
         found = [problem for _, problem in failures(tmp_path / "out")]
         assert all(start in problem for start, problem in zip(problems, found, strict=True))
@@ -547,9 +547,9 @@ def test_an_empty_shard_or_file_of_an_earlier_version_is_not_done(
     (tmp_path / "out/a.png").write_bytes(b"")
     if piped:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(SHARD)))
-    for tally in (label.Tally(written=3 if piped else 4), label.Tally(skipped=2)):
+    for tally in (labelling.Tally(written=3 if piped else 4), labelling.Tally(skipped=2)):
         if not (piped and tally.skipped):
-            assert label.run(job(label.STDIN if piped else source, tmp_path / "out")) == tally
+            assert labelling.run(job(labelling.STDIN if piped else source, tmp_path / "out")) == tally
     assert len(untar(tmp_path / f"out/{'stdin' if piped else 's'}.tar")) == 6
 
 
@@ -570,23 +570,25 @@ def test_a_link_in_a_shard_is_a_failure_and_no_empty_file(kind: bytes, tmp_path:
         add("c.png", None)
         add("d.png", picture(0))
         add("d.json", b"[]")
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out", model := Stub())) == label.Tally(written=2, failed=2)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out", model := Stub())) == labelling.Tally(
+        written=2, failed=2
+    )
     assert model.asked == [("red",)]
     assert list(untar(tmp_path / "out/s.tar")) == ["a.png", "a.json", "d.png", "d.json"]
     (b, labels), (c, image) = sorted(failures(tmp_path / "out"))
     assert (b, c) == ("s.tar/b", "s.tar/c.png")
     assert "this label file is a link" in labels and "this image is a link" in image
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "free", labels=False)).written == 3  # labels are not read
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "free", read_labels=False)).written == 3
 
 
 def test_no_two_masks_of_a_shard_have_one_name(tmp_path: Path) -> None:
     names = ["a.png", "b.png", "a.png", "./b.png", "c.png", "c.JPG", "d.png", "d.png", "e.x.png", "e.x.bmp", "f.png"]
     (tmp_path / "s.tar").write_bytes(tar((name, picture(0)) for name in names))
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out")) == label.Tally(written=3, failed=8)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out")) == labelling.Tally(written=3, failed=8)
     assert [name for name in untar(tmp_path / "out/s.tar") if name.endswith("png")] == ["a.png", "b.png", "f.png"]
     problems = failures(tmp_path / "out")
     assert sorted(name for name, _ in problems) == sorted(f"s.tar/{name}" for name in names[2:4] + names[4:10])
-    assert "2 images of this name: c.JPG, c.png; give each a name of its own" in dict(problems)["s.tar/c.png"]
+    assert "2 images have this name: c.JPG, c.png; give each image its own name" in dict(problems)["s.tar/c.png"]
     assert "a second image of this name" in dict(problems)["s.tar/./b.png"]
 
 
@@ -596,11 +598,11 @@ def test_images_of_one_name_in_a_folder_fail_and_go_on_failing(tmp_path: Path) -
         (source / name).write_bytes(picture(0))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/cat.png").write_bytes(picture(0))  # by a version that took the first
-    for tally in (label.Tally(written=3, failed=6), label.Tally(skipped=3, failed=6)):
-        assert label.run(job(source, tmp_path / "out")) == tally
+    for tally in (labelling.Tally(written=3, failed=6), labelling.Tally(skipped=3, failed=6)):
+        assert labelling.run(job(source, tmp_path / "out")) == tally
     assert set(files(tmp_path / "out")) == {"cat.png", "ok.png", "ok.v2.png", "Ok.png", "failures.csv"}
-    assert all("2 images of this name" in problem for _, problem in failures(tmp_path / "out"))
-    parts = [label.run(job(source, tmp_path / "parts", part=Part(index, 3))) for index in range(3)]
+    assert all("2 images have this name" in problem for _, problem in failures(tmp_path / "out"))
+    parts = [labelling.run(job(source, tmp_path / "parts", part=Part(index, 3))) for index in range(3)]
     assert sum(part.failed for part in parts) == 6 and sum(part.written for part in parts) == 3
 
 
@@ -610,12 +612,14 @@ def test_labels_beside_an_image_are_found_in_any_case(suffix: str, tmp_path: Pat
     (source / "IMG_1.PNG").write_bytes(picture(0))
     (source / f"IMG_1{suffix}").write_text("red")
     (source / "IMG_2.png").write_bytes(picture(1))
-    label.run(job(source, tmp_path / "out", model := Stub()))
+    labelling.run(job(source, tmp_path / "out", model := Stub()))
     assert Counter(model.asked) == {("red",): 1, None: 1}
     (source / "IMG_1.TxT").write_text("green")
     (tmp_path / "out/IMG_1.png").unlink()
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(skipped=1, failed=1)
-    assert failures(tmp_path / "out") == [["IMG_1.PNG", ".txt: 2 such files of one name; keep one"]]
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(skipped=1, failed=1)
+    assert failures(tmp_path / "out") == [
+        ["IMG_1.PNG", ".txt: there are 2 files of this suffix for one image; keep one"]
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".json", ".cls"])
@@ -628,15 +632,15 @@ def test_a_label_file_without_a_byte_is_a_failure(suffix: str, shard: bool, tmp_
     else:
         for name, content in members:
             (source / name).write_bytes(content)
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(written=1, failed=1)
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(written=1, failed=1)
     ((_, problem),) = failures(tmp_path / "out")
-    assert problem.startswith(f"{suffix}: is empty; write [] into a .json file if the image shows background alone")
+    assert problem.startswith(f"{suffix}: is empty; if the image shows background alone, write [] into a .json file")
 
 
 def test_labels_that_are_nested_beyond_reason_are_of_that_image(tmp_path: Path) -> None:
     members = [("a.png", picture(0)), ("a.json", b"[" * 100_000), ("b.png", picture(1))]
     (tmp_path / "s.tar").write_bytes(tar(members))
-    assert label.run(job(tmp_path / "s.tar", tmp_path / "out")) == label.Tally(written=1, failed=1)
+    assert labelling.run(job(tmp_path / "s.tar", tmp_path / "out")) == labelling.Tally(written=1, failed=1)
 
 
 def test_what_is_passed_over_is_said_in_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -645,13 +649,13 @@ def test_what_is_passed_over_is_said_in_the_last_line(tmp_path: Path, capsys: py
         (source / name).write_bytes(b"?")
     (tmp_path / "elsewhere").mkdir()
     (source / "more").symlink_to(tmp_path / "elsewhere")
-    kinds = "6 files were passed over: 2 .heic, 1 (labels without an image), 1 (linked folder), 1 .svg, 1 .tar.gz"
-    tally = label.run(job(source, tmp_path / "out"))
+    kinds = "6 files were ignored: 2 .heic, 1 (labels without an image), 1 (linked folder), 1 .svg, 1 .tar.gz"
+    tally = labelling.run(job(source, tmp_path / "out"))
     assert capsys.readouterr().out == f"0 masks written, 0 done before, 0 failed; {kinds}\n"
     assert not tally.complete
     (source / "g.png").write_bytes(picture(0))
-    assert label.run(job(source, tmp_path / "out")).complete
-    assert label.run(job(source, tmp_path / "out")).complete  # done before
+    assert labelling.run(job(source, tmp_path / "out")).complete
+    assert labelling.run(job(source, tmp_path / "out")).complete  # done before
     assert capsys.readouterr().out.endswith(f"0 masks written, 1 done before, 0 failed; {kinds}\n")
 
 
@@ -661,15 +665,15 @@ def test_labels_that_belong_to_no_image_are_counted(tmp_path: Path, capsys: pyte
         (source / name).write_bytes(picture(0))
     for name in ("cat.txt", "dog.jpg.json", "e\u0301.CLS", "dog.txt", ".e.txt", "e.xml"):
         (source / name).write_text("red")
-    assert label.run(job(source.parent, tmp_path / "out")).complete
-    line = "3 masks written, 0 done before, 0 failed; 3 files were passed over: 3 (labels without an image)\n"
+    assert labelling.run(job(source.parent, tmp_path / "out")).complete
+    line = "3 masks written, 0 done before, 0 failed; 3 files were ignored: 3 (labels without an image)\n"
     assert capsys.readouterr().out == line
-    label.run(job(source.parent, tmp_path / "free", labels=False))
+    labelling.run(job(source.parent, tmp_path / "free", read_labels=False))
     assert capsys.readouterr().out == "3 masks written, 0 done before, 0 failed\n"
     for path in [path for path in source.iterdir() if path.suffix in (".png", ".jpg")]:
         path.unlink()
     with pytest.raises(DataError, match="holds neither images"):
-        label.run(job(source.parent, tmp_path / "none"))
+        labelling.run(job(source.parent, tmp_path / "none"))
 
 
 def test_what_is_no_file_or_can_have_no_mask_is_of_that_image(tmp_path: Path) -> None:
@@ -682,7 +686,7 @@ def test_what_is_no_file_or_can_have_no_mask_is_of_that_image(tmp_path: Path) ->
     os.mkfifo(source / "pipe.png")
     for name in ("taken.png", "taken.tar"):
         (tmp_path / "out" / name).mkdir(parents=True)
-    assert label.run(job(source, tmp_path / "out")) == label.Tally(written=3, failed=6)
+    assert labelling.run(job(source, tmp_path / "out")) == labelling.Tally(written=3, failed=6)
     problems = {name[:7]: problem for name, problem in failures(tmp_path / "out")}
     assert "the name is too long" in problems["n" * 7]
     assert "a folder has this name" in problems["taken.p"] and "a folder has this name" in problems["taken.t"]
@@ -694,7 +698,7 @@ def test_an_image_that_is_gone_meanwhile_is_one_line(source: Path, tmp_path: Pat
         for path in source.rglob("*.png"):
             path.unlink()
 
-    tally = label.run(job(source, tmp_path / "out", Stub(remove), threads=1))
+    tally = labelling.run(job(source, tmp_path / "out", Stub(remove), threads=1))
     problems = {problem for name, problem in failures(tmp_path / "out")}
     assert problems == {"no such image; restore the file or correct its path"}
     assert tally.failed == len(failures(tmp_path / "out")) > 0
@@ -708,7 +712,7 @@ def test_a_source_that_may_not_be_read_is_an_error(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"source: this folder cannot be read \(Permission denied\)"):
-        label.run(job(source, tmp_path / "out"))
+        labelling.run(job(source, tmp_path / "out"))
 
 
 STEMS = st.sampled_from(["a", "b", "a.b", "._a", "é", "n" * 248])
@@ -775,7 +779,7 @@ def test_every_image_is_written_or_failed_or_passed_over(
             else:
                 (source / name).write_bytes(data)
     try:
-        tally = label.run(job(source, folder / "out"))
+        tally = labelling.run(job(source, folder / "out"))
     except DataError as error:
         assert not names and "holds neither images" in str(error)
         return
@@ -792,15 +796,15 @@ def test_every_image_is_written_or_failed_or_passed_over(
         stray = [problem for _, problem in failures(folder / "out") if "labels" in problem] if listed else []
         stray = [problem for problem in stray if problem.startswith("no image has")]
         assert tally.failed == len(listed)
-        units = sum(count for kind, count in tally.passed.items() if not kind.endswith((".txt", ".json", ".cls")))
+        units = sum(count for kind, count in tally.ignored.items() if not kind.endswith((".txt", ".json", ".cls")))
         assert tally.written + len(alone) - len(stray) + units == len(names)
     else:
         assert tally.written == len([name for name in done if name.endswith(".png")])
-        units = tally.passed.total() - tally.passed[ALONE]
+        units = tally.ignored.total() - tally.ignored[ALONE]
         assert tally.written + tally.failed + units == len(names)
         assert tally.complete == (not tally.failed and (tally.written > 0 or not units))
         assert set(listed) <= set(names)
-    again = label.run(job(source, folder / "out"))
+    again = labelling.run(job(source, folder / "out"))
     assert (again.written, again.complete) == (0, tally.complete or (in_shard and tally.written > 0))
 
 
@@ -814,17 +818,17 @@ def test_a_run_that_is_stopped_continues_and_ends_the_same(
 ) -> None:
     folder = tmp_path_factory.mktemp("crash")
     source = collection(folder / "source")
-    label.run(job(source, folder / "whole"))
+    labelling.run(job(source, folder / "whole"))
 
     def stop(count: int) -> None:
         if count == crash:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        label.run(job(source, folder / "out", first := Stub(stop)))
+        labelling.run(job(source, folder / "out", first := Stub(stop)))
     whole, part = files(folder / "whole"), files(folder / "out") if (folder / "out").exists() else {}
     assert part.items() <= whole.items()  # whole files or none
-    tally = label.run(job(source, folder / "out", second := Stub()))
+    tally = labelling.run(job(source, folder / "out", second := Stub()))
     assert files(folder / "out") == whole
     assert tally.skipped == len(part)
     lost = len(first.asked) + len(second.asked) - 13
@@ -832,18 +836,18 @@ def test_a_run_that_is_stopped_continues_and_ends_the_same(
 
 
 def test_a_process_that_is_killed_leaves_nothing_that_a_later_run_does_not_mend(source: Path, tmp_path: Path) -> None:
-    label.run(job(source, tmp_path / "whole"))
+    labelling.run(job(source, tmp_path / "whole"))
     process = multiprocessing.get_context("spawn").Process(target=_label_slowly, args=(source, tmp_path / "out"))
     process.start()
     wait_for(lambda: any((tmp_path / "out").rglob("[!.]*.png")) or not process.is_alive())
     process.kill()
     process.join()
-    label.run(job(source, tmp_path / "out"))
+    labelling.run(job(source, tmp_path / "out"))
     assert seen(tmp_path / "out") == files(tmp_path / "whole")
 
 
 def _label_slowly(source: Path, out: Path) -> None:
-    label.run(job(source, out, Stub(lambda count: time.sleep(0.02))))
+    labelling.run(job(source, out, Stub(lambda count: time.sleep(0.02))))
 
 
 # ------------------------------------------------------------------------------------------- parts
@@ -863,8 +867,8 @@ def test_parts_are_of_one_size_and_the_same_on_every_machine() -> None:
 
 
 def test_the_parts_are_together_the_whole(source: Path, tmp_path: Path) -> None:
-    label.run(job(source, tmp_path / "whole"))
-    tallies = [label.run(job(source, tmp_path / "out", part=Part.parse(f"{index}/3"))) for index in range(3)]
+    labelling.run(job(source, tmp_path / "whole"))
+    tallies = [labelling.run(job(source, tmp_path / "out", part=Part.parse(f"{index}/3"))) for index in range(3)]
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert sum(tally.written for tally in tallies) == 13
     assert sum(tally.skipped for tally in tallies) == 0
@@ -875,14 +879,20 @@ def test_parts_list_failures_in_files_of_their_own(tmp_path: Path) -> None:
     for number in range(9):
         (source / f"{number}.png").write_text("no picture")
     for index in range(2):
-        label.run(job(source, tmp_path / "out", part=Part(index, 2)))
+        labelling.run(job(source, tmp_path / "out", part=Part(index, 2)))
     lists = [(tmp_path / f"out/failures-{index}-of-2.csv").read_text().splitlines() for index in range(2)]
     assert sorted(line[:5] for lines in lists for line in lines[1:]) == [f"{number}.png" for number in range(9)]
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("2/2", "the last N-1/N"), ("1", "write I/N"), ("-1/2", "write I/N"), ("a/b", "write I/N"), ("0/0", "write I/N")],
+    [
+        ("2/2", "the last is N-1/N"),
+        ("1", "write I/N"),
+        ("-1/2", "write I/N"),
+        ("a/b", "write I/N"),
+        ("0/0", "write I/N"),
+    ],
 )
 def test_a_part_that_is_none_is_an_error(text: str, problem: str) -> None:
     with pytest.raises(RecipeError, match=problem):
@@ -894,11 +904,11 @@ def test_a_part_that_is_none_is_an_error(text: str, problem: str) -> None:
     [
         ("nowhere", {}, "neither a folder nor a .tar file"),
         ("source/a.png", {}, "neither a folder nor a .tar file"),
-        ("source", {"out": "source/masks"}, "lies in the other"),
-        ("source", {"out": "."}, "lies in the other"),
-        ("source/s0.tar", {"out": "source"}, "lies in the other"),
+        ("source", {"out": "source/masks"}, "contain each other"),
+        ("source", {"out": "."}, "contain each other"),
+        ("source/s0.tar", {"out": "source"}, "contain each other"),
         ("empty", {}, "holds neither images"),
-        ("-", {"part": Part(0, 2)}, "a stream is not divided"),
+        ("-", {"part": Part(0, 2)}, "a stream cannot be divided"),
     ],
 )
 def test_what_cannot_be_labelled_is_an_error_of_one_line(
@@ -909,7 +919,7 @@ def test_what_cannot_be_labelled_is_an_error_of_one_line(
     monkeypatch.chdir(tmp_path)
     wanted = job(Path(source), Path(str(changes.pop("out", "out"))), **changes)
     with pytest.raises(BaosegError, match=problem) as caught:
-        label.run(wanted)
+        labelling.run(wanted)
     assert "\n" not in str(caught.value)
 
 
@@ -917,12 +927,12 @@ def test_settings_that_make_no_sense_are_errors(source: Path, tmp_path: Path) ->
     with pytest.raises(RecipeError, match="at least one thread"):
         job(source, tmp_path / "out", threads=0)
     with pytest.raises(RecipeError, match="Ray divides the collection itself"):
-        label.run(job(source, tmp_path / "out", part=Part(0, 2)), cluster=Cluster(parts=2))
-    with pytest.raises(RecipeError, match="at least one part"):
+        labelling.run(job(source, tmp_path / "out", part=Part(0, 2)), cluster=Cluster(parts=2))
+    with pytest.raises(RecipeError, match="give at least 1"):
         Cluster(parts=0)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match="a file is in the way"):
-        label.run(job(source, tmp_path / "file/out"))
+        labelling.run(job(source, tmp_path / "file/out"))
 
 
 # -------------------------------------------------------------------------- order, memory, progress
@@ -939,11 +949,11 @@ def test_what_is_decoded_ahead_comes_in_order_and_not_too_far_ahead(delays: list
             taken += 1
             yield item
 
-    def decode(item: tuple[int, int]) -> label.Picture:
+    def decode(item: tuple[int, int]) -> work.DecodedImage:
         time.sleep(item[1] / 1000)
-        return label.Picture(torch.full((3, 1, 1), item[0], dtype=torch.uint8), None)
+        return work.DecodedImage(torch.full((3, 1, 1), item[0], dtype=torch.uint8), None)
 
-    for number, ((index, _), decoded) in enumerate(label.ahead(decode, items(), threads)):
+    for number, ((index, _), decoded) in enumerate(work.ahead(decode, items(), threads)):
         assert number == index == int(decoded.result().image[0, 0, 0])
         assert taken <= number + threads + 1
 
@@ -978,7 +988,7 @@ def test_memory_does_not_grow_with_the_pictures_of_a_shard(tmp_path: Path, monke
     def peak(count: int) -> int:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Endless(count)))
         tracemalloc.start()
-        assert label.run(job(label.STDIN, tmp_path / str(count), Forgetful())).written == count
+        assert labelling.run(job(labelling.STDIN, tmp_path / str(count), Forgetful())).written == count
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return highest
@@ -994,7 +1004,7 @@ def test_memory_grows_by_a_hash_for_each_name_of_a_folder(tmp_path: Path) -> Non
         for number in range(count):
             (folder / f"{number}.jpg").touch()
         tracemalloc.start()
-        walk = Walk(folder, failed=pytest.fail, passed=pytest.fail, shards=True, beside=label.LABELS)
+        walk = Walk(folder, failed=pytest.fail, ignored=pytest.fail, shards=True, beside=work.LABELS)
         assert sum(Part(0, 1).has(name) for name in walk.names()) == count
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -1008,8 +1018,8 @@ def test_memory_grows_by_a_hash_for_each_name_of_a_folder(tmp_path: Path) -> Non
 def test_a_long_run_says_how_it_goes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(label, "LOG_SECONDS", 0.0)
-    label.run(job(source, tmp_path / "out"))
+    monkeypatch.setattr(work, "LOG_SECONDS", 0.0)
+    labelling.run(job(source, tmp_path / "out"))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 14
     assert lines[-2].startswith("part 0/1: 13 masks, ")
@@ -1033,7 +1043,7 @@ def ray() -> Iterator[object]:
 
 
 def test_a_ray_worker_that_is_killed_midway_costs_nothing(ray: object, source: Path, tmp_path: Path) -> None:
-    label.run(job(source, tmp_path / "whole"))
+    labelling.run(job(source, tmp_path / "whole"))
     (signs := tmp_path / "signs").mkdir()
 
     def kill() -> None:
@@ -1042,7 +1052,7 @@ def test_a_ray_worker_that_is_killed_midway_costs_nothing(ray: object, source: P
         (signs / "killed").touch()
 
     (killer := threading.Thread(target=kill)).start()
-    tally = label.run(replace(job(source, tmp_path / "out"), make=partial(Waiting, signs)), cluster=Cluster())
+    tally = labelling.run(replace(job(source, tmp_path / "out"), make=partial(Waiting, signs)), cluster=Cluster())
     killer.join()
     assert (signs / "killed").exists()
     assert tally.failed == 0
@@ -1058,21 +1068,21 @@ def test_a_part_that_dies_time_and_again_is_listed_and_the_others_are_done(ray: 
         (source / name).write_bytes(picture(number))
     deadly = next(name for name, part in parts.items() if part == 0)
     (source / deadly).with_suffix(".txt").write_text("red")
-    tally = label.run(replace(job(source, tmp_path / "out"), make=Deadly), cluster=Cluster(parts=2, retries=0))
-    assert tally == label.Tally(written=sum(parts.values()), failed=1)
+    tally = labelling.run(replace(job(source, tmp_path / "out"), make=Deadly), cluster=Cluster(parts=2, retries=0))
+    assert tally == labelling.Tally(written=sum(parts.values()), failed=1)
     _, line = (tmp_path / "out/failures-0-of-2.csv").read_text().splitlines()
     assert line.startswith("part 0/2,")
 
 
 def test_a_cluster_without_what_a_part_takes_is_an_error(ray: object, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no place for a part, which takes 1 CPU and 99 GPU"):
-        label.run(job(source, tmp_path / "out"), cluster=Cluster(gpus=99.0))
+    with pytest.raises(RecipeError, match="no machine has 1 CPU and 99 GPU free for a part"):
+        labelling.run(job(source, tmp_path / "out"), cluster=Cluster(gpus=99.0))
 
 
 def test_an_error_on_a_worker_is_the_error_of_the_run(ray: object, source: Path, tmp_path: Path) -> None:
     wanted = replace(job(source, tmp_path / "out"), make=partial(load, tmp_path / "none.safetensors"))
     with pytest.raises(CheckpointError, match=r"none\.safetensors") as caught:
-        label.run(wanted, cluster=Cluster(parts=2))
+        labelling.run(wanted, cluster=Cluster(parts=2))
     assert "\n" not in str(caught.value)
 
 
@@ -1081,4 +1091,4 @@ def test_without_ray_its_engine_is_an_error_of_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RecipeError, match=r"pip install 'baoseg\[ray\]'"):
-        label.run(job(source, tmp_path / "out"), cluster=Cluster(parts=2))
+        labelling.run(job(source, tmp_path / "out"), cluster=Cluster(parts=2))

@@ -34,10 +34,10 @@ from baoseg.cli.prepare import folder as command
 from baoseg.core.errors import DataError
 from baoseg.core.types import ClassSet
 from baoseg.data import Folder, prepare
-from baoseg.data.collection import ALONE
 from baoseg.data.images import read_image, voc_palette, write_mask
-from baoseg.predict import label, predict
-from baoseg.predict.label import Job
+from baoseg.data.walk import ALONE
+from baoseg.predict import collection, predict
+from baoseg.predict.collection import Job
 
 EXAMPLES = int(os.environ.get("BAOSEG_EXAMPLES", "0"))
 VOID = 255
@@ -977,7 +977,7 @@ def test_each_image_of_a_collection_is_labelled_as_meant_or_named(given: tuple[i
     with temporary() as root, contextlib.redirect_stdout(io.StringIO()):
         files.write(root / "in")
         out = root / "out"
-        tally = label.run(Job(source=root / "in", out=out, make=Model, threads=1))
+        tally = collection.run(Job(source=root / "in", out=out, make=Model, threads=1))
         masks, failed = masks_in(out), failures_in(out)
         assert len(masks) == tally.written and len(failed) == tally.failed
         assert all("\n" not in name + problem and problem for name, problem in failed)
@@ -985,11 +985,11 @@ def test_each_image_of_a_collection_is_labelled_as_meant_or_named(given: tuple[i
             mask = masks.get(photo.mask)
             code = PREDICTED if photo.labels is None else coded(photo.labels)
             right = mask is not None and np.array_equal(mask, np.full(photo.pixels.shape[:2], code))
-            assert right or is_named(photo, failed, tally.passed), (photo.place, photo.labels, failed, tally)
+            assert right or is_named(photo, failed, tally.ignored), (photo.place, photo.labels, failed, tally)
         told = {'(.json without "labels")'}  # it may be about something else, which is no fault
-        assert faults or (not failed and set(tally.passed) <= told), (failed, tally)
-        assert tally.complete == (not failed and not (tally.passed and not masks))
-        again = label.run(Job(source=root / "in", out=out, make=Model, threads=1))
+        assert faults or (not failed and set(tally.ignored) <= told), (failed, tally)
+        assert tally.complete == (not failed and not (tally.ignored and not masks))
+        again = collection.run(Job(source=root / "in", out=out, make=Model, threads=1))
         assert again.written == 0 and masks_in(out).keys() == masks.keys() and tally.complete <= (again.skipped > 0), (
             again
         )

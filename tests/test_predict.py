@@ -193,7 +193,7 @@ def test_images_whose_masks_would_be_one_file_fail_and_the_others_are_predicted(
     assert sorted(failed) == [tmp_path / "p" / name for name in ("cat.JPG", "cat.jpg", "dog.WEBP", "dog.png")]
     assert files(tmp_path / "out") == {"ok.png", "ok.v2.png", "one.png"}
     seen = capsys.readouterr()
-    assert seen.err.count("2 images of this name: ") == seen.err.count("\n") == 4
+    assert seen.err.count("2 images have this name: ") == seen.err.count("\n") == 4
     assert seen.out == f"{tmp_path / 'out'}: 3 written, 4 failed\n"
 
 
@@ -213,7 +213,7 @@ def test_what_is_passed_over_is_counted_and_failed_where_nothing_else_was_there(
         (tmp_path / "photos" / name).write_bytes(b"content")
     failed = predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out")
     assert sorted(path.name for path in failed) == ["IMG_1.HEIC", "IMG_2.heic", "all.zip", "plan.svg"]
-    last = "4 files were passed over: 2 .heic, 1 .svg, 1 .zip"
+    last = "4 files were ignored: 2 .heic, 1 .svg, 1 .zip"
     assert capsys.readouterr() == (f"{tmp_path / 'out'}: 0 written, 0 failed; {last}\n", "")
     write(tmp_path / "photos/cat.jfif.png").rename(tmp_path / "photos/cat.jfif")
     assert predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out") == []

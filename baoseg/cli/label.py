@@ -36,7 +36,7 @@ def label(
         no_labels: Do not read the labels beside pictures (NAME.json, .txt, .cls); the network predicts them.
         accelerator: auto takes a GPU where there is one; on Ray, cuda gives each part one and auto none.
     """
-    from baoseg.predict import label as labelling
+    from baoseg.predict import collection as labelling
     from baoseg.training.train import Hardware
 
     if parts is not None and engine == "local":
@@ -47,7 +47,7 @@ def label(
         make=partial(labelling.trained, model.resolve(), Hardware(accelerator=accelerator)),
         part=labelling.Part.parse(shard),
         threads=threads,
-        labels=not no_labels,
+        read_labels=not no_labels,
     )
     on_ray = labelling.Cluster(parts=parts, gpus=1.0 if accelerator == "cuda" else 0.0)
     tally = labelling.run(job, cluster=on_ray if engine == "ray" else None)

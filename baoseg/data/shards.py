@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from baoseg.core.errors import DataError
-from baoseg.data import collection
+from baoseg.data import walk
 
 STDIN = Path("-")
-SUFFIX = collection.SHARD
+SUFFIX = walk.SHARD
 
 
 class Member(NamedTuple):

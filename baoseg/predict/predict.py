@@ -25,7 +25,7 @@ from baoseg.core import progress
 from baoseg.core.errors import DataError, TargetError
 from baoseg.core.files import atomic, check_target
 from baoseg.core.types import BACKGROUND
-from baoseg.data import collection
+from baoseg.data import walk
 from baoseg.data.images import read_image, voc_palette, write_mask
 from baoseg.data.table_lines import parse_labels
 from baoseg.predict.labeler import Labeler
@@ -74,7 +74,7 @@ def each_image(
     there. `overlays` is their suffix, None for none. Raises DataError before any work where there is nothing to predict
     or an image would be overwritten; RunError where `out` cannot be written.
     """
-    collection.check_out(out)
+    walk.check_out(out)
     failed: list[Path] = []
     passed: dict[Path, str] = {}
     written = 0
@@ -95,7 +95,7 @@ def each_image(
             skip(source, str(error))
         except torch.OutOfMemoryError:
             skip(source, "too large for the memory of the device; use --accelerator cpu")
-    also = f"; {collection.passed_over(Counter(passed.values()))}" if passed else ""
+    also = f"; {walk.ignored_text(Counter(passed.values()))}" if passed else ""
     progress.say(f"{out}: {written} written, {len(failed)} failed{also}")
     return failed if failed or written else list(passed)
 
@@ -158,7 +158,7 @@ def find(
             sources.setdefault(mask, {}).setdefault(source.resolve(), source)
     for candidates in [list(found.values()) for found in sources.values() if len(found) > 1]:
         for source in candidates:
-            skip(source, str(collection.clash([str(each) for each in candidates])))
+            skip(source, str(walk.clash([str(each) for each in candidates])))
     found = {mask: next(iter(found.values())) for mask, found in sources.items() if len(found) == 1}
     originals = {source.resolve() for source in found.values()}
     targets = [*found, *(overlay_path(mask, out, overlays) for mask in found if overlays)]
@@ -187,8 +187,8 @@ def _in_folder(
         failed.append(name)
         skip(folder / name, str(error))
 
-    walk = collection.Walk(folder, failed=fail, passed=lambda name, kind: passed.update({folder / name: kind}))
-    names = sorted(walk.names())
+    found = walk.Walk(folder, failed=fail, ignored=lambda name, kind: passed.update({folder / name: kind}))
+    names = sorted(found.names())
     if not (names or failed or len(passed) > before):
         raise DataError(f"{folder}: holds no images (such as .jpg .png .webp .tif); name other files one by one")
     return [((out / name).with_suffix(".png"), folder / name) for name in names]

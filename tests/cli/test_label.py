@@ -10,7 +10,7 @@ import baoseg
 from baoseg import cli
 from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
-from baoseg.predict import label as labelling
+from baoseg.predict import collection as labelling
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_failure_is_exit_code_1_and_a_mistake_2(
     for mistake, problem in {
         ("--parts", "2"): "--parts 2: is for --engine ray",
         ("--shard", "2/2"): "--shard 2/2: write I/N",
-        ("--threads", "0"): "--threads 0: at least one",
+        ("--threads", "0"): "--threads 0: decoding needs at least one",
         ("--model", tmp_path / "none"): "none",
     }.items():
         assert bao(*words, *mistake) == 2
@@ -94,10 +94,10 @@ def test_what_is_passed_over_alone_is_exit_code_1(
     for path in source.iterdir():
         path.rename(path.with_suffix(".heic"))
     assert bao(*words) == 1
-    assert capsys.readouterr().out.endswith(" 0 failed; 3 files were passed over: 3 .heic\n")
+    assert capsys.readouterr().out.endswith(" 0 failed; 3 files were ignored: 3 .heic\n")
     (source / "0.heic").rename(source / "0.png")
     assert bao(*words) == 0
-    assert capsys.readouterr().out.endswith(" 0 failed; 2 files were passed over: 2 .heic\n")
+    assert capsys.readouterr().out.endswith(" 0 failed; 2 files were ignored: 2 .heic\n")
 
 
 def test_a_run_on_ray_asks_for_a_gpu_for_each_part_where_it_is_told_to(

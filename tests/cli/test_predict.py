@@ -88,7 +88,7 @@ def test_what_is_passed_over_alone_is_exit_code_1(
     with pytest.raises(SystemExit) as end:
         bao(model, tmp_path / "phone", "--out", tmp_path / "out", *CPU)
     assert end.value.code == 1
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 written, 0 failed; 1 file was passed over: 1 .heic\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 written, 0 failed; 1 file was ignored: 1 .heic\n"
 
 
 @pytest.mark.usefixtures("model", "photos")

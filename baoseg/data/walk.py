@@ -1,7 +1,8 @@
-"""What a folder holds for the verbs that search it: images, shards, and what they pass over.
+"""A walk through a folder: images, shards, and files that are ignored (for `bao predict` and `bao label`).
 
-Names come in two passes over each folder. The first notes a hash of each image's stem, 8 bytes, to find images whose
-masks would be one file, and how the suffixes of label files are spelled. The second gives the names one by one.
+The walk reads each folder twice. The first time it notes an 8-byte hash of the stem of each image, to find images whose
+masks would have the same file name, and the spellings of the suffixes of label files. The second time it yields the
+names one by one.
 """
 
 import os
@@ -26,12 +27,12 @@ ALONE = "(labels without an image)"
 
 
 class Walk:
-    """A walk through a folder and the folders in it. Hidden files and folders are left out, without a word.
+    """A walk through a folder and all folders in it. Hidden files and folders are left out without a message.
 
-    `failed` is told of folders that cannot be read, images that are no files and images of one name; `passed` of what
-    looks like images or shards and is not taken, with its suffix, of links to folders, which are not followed, and of
-    files with a suffix in `beside` that have the name of no image. Both get paths relative to the folder; "" is the
-    folder itself.
+    The walk calls `failed(path, error)` for a folder that cannot be read, for an image that is not a file, and for
+    images with the same name. It calls `ignored(path, kind)` for files that look like images or shards but are not
+    read (the kind is the suffix), for links to folders, which are not followed, and for label files (suffixes in
+    `beside`) without an image of their name. Paths are relative to the folder; "" is the folder itself.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class Walk:
         root: Path,
         *,
         failed: Callable[[str, DataError], None],
-        passed: Callable[[str, str], None],
+        ignored: Callable[[str, str], None],
         shards: bool = False,
         beside: Collection[str] = (),
     ) -> None:
         self.root = root
         self.images = image_suffixes()
         self.taken = self.images | ({SHARD} if shards else set())
-        self.passed_over = (unread_suffixes() | _ARCHIVES) - self.taken
+        self.not_read = (unread_suffixes() | _ARCHIVES) - self.taken
         self.spellings: frozenset[str] = frozenset()  # of the suffixes in `beside`, in the folders up to now
         self._beside = beside
         self._failed = failed
-        self._passed = passed
+        self._ignored = ignored
 
     def names(self, below: str = "") -> Iterator[str]:
-        """Images and shards, as paths relative to the folder, in the order of the file system."""
+        """Yields images and shards as paths relative to the folder, in the order of the file system."""
         clashes: dict[str, list[str]] = {}
         try:
             repeated, alone = self._look(below)
@@ -64,7 +65,7 @@ class Walk:
                     if entry.is_dir(follow_symlinks=False):
                         yield from self.names(f"{below}{entry.name}/")
                     elif alone and suffix_of(entry.name) in self._beside and _hash(entry.name) in alone:
-                        self._passed(f"{below}{entry.name}", ALONE)
+                        self._ignored(f"{below}{entry.name}", ALONE)
                     elif self._is_taken(entry, below):
                         if repeated and self._is_image(entry.name) and _hash(entry.name) in repeated:
                             clashes.setdefault(posixpath.splitext(entry.name)[0], []).append(entry.name)
@@ -73,14 +74,14 @@ class Walk:
         except OSError as error:
             self._failed(below, DataError(f"this folder cannot be read ({error.strerror}); change its permissions"))
         for names in clashes.values():
-            if len(names) == 1:  # only its hash was that of another stem, or the other is gone
+            if len(names) == 1:  # two stems have the same hash, or the other file is gone by now
                 yield f"{below}{names[0]}"
                 continue
             for name in names:
                 self._failed(f"{below}{name}", clash(names))
 
     def _look(self, below: str) -> tuple[set[int], set[int]]:
-        """The hashes that more than one stem of an image in this folder has, and those of label files alone."""
+        """Hashes of stems that several images of this folder have, and hashes of label files without an image."""
         hashes, of_labels = array("q"), array("q")
         with os.scandir(self.root / below) as entries:
             for entry in entries:
@@ -102,18 +103,18 @@ class Walk:
         return set(repeated.tolist()), {label for label in of_labels if not _is_in(ordered, label)}
 
     def _is_taken(self, entry: "os.DirEntry[str]", below: str) -> bool:
-        """Whether this is an image or a shard that can be read; of what looks like one and cannot, others are told."""
+        """Whether this is an image or a shard to read. Calls `failed` or `ignored` if it only looks like one."""
         suffix = suffix_of(entry.name)
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a link to itself, or to where one may not look
+        except OSError:  # a link to itself, or to a folder without permission
             is_folder = is_file = False
         if is_folder:
-            self._passed(f"{below}{entry.name}", LINK)
+            self._ignored(f"{below}{entry.name}", LINK)
         elif suffix in self.taken and not is_file:
-            self._failed(f"{below}{entry.name}", DataError("not a file, but a link that leads nowhere, or a device"))
-        elif suffix in self.passed_over:
-            self._passed(f"{below}{entry.name}", suffix)
+            self._failed(f"{below}{entry.name}", DataError("not a file, but a device or a link to a missing file"))
+        elif suffix in self.not_read:
+            self._ignored(f"{below}{entry.name}", suffix)
         return is_file and suffix in self.taken
 
     def _is_image(self, name: str) -> bool:
@@ -121,28 +122,28 @@ class Walk:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in small letters; both of them for a packed archive, as in .tar.gz."""
+    """The suffix in lower case; both suffixes for a compressed archive (.tar.gz)."""
     stem, suffix = posixpath.splitext(name.lower())
     return SHARD + suffix if suffix in _PACKED and stem.endswith(SHARD) else suffix
 
 
 def clash(names: Collection[str]) -> DataError:
-    """What is wrong with images whose masks would be one file."""
-    return DataError(f"{len(names)} images of this name: {', '.join(sorted(names))}; give each a name of its own")
+    """The error for images whose masks would have the same file name."""
+    return DataError(f"{len(names)} images have this name: {', '.join(sorted(names))}; give each image its own name")
 
 
-def passed_over(counts: Counter[str]) -> str:
-    """How many files were passed over, and of which kinds; nothing where there were none."""
+def ignored_text(counts: Counter[str]) -> str:
+    """The number of ignored files, and their kinds; empty for no file."""
     if not counts:
         return ""
     total = counts.total()
     kinds = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{count} {kind}" for kind, count in kinds)
-    return f"{total} {'file was' if total == 1 else 'files were'} passed over: {named}"
+    return f"{total} {'file was' if total == 1 else 'files were'} ignored: {named}"
 
 
 def check_out(out: Path) -> None:
-    """Raise RunError where a file is in the way of the folder to write."""
+    """Raise RunError if a file has the name of the output folder or of one of its parents."""
     there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise RunError(f"{there}: a file is in the way of a folder; choose another folder with --out")
