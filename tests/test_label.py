@@ -375,7 +375,7 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         "number.png": ".cls: '3' is not a class number; write one of 0..2",
         "letters.png": ".cls: 'red' is not a class number; write one of 0..2",
         "list.png": ".json: not a list of class names",
-        "broken.png": ".json: is no JSON (Expecting property name",
+        "broken.png": ".json: is not JSON (Expecting property name",
         "bytes.png": ".txt: is no text in UTF-8; save it as such",
         "link.png": ".txt is a link that leads nowhere; restore",
         "void.png": ".txt: is empty; write [] into a .json file",
