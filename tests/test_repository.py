@@ -1,0 +1,69 @@
+"""The files around the package agree with one another: pyproject.toml, CI, templates, versions."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+GITHUB = ROOT / ".github"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINNED = "--constraint constraints.txt"
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def workflow() -> Any:
+    return read(GITHUB / "workflows" / "ci.yml")
+
+
+def lower_bound(package: str) -> str:
+    """The version in `package>=version` of pyproject.toml."""
+    (found,) = [
+        line.removeprefix(f"{package}>=") for line in PROJECT["dependencies"] if line.startswith(f"{package}>=")
+    ]
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- CI
+
+
+def test_ci_checks_and_then_tests() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("make")] == ["make check", "make test"]
+
+
+def test_linux_has_the_oldest_and_newest_python(workflow: Any) -> None:
+    prefix = "Programming Language :: Python :: 3."
+    minors = sorted(int(line.removeprefix(prefix)) for line in PROJECT["classifiers"] if line.startswith(prefix))
+    assert PROJECT["requires-python"] == f">=3.{minors[0]}"
+    assert minors == [*range(minors[0], minors[-1] + 1)]
+    jobs = workflow["jobs"]["linux"]["strategy"]["matrix"]["include"]
+    assert {job["python"] for job in jobs if job["install"] == PINNED} == {f"3.{minors[0]}", f"3.{minors[-1]}"}
+
+
+def test_linux_has_the_oldest_torch_beside_the_pinned_version(workflow: Any) -> None:
+    jobs = workflow["jobs"]["linux"]["strategy"]["matrix"]["include"]
+    (oldest,) = [job["install"] for job in jobs if job["install"] != PINNED]
+    assert oldest == f"torch=={lower_bound('torch')}.* torchvision=={lower_bound('torchvision')}.*"
+
+
+def test_actions_are_pinned_and_may_only_read(workflow: Any) -> None:
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 60 and "permissions" not in job
+        used = [step["uses"] for step in job["steps"] if "uses" in step]
+        assert used and all(re.fullmatch(r"actions/[a-z-]+@v\d+", action) for action in used)
+
+
+def test_jobs_that_were_never_run_say_so_and_fail_nothing(workflow: Any) -> None:
+    for name, job in workflow["jobs"].items():
+        unknown = name in {"macos", "windows"}
+        assert job.get("continue-on-error", False) == unknown
+        assert ("never run" in job["name"]) == unknown
