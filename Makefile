@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check wheel bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -18,6 +18,9 @@ test: setup
 
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+wheel: setup
+	$(BIN)/python tools/check_wheel.py
 
 bench: setup
 	$(BIN)/python benchmarks/all.py --json performance.json

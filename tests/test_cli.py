@@ -86,6 +86,13 @@ def test_demo_is_the_run_of_its_recipe(
     assert results(tmp_path / "demo") == results(tiny_run.root)
 
 
+def test_smoke_makes_the_demo_a_trial(bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    monkeypatch.setattr(pipeline, "run", calls)
+    bao("demo", "--smoke", *DEVICE)
+    assert calls.seen == [((recipes.smoke(recipes.demo()), Path("demo")), {"hardware": tiny.HARDWARE})]
+
+
 def test_every_override_reaches_the_recipe() -> None:
     """A field that was added to one of the two alone would be an option that does nothing, or an error."""
     overrides = options.Overrides(

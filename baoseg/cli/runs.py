@@ -22,14 +22,15 @@ Table = Annotated[
 ]
 
 
-def demo(out: Out = Path("demo"), device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
+def demo(out: Out = Path("demo"), smoke: Flag = False, device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
     """See the whole thing work in a few minutes: generated scenes, a tiny network, no data and no weights needed.
 
     Args:
         out: Folder to write; the same command continues an interrupted run there.
+        smoke: Only see that all of it runs: a few small images, 1 epoch; seconds.
         device: What to compute on.
     """
-    _run("demo", out, Overrides(), device)
+    _run("demo", out, Overrides(smoke=smoke), device)
 
 
 def run(
