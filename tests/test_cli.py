@@ -93,6 +93,37 @@ def test_smoke_makes_the_demo_a_trial(bao: Callable[..., None], monkeypatch: pyt
     assert calls.seen == [((recipes.smoke(recipes.demo()), Path("demo")), {"hardware": tiny.HARDWARE})]
 
 
+def test_set_changes_the_recipe_and_belongs_to_the_run(
+    bao: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same --set continues; another one is refused with the first difference. It is the last to be applied."""
+    changes = ("--epochs", "2", "--set", "stages.bao.schedule.epochs=1", "--set", "maps.sizes=64")
+    bao("train", "tiny", "--out", tmp_path, *changes, *DEVICE)
+    recipe = pipeline.recipe_of(Run(tmp_path))
+    own = recipes.override(tiny.RECIPE, epochs=2)
+    transcam, last = own.stages
+    stages = (transcam, replace(last, schedule=replace(last.schedule, epochs=1)))
+    assert recipe == replace(own, stages=stages, maps=replace(own.maps, sizes=(64,)))
+    trained = results(tmp_path)
+    bao("train", "tiny", "--out", tmp_path, *changes, *DEVICE)
+    assert results(tmp_path) == trained
+    for value in ("stages.bao.schedule.epochs=2", "maps.sizes=96"):
+        path, _, now = value.partition("=")
+        again = [value if word.startswith(path) else word for word in changes]
+        error = fails(bao, capsys, "run", "tiny", "--out", tmp_path, *again)
+        was = {"stages.bao.schedule.epochs": "was 1", "maps.sizes": r"[0] was 64"}[path]
+        assert f"holds a run with another recipe ({path}{' ' * (was[0] != '[')}{was}, now {now})" in error
+    error = fails(bao, capsys, "run", "tiny", "--out", tmp_path, "--set", "stages.boa.schedule.epochs=1")
+    assert error.startswith("bao: --set stages.boa.schedule.epochs: no such setting; did you mean stages.bao.sch")
+
+
+def test_demo_takes_set(bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    monkeypatch.setattr(pipeline, "run", calls)
+    bao("demo", "--set", "seed=3", *DEVICE)
+    assert calls.seen == [((replace(recipes.demo(), seed=3), Path("demo")), {"hardware": tiny.HARDWARE})]
+
+
 def test_every_override_reaches_the_recipe() -> None:
     """A field that was added to one of the two alone would be an option that does nothing, or an error."""
     overrides = options.Overrides(
@@ -106,13 +137,14 @@ def test_every_override_reaches_the_recipe() -> None:
         batch_size=5,
         lr=0.1,
         seed=9,
+        values=("report.gallery=1",),
     )
     recipe = overrides.apply(recipes.named("photos"))
     (stage,) = recipe.stages
     assert (recipe.data.path, recipe.data.train_split, recipe.data.eval_split) == ("here", "a", "b")
     assert (recipe.net.backbone, recipe.net.weights, recipe.net.pretrained) == ("timm:resnet18", "w.pth", False)
     assert (stage.name, stage.schedule.epochs, stage.schedule.batch_size, stage.schedule.lr) == ("bao", 3, 5, 0.1)
-    assert recipe.seed == 9
+    assert (recipe.seed, recipe.report.gallery) == (9, 1)
     assert options.Overrides().apply(recipes.named("photos")) == recipes.photos()
 
 
@@ -135,13 +167,15 @@ def test_compare_hands_on_what_was_asked(
     calls = Calls()
     monkeypatch.setattr(pipeline, "compare", calls)
     words = ("--methods", "cam", "bas", "--seeds", "irn=a=b", f"psa={tmp_path}", "--fuse", "cam+bas", "cam+irn")
-    bao("compare", "tiny", "--out", tmp_path, *words, "--allow-pickle", "--epochs", "5", *DEVICE)
+    values = ("--set", "seed=4", "--set", "stages.bas.method.alpha=0.7")
+    bao("compare", "tiny", "--out", tmp_path, *words, "--allow-pickle", "--epochs", "5", *values, *DEVICE)
     bao("compare", "--methods", "bao", "--out", tmp_path, *DEVICE)
     everything, little = calls.seen
     assert everything == (
         (recipes.override(tiny.RECIPE, epochs=5), tmp_path),
         {
             "methods": ("cam", "bas"),
+            "values": ("seed=4", "stages.bas.method.alpha=0.7"),
             "seeds": {"irn": "a=b", "psa": str(tmp_path)},
             "fuse": ("cam+bas", "cam+irn"),
             "refine": (),
@@ -149,7 +183,7 @@ def test_compare_hands_on_what_was_asked(
             "hardware": tiny.HARDWARE,
         },
     )
-    nothing = {"seeds": {}, "fuse": (), "refine": (), "allow_pickle": False}
+    nothing = {"seeds": {}, "fuse": (), "refine": (), "allow_pickle": False, "values": ()}
     assert little == ((recipes.demo(), tmp_path), {"methods": ("bao",), **nothing, "hardware": tiny.HARDWARE})
 
 
@@ -208,13 +242,14 @@ def test_reproduce_hands_on_what_was_asked(
     calls = Calls()
     monkeypatch.setattr(reproduce, "run", calls)
     bao("reproduce", "bas-table-9", "--recipe", "tiny", "--out", tmp_path, "--seeds", "irn=a", "--seed", "4", *DEVICE)
-    bao("reproduce", "bao-figure-4", *DEVICE)
+    bao("reproduce", "bao-figure-4", "--set", "maps.flip=false", *DEVICE)
     everything, little = calls.seen
     assert everything == (
         ("bas-table-9", recipes.override(tiny.RECIPE, seed=4), tmp_path),
-        {"seeds": {"irn": "a"}, "allow_pickle": False, "hardware": tiny.HARDWARE},
+        {"seeds": {"irn": "a"}, "allow_pickle": False, "values": (), "hardware": tiny.HARDWARE},
     )
     assert little[0] == ("bao-figure-4", recipes.demo(), Path("bao-figure-4"))
+    assert little[1]["values"] == ("maps.flip=false",)
 
 
 def test_reproduce_alone_lists_the_tables(bao: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

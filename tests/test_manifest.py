@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -704,3 +705,23 @@ def test_segment_without_choices_means_the_networks_of_the_recipe(tmp_path: Path
     assert (first, second.name, second.schedule.epochs, second.net) == (own, "segment", 2, own.net)
     with pytest.raises(RecipeError, match="0 rounds"):
         pipeline.add_segmentation(folder, rounds=0)
+
+
+def test_settings_of_what_is_added_are_set_by_their_paths(tmp_path: Path) -> None:
+    folder = pipeline.begin(replace(RECIPE, segmentations=()), tmp_path / "run")
+    pipeline.add_refinements(folder, ["crf"], values=["refinements.cam+crf.by.steps=3"])
+    values = ["segmentations.segment.schedule.epochs=2", "segmentations.segment-2.inference.flip=false"]
+    pipeline.add_segmentation(folder, net=NET, weights=backbone(tmp_path), rounds=2, values=values)
+    recipe = pipeline.recipe_of(folder)
+    assert [one.by.steps for one in recipe.refinements] == [3]
+    epochs = recipes.SEGMENTATION_SCHEDULE.epochs
+    assert [(one.name, one.schedule.epochs, one.inference.flip) for one in recipe.segmentations] == [
+        ("segment", 2, True),
+        ("segment-2", epochs, False),
+    ]
+    for path in ("stages.cam.schedule.epochs", "refinements.cam+crf.by.steps", "segmentations.segment.reweight"):
+        with pytest.raises(RecipeError, match=rf"{re.escape(path)}: is fixed in this run; .* segmentations\.other\."):
+            pipeline.add_segmentation(folder, called="other", net=NET, values=[f"{path}=1"])
+    with pytest.raises(RecipeError, match=r"did you mean segmentations\.other\.schedule\.epochs"):
+        pipeline.add_segmentation(folder, called="other", net=NET, values=["segmentations.other.schedul.epochs=1"])
+    assert pipeline.recipe_of(folder) == recipe

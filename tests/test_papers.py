@@ -94,7 +94,7 @@ def test_a_description_has_each_setting_and_names_its_source() -> None:
     lines = papers.describe(recipe).splitlines()
     found = {line.split()[0]: line for line in lines if line and ": " not in line}
     assert set(papers.settings_of(recipe)) == set(found)
-    assert found["stages.bnr.schedule.epochs"].split(maxsplit=1)[1].split("  ")[0] == "22"
+    assert found["stages.bnr.schedule.epochs"].split(maxsplit=1)[1].split("  ")[0] == "= 22"
     assert found["stages.bnr.schedule.epochs"].endswith("BNR sec. 4.2")
     assert found["seed"].endswith(papers.OURS)
     assert f"BNR: {papers.sources()['BNR']}" in lines

@@ -327,7 +327,7 @@ def test_the_folder_of_an_earlier_version_without_settings_that_came_later_conti
     assert pipeline.begin(recipe, tmp_path / "run").root == folder.root
     assert pipeline.recipe_of(folder) == recipe
     changed = replace(recipe.stages[0], method=bas.Config(activation=bas.Activation.MARGIN))
-    with pytest.raises(RunError, match=r"stages\[0\]\.method\.activation was raw, now margin"):
+    with pytest.raises(RunError, match=r"stages\.bas\.method\.activation was raw, now margin"):
         pipeline.begin(replace(recipe, stages=(changed,)), tmp_path / "run")
     (walk,) = recipe.refinements
     powered = replace(walk, by=replace(walk.by, power=1.5))  # type: ignore[call-arg]

@@ -1,12 +1,12 @@
 """The verb for boxes from image-level labels, and what other verbs do with recipes and run folders for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, Words, optional
+from baoseg.cli.options import Count, Device, Out, Overrides, RecipeName, Split, Values, Words, optional
 from baoseg.core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ class Changes:
     """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
     seed: Count = None
     """Seed of all that is random in training."""
+    values: Values = ()
+    """Change any other setting: a path as `bao recipes show RECIPE` prints it, e.g. stages.bas.top_k=8. May be given
+    many times; of all options it is the last to be applied."""
 
 
 def localize(
@@ -54,9 +57,10 @@ def localize(
     """
     from baoseg.pipeline import localize as steps
     from baoseg.recipes import localization as recipes
-    from baoseg.recipes import named_localization
+    from baoseg.recipes import named_localization, with_values
 
-    config = recipes.override(named_localization(recipe), data=data, **vars(changes))
+    given = {name: value for name, value in vars(changes).items() if name != "values"}
+    config = with_values(recipes.override(named_localization(recipe), data=data, **given), changes.values)
     steps.run(config, out, hardware=device.resolve())
 
 
@@ -97,15 +101,19 @@ def reproduce(table: str, recipe: str, out: Path, overrides: Overrides, device: 
     """A table about localization. Raises RecipeError for an override that localization does not have."""
     from baoseg.reproduce import boxes
 
-    boxes.run(table, _changed(recipe, overrides), out, hardware=device.resolve())
+    base = _changed(recipe, replace(overrides, values=()))
+    boxes.run(table, base, out, hardware=device.resolve(), values=overrides.values)
 
 
 def compare(recipe: str, out: Path, methods: Words, overrides: Overrides, device: Device) -> None:
     """Methods side by side on one recipe for localization. Raises RecipeError for one that it does not have."""
     from baoseg.pipeline import localize as steps
     from baoseg.recipes import localization as recipes
+    from baoseg.recipes import through
 
-    steps.run(recipes.only(_changed(recipe, overrides), methods), out, hardware=device.resolve())
+    base = _changed(recipe, replace(overrides, values=()))
+    config = through(base, overrides.values, lambda config: recipes.only(config, methods))
+    steps.run(config, out, hardware=device.resolve())
 
 
 def is_recipe(name: str) -> bool:
@@ -123,10 +131,11 @@ def is_run(folder: "Run") -> bool:
 
 def _changed(recipe: str, overrides: Overrides) -> "Config":
     from baoseg.recipes import localization as recipes
-    from baoseg.recipes import named_localization
+    from baoseg.recipes import named_localization, with_values
 
     default = vars(Overrides())
     given = {name: value for name, value in vars(overrides).items() if value != default[name]}
     if odd := sorted(given.keys() - {"data", *vars(Changes())}):
         raise RecipeError(f"--{odd[0].replace('_', '-')}: does not go with {recipe}, which is for localization")
-    return recipes.override(named_localization(recipe), **given)
+    values = given.pop("values", ())
+    return with_values(recipes.override(named_localization(recipe), **given), values)

@@ -23,6 +23,7 @@ Split = Annotated[str | None, optional("SPLIT")]
 Count = Annotated[int | None, optional("N")]
 Words = tuple[str, ...]
 Seeds = Annotated[Words, optional("NAME=FOLDER ...")]
+Values = Annotated[tyro.conf.UseAppendAction[Words], tyro.conf.arg(name="set", metavar="PATH=VALUE")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
@@ -81,8 +82,12 @@ class Overrides:
     smoke: Flag = False
     """Only see that all of it runs: a few small pictures of each split, 1 epoch, no weights; a minute or a few."""
 
-    def apply(self, recipe: "Recipe") -> "Recipe":
-        from baoseg.recipes import override, smoke
+    values: Values = ()
+    """Change any other setting: a path as `bao recipes show RECIPE` prints it, e.g. stages.bao.schedule.epochs=3. May
+    be given many times; of all options it is the last to be applied."""
 
-        changes = {name: value for name, value in vars(self).items() if name != "smoke"}
-        return override(smoke(recipe) if self.smoke else recipe, **changes)
+    def apply(self, recipe: "Recipe") -> "Recipe":
+        from baoseg.recipes import override, smoke, with_values
+
+        changes = {name: value for name, value in vars(self).items() if name not in ("smoke", "values")}
+        return with_values(override(smoke(recipe) if self.smoke else recipe, **changes), self.values)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import tyro
 
+from baoseg.cli.options import Values
+
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 
 
@@ -19,14 +21,18 @@ def list_() -> None:
         print(f"{name:<{width}}  {summary}")
 
 
-def show(recipe: Name) -> None:
+def show(recipe: Name, values: Values = ()) -> None:
     """Every setting of a recipe, its value, and where it comes from: a paper, its released code, or ourselves.
+
+    Other verbs take what is printed before the sources: --set stages.bao.schedule.epochs=3 changes that setting.
 
     Args:
         recipe: E.g. bao-voc; an unknown name lists them all.
+        values: Show the recipe with a setting changed, as other verbs would run it.
     """
     from baoseg import recipes
     from baoseg.recipes import localization, papers
 
     of_boxes = recipe in localization.RECIPES
-    print(papers.describe(recipes.named_localization(recipe) if of_boxes else recipes.named(recipe)))
+    found = recipes.named_localization(recipe) if of_boxes else recipes.named(recipe)
+    print(papers.describe(recipes.with_values(found, values)))

@@ -1,13 +1,14 @@
 """Verbs that do everything: demo, run, compare, reproduce, fuse."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from baoseg.cli import localize
-from baoseg.cli.options import Device, Flag, Out, Overrides, RecipeName, Seeds, Split, Words, optional
+from baoseg.cli.options import Device, Flag, Out, Overrides, RecipeName, Seeds, Split, Values, Words, optional
 from baoseg.core.errors import RecipeError
 from baoseg.reproduce import published
 
@@ -22,15 +23,22 @@ Table = Annotated[
 ]
 
 
-def demo(out: Out = Path("demo"), smoke: Flag = False, device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
+def demo(
+    out: Out = Path("demo"),
+    *,
+    smoke: Flag = False,
+    values: Values = (),
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
     """See the whole thing work in a few minutes: generated scenes, a tiny network, no data and no weights needed.
 
     Args:
         out: Folder to write; the same command continues an interrupted run there.
         smoke: Only see that all of it runs: a few small images, 1 epoch; seconds.
+        values: Change a setting, by a path as `bao recipes show demo` prints it.
         device: What to compute on.
     """
-    _run("demo", out, Overrides(smoke=smoke), device)
+    _run("demo", out, Overrides(smoke=smoke, values=values), device)
 
 
 def run(
@@ -83,9 +91,10 @@ def compare(
     from baoseg import pipeline, recipes
 
     pipeline.compare(
-        overrides.apply(recipes.named(recipe)),
+        replace(overrides, values=()).apply(recipes.named(recipe)),
         out,
         methods=methods,
+        values=overrides.values,
         seeds=_folders(seeds),
         fuse=fuse,
         refine=overrides.refine or (),
@@ -128,10 +137,11 @@ def reproduce(
 
     tables.run(
         table,
-        overrides.apply(recipes.named(recipe)),
+        replace(overrides, values=()).apply(recipes.named(recipe)),
         out or Path(table),
         seeds=_folders(seeds),
         allow_pickle=allow_pickle,
+        values=overrides.values,
         hardware=device.resolve(),
     )
 

@@ -6,7 +6,19 @@ from typing import Annotated
 import tyro
 
 from baoseg.cli import localize
-from baoseg.cli.options import Count, Device, Flag, Out, Overrides, RecipeName, RunFolder, Split, Words, optional
+from baoseg.cli.options import (
+    Count,
+    Device,
+    Flag,
+    Out,
+    Overrides,
+    RecipeName,
+    RunFolder,
+    Split,
+    Values,
+    Words,
+    optional,
+)
 from baoseg.core.errors import RecipeError
 
 
@@ -74,7 +86,9 @@ def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None
 def refine(
     run: RunFolder,
     ways: Annotated[Words, tyro.conf.arg(name="with", metavar="WAY ...")],
+    *,
     of: Annotated[Words, optional("STAGE ...")] = (),
+    values: Values = (),
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
@@ -84,6 +98,7 @@ def refine(
         run: Run folder that has maps and masks.
         ways: Of crf (dense CRF, nothing to train), psa and irn (a network learns from the run's maps first).
         of: Stages whose masks are refined, also refined ones, e.g. bao+irn. Without it: the last stage.
+        values: Change a setting of what is added, e.g. refinements.bao+crf.by.steps=5 (see `bao recipes show`).
         split: Split of the data set. Without it: the recipe's evaluation split.
         device: What to compute on.
     """
@@ -94,7 +109,7 @@ def refine(
         raise RecipeError("--with: name one way or more, of crf, psa and irn")
     hardware = device.resolve()  # before anything is written: the processes of other devices start here
     pipeline.split_data(Run(run), split)
-    pipeline.add_refinements(Run(run), ways, of=of)
+    pipeline.add_refinements(Run(run), ways, of=of, values=values)
     pipeline.refine_masks(Run(run), hardware=hardware, split=split)
 
 
@@ -110,6 +125,7 @@ def segment(
     reweight: Flag = False,
     rounds: Count = None,
     called: Annotated[str | None, optional("NAME")] = None,
+    values: Values = (),
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
@@ -128,6 +144,8 @@ def segment(
             the first, which is all that there is without this option.
         called: Name of its folder in the run; another one keeps what is there. Without it: segment or, where nothing is
             asked for, those of the recipe.
+        values: Change a setting of the network, e.g. segmentations.segment.inference.flip=false (see `bao recipes
+            show`).
         split: Split to segment. Without it: the recipe's evaluation split.
         device: What to compute on.
     """
@@ -137,7 +155,7 @@ def segment(
     hardware = device.resolve()
     pipeline.split_data(Run(run), split)
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
-    pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, **settings)
+    pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, values=values, **settings)
     pipeline.segment_pictures(Run(run), hardware=hardware, split=split)
 
 

@@ -9,6 +9,7 @@ from baoseg.core.errors import RecipeError
 
 # lists for tuples, as JSON files have them: what is read back then compares equal to what was written
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+_registered: dict[Any, tuple[str, Callable[[], Mapping[type, str]]]] = {}
 
 
 def register(kind: Any, names: Callable[[], Mapping[type, str]], *, tag: str) -> None:
@@ -32,6 +33,17 @@ def register(kind: Any, names: Callable[[], Mapping[type, str]], *, tag: str) ->
 
     _converter.register_unstructure_hook_func(is_kind, unstructure)
     _converter.register_structure_hook_func(is_kind, structure)
+    _registered[kind] = (tag, names)
+
+
+def tag_of(kind: Any) -> str | None:
+    """The field that tells what `register` was told of apart in JSON; None for any other type."""
+    return _registered[kind][0] if kind in _registered else None
+
+
+def names_in(kind: Any) -> Mapping[type, str]:
+    """The names that this field may hold, by the classes that they stand for."""
+    return _registered[kind][1]()
 
 
 def to_json(value: Any, kind: Any = None) -> Any:

@@ -5,9 +5,10 @@ takes long, training and maps, is skipped where it is done already. `run` does a
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from baoseg import nets, recipes
 from baoseg.core import progress
@@ -77,22 +78,23 @@ def compare(
     *,
     methods: Sequence[str],
     hardware: Hardware,
-    seeds: Mapping[str, str] | None = None,
-    fuse: Sequence[str] = (),
-    refine: Sequence[str] = (),
-    allow_pickle: bool = False,
+    values: Sequence[str] = (),
+    **choices: Any,
 ) -> Run:
-    """Methods side by side on the data, network and schedules of `base`: see `recipes.comparison`.
+    """Methods side by side on the data, network and schedules of `base`: see `recipes.comparison` for the choices.
 
-    `refine` are ways (`recipes.REFINERS`) to refine the masks of each of them.
+    `values` change settings of `base`, or of what the comparison has beside it (`recipes.through`).
 
     On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
     """
-    if "transcam" in methods and not nets.build(base.net, 1, initialise=False).backbone.attends:
+
+    def compared(methods: Sequence[str]) -> Recipe:
+        return recipes.through(base, values, lambda base: recipes.comparison(base, methods, **choices))
+
+    recipe = compared(methods)
+    if "transcam" in methods and not nets.build(recipe.net, 1, initialise=False).backbone.attends:
         progress.say("transcam: the same as cam on a network without attention; left out")
-        methods = [name for name in methods if name != "transcam"] or ["cam"]
-    recipe = recipes.comparison(base, methods, seeds=seeds, fuse=fuse, allow_pickle=allow_pickle)
-    recipe = recipes.refined(recipe, refine, of=recipe.names)
+        recipe = compared([name for name in methods if name != "transcam"] or ["cam"])
     return run(recipe, out, hardware=hardware)
 
 

@@ -26,7 +26,7 @@ from baoseg.core.errors import BaosegError, DivergenceError, NotFiniteError, Run
 from baoseg.core.files import make_folder, read_json, write_json
 from baoseg.core.run_folder import Run, alone
 from baoseg.data import SYNTHETIC, Dataset
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, paths
 
 Addition = recipes.Refinement | recipes.Segmentation
 Check = Callable[[Recipe, Run, Dataset, Dataset], None]  # takes the data of training and of evaluation
@@ -199,9 +199,8 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
         raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
     manifest = read_json(folder.manifest)
     noted = _same_places(folder, manifest, recipe)
-    before, now = _without_place(noted), _without_place(recipe)
-    if before != now:
-        raise RunError(f"{out}: holds a run with another recipe ({_difference(before, now)}); {NEW_FOLDER}")
+    if settings.to_json(_without_place(noted)) != settings.to_json(_without_place(recipe)):
+        raise RunError(f"{out}: holds a run with another recipe ({_first_difference(noted, recipe)}); {NEW_FOLDER}")
     for role, dataset in (("train", train), ("eval", shown)):
         if difference := _difference_of_data(manifest["data"][role], dataset, folder):
             raise RunError(f"{out}: holds a run on other data ({difference}); {NEW_FOLDER}")
@@ -377,11 +376,20 @@ def _same_places(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> Recip
     return recipes.with_paths(_noted(folder, manifest), current)
 
 
-def _without_place(recipe: Recipe) -> Any:
+def _without_place(recipe: Recipe) -> Recipe:
     """All but additions, and but the folder of the data, which the data are known without."""
     path = SYNTHETIC if recipe.data.path == SYNTHETIC else "a folder"
     bare = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=path))
-    return settings.to_json(dataclasses.replace(bare, refinements=(), segmentations=()))
+    return dataclasses.replace(bare, refinements=(), segmentations=())
+
+
+def _first_difference(before: Recipe, now: Recipe) -> str:
+    """The first setting in which two recipes differ, by its path."""
+    old, new = _without_place(before), _without_place(now)
+    by_path = paths.paths(old), paths.paths(new)
+    if [*by_path[0]] == [*by_path[1]]:
+        return _difference(*by_path)
+    return _difference(settings.to_json(old), settings.to_json(new))
 
 
 # --------------------------------------------------------------------------------------------- data

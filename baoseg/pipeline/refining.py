@@ -27,12 +27,20 @@ from baoseg.refine import crf
 from baoseg.training.train import Hardware
 
 
-def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()) -> None:
+def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = (), values: Sequence[str] = ()) -> None:
     """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`.
 
-    Raises RecipeError for those that the network or the run does not take, and nothing is noted then.
+    `values` change their settings (`recipes.with_values`). Raises RecipeError for those that the network or the run
+    does not take, and nothing is noted then.
     """
-    manifest.add(folder, lambda recipe: recipes.refined(recipe, kinds, of=of), to=["refinements"], check=check_new)
+
+    def added(recipe: Recipe) -> Recipe:
+        made = recipes.refined(recipe, kinds, of=of)
+        asked = {f"{source}+{kind}" for source in (of or recipe.names[-1:]) for kind in kinds}
+        parts = [f"refinements.{one.name}" for one in made.refinements if one.name in asked]
+        return recipes.within(made, values, parts)
+
+    manifest.add(folder, added, to=["refinements"], check=check_new)
 
 
 def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:

@@ -31,9 +31,17 @@ from baoseg.training.train import Hardware
 
 
 def add_segmentation(
-    folder: Run, *, called: str | None = None, net: str | None = None, weights: Path | None = None, **choices: Any
+    folder: Run,
+    *,
+    called: str | None = None,
+    net: str | None = None,
+    weights: Path | None = None,
+    values: Sequence[str] = (),
+    **choices: Any,
 ) -> None:
     """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
+
+    `values` change its settings (`recipes.with_values`), and those of the networks of further rounds.
 
     Where nothing is asked for and the recipe has networks, these are meant. One that is there under this
     name stays as it is where nothing else is asked for. Raises a BaosegError for one that
@@ -41,7 +49,7 @@ def add_segmentation(
     """
 
     given = {name: value for name, value in {**choices, "called": called}.items() if value is not None}
-    asked = net is not None or weights is not None or any(value is not False for value in given.values())
+    asked = bool(values or net or weights) or any(value is not False for value in given.values())
 
     def added(recipe: Recipe) -> Recipe:
         if recipe.segmentations and not asked:
@@ -51,7 +59,10 @@ def add_segmentation(
             model = segment.NetConfig(name=net, pretrained=weights is None)
         if weights is not None:
             model = dataclasses.replace(model, weights=str(weights), pretrained=False)
-        return recipes.segmented(recipe, net=model, **given)
+        made = recipes.segmented(recipe, net=model, **given)
+        first, rounds = given.get("called", "segment"), given.get("rounds", 1)
+        parts = [f"segmentations.{first}", *(f"segmentations.{first}-{n}" for n in range(2, rounds + 1))]
+        return recipes.within(made, values, parts)
 
     manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
 

@@ -19,6 +19,9 @@ from baoseg.recipes.edit import refined as refined
 from baoseg.recipes.edit import segmented as segmented
 from baoseg.recipes.edit import smoke as smoke
 from baoseg.recipes.edit import with_paths as with_paths
+from baoseg.recipes.paths import through as through
+from baoseg.recipes.paths import with_values as with_values
+from baoseg.recipes.paths import within as within
 from baoseg.recipes.schema import Fusion as Fusion
 from baoseg.recipes.schema import Recipe as Recipe
 from baoseg.recipes.schema import Refinement as Refinement

@@ -161,15 +161,16 @@ def comparison(
     *,
     seeds: Mapping[str, str] | None = None,
     fuse: Sequence[str] = (),
+    refine: Sequence[str] = (),
     allow_pickle: bool = False,
 ) -> Recipe:
     """`methods` (see `comparable`) side by side on the data, network and schedules of `base`.
 
     A stage that another starts from is trained too. BAS has the recipe's threshold: one for each image
     (`bas.Threshold.IMAGE`) is not better so far. `seeds` are seeds of other tools by name (see Fusion.sources), `fuse`
-    are sums of methods and such seeds, written as a+b.
+    are sums of methods and such seeds, written as a+b. `refine` are ways (of REFINERS) to refine the masks of each.
 
-    Raises RecipeError for an unknown method and for a sum of what is not there.
+    Raises RecipeError for an unknown method or way, and for a sum of what is not there.
     """
     own = {stage.name: stage for stage in base.stages}
     known = {stage.name: own.get(stage.name, stage) for stage in comparable(base)}
@@ -182,7 +183,7 @@ def comparison(
     ]
     there = [*wanted, *(fusion.name for fusion in outside)]
     sums = [_sum(name, there) for name in fuse]
-    return replace(
+    made = replace(
         base,
         name=f"{base.name}-comparison",
         stages=tuple(known[name] for name in wanted),
@@ -190,6 +191,7 @@ def comparison(
         refinements=(),
         segmentations=(),
     )
+    return refined(made, refine, of=made.names)
 
 
 def comparable(base: Recipe) -> Iterator[Stage]:

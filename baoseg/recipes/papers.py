@@ -12,13 +12,12 @@ momenta and rates of the code throughout. MCTformer's network has its code's mom
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
 from baoseg import nets
-from baoseg.core import settings
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
 from baoseg.methods import Settings, amn, bas, bnr, cam, transcam
@@ -26,6 +25,7 @@ from baoseg.predict import segment
 from baoseg.predict.maps import Config as MapsConfig
 from baoseg.recipes import box_schema
 from baoseg.recipes.bao_voc import CONFORMER_WEIGHTS, RESNET38_WEIGHTS, bao_voc, large_fov, mctformer
+from baoseg.recipes.paths import paths as settings_of
 from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf, irn, psa
 from baoseg.seeds.masks import Config as MasksConfig
@@ -327,7 +327,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 # ------------------------------------------------------------------------------------------- where numbers come from
 
 OURS = "ours"
-NAMED = ("stages", "fusions", "refinements", "segmentations")  # tuples in a recipe whose entries have names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,25 +348,26 @@ def sources() -> dict[str, str]:
     return texts
 
 
-def settings_of(recipe: Recipe | box_schema.Config) -> dict[str, Any]:
-    """Every setting of a recipe by its path, as JSON has it; stages and the like go by their names."""
-    tree = settings.to_json(recipe)
-    for key in [key for key in NAMED if key in tree]:
-        tree[key] = dict(zip((part.name for part in getattr(recipe, key)), tree[key], strict=True))
-    return dict(_leaves(tree))
-
-
 def describe(recipe: Recipe | box_schema.Config) -> str:
     """A line for each setting: path, value, source. Below them, what the sources are."""
     known = published(recipe.name)
     rows = [
-        (path, json.dumps(value), known[path].source if path in known else OURS)
+        (path, json.dumps(value, ensure_ascii=False), _source(value, known.get(path)))
         for path, value in settings_of(recipe).items()
     ]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-    lines = [f"{path:<{first}}  {value:<{second}}  {source}" for path, value, source in rows]
-    cited = {key: text for key, text in sources().items() if any(key == source.split()[0] for *_, source in rows)}
+    lines = [f"{path:<{first}} = {value:<{second}}  {source}" for path, value, source in rows]
+    words = {word for *_, source in rows for word in source.split()}
+    cited = {key: text for key, text in sources().items() if key in words}
     return "\n".join([*lines, *([""] if cited else []), *(f"{key}: {text}" for key, text in cited.items())])
+
+
+def _source(value: Any, stated: Published | None) -> str:
+    if stated is None:
+        return OURS
+    if value != stated.value:
+        return f"{OURS}, in place of {json.dumps(stated.value, ensure_ascii=False)}: {stated.source}"
+    return stated.source
 
 
 def _file() -> dict[str, Any]:
@@ -375,11 +375,3 @@ def _file() -> dict[str, Any]:
         files("baoseg.recipes").joinpath("paper_settings.json").read_text(encoding="utf-8")
     )
     return content
-
-
-def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -5,7 +5,7 @@ number of which stage stands beside a published row.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from baoseg.reproduce.tables import (
     cells,
     draw_activations,
     header,
+    measured_with,
     one_plot,
     printed,
     save_figure,
@@ -72,9 +73,9 @@ class Experiment:
     draw: Callable[[Run, Hardware], Figure] | None = None
 
 
-def run(name: str, base: Config, out: Path, *, hardware: Hardware) -> Run:
+def run(name: str, base: Config, out: Path, *, hardware: Hardware, values: Sequence[str] = ()) -> Run:
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
-    for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`.
+    for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`; `values` change settings.
 
     Raises RecipeError for a name that is unknown or not about localization, and for a network that does not serve;
     DataError without masks where they are needed.
@@ -83,7 +84,11 @@ def run(name: str, base: Config, out: Path, *, hardware: Hardware) -> Run:
     if name not in EXPERIMENTS:
         raise RecipeError(f"{name}: is not about localization; name a recipe for segmentation, e.g. --recipe photos")
     experiment = EXPERIMENTS[name]
-    config = replace(base, name=f"{base.name}: {name}", stages=tuple(experiment.stages(base)))
+
+    def derived(base: Config) -> Config:
+        return replace(base, name=f"{base.name}: {name}", stages=tuple(experiment.stages(base)))
+
+    config = measured_with(base, values, derived)
     dataset = open_boxed(config.data, "eval")
     if experiment.masks and not dataset.has_masks:
         raise DataError(f"{config.data.path}: no masks for {dataset.split}, and {name} is about them; add some")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
@@ -32,13 +32,14 @@ from baoseg.data import Dataset
 from baoseg.evaluate import evaluate_seeds, of_masks
 from baoseg.methods import bas, heads_of
 from baoseg.predict import labeler
-from baoseg.recipes import Recipe, Refinement, Segmentation, comparison, follow_ablation
+from baoseg.recipes import Recipe, Refinement, Segmentation, comparison, follow_ablation, through
 from baoseg.report import COLOURS, number
 from baoseg.reproduce import exploration, published
 from baoseg.reproduce.published import Column
 from baoseg.seeds import Seed, load, save
 from baoseg.training.train import Hardware
 
+R = TypeVar("R")  # a recipe
 VOC = {"alpha": 0.2, "beta": 1.2, "weight": 1.0}  # of BAS, sec. 3.4; weight is lambda
 BAS_GRID = {  # figure 18, in the ranges that its text speaks of (sec. 5.2): one weight varies, the others are VOC's
     "alpha": (0.05, 0.1, 0.2, 0.35, 0.5),
@@ -114,12 +115,14 @@ def run(
     hardware: Hardware,
     seeds: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
+    values: Sequence[str] = (),
 ) -> Run:
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
     for figures OUT/NAME.png, and the report.
 
     Data, network and schedules are those of `base`. `seeds` are folders of seeds that other tools made, by the key of
-    the published row; `allow_pickle` admits .npy files with pickles there.
+    the published row; `allow_pickle` admits .npy files with pickles there. `values` change settings
+    (`recipes.through`).
 
     Raises RecipeError for an unknown name and for a network or seeds that do not serve, DataError without ground truth.
     """
@@ -127,12 +130,17 @@ def run(
     if name not in EXPERIMENTS:
         raise RecipeError(f"{name}: is about localization; name a recipe for it, e.g. --recipe cub20")
     experiment = EXPERIMENTS[name]
-    recipe = replace(experiment.recipe(base), name=f"{base.name}: {name}")
+
+    def derived(base: Recipe) -> Recipe:
+        recipe = replace(experiment.recipe(base), name=f"{base.name}: {name}")
+        if seeds:
+            recipe = _with_others(recipe, table, experiment, seeds, allow_pickle=allow_pickle)
+        return _with_masks(recipe, base, table)
+
+    recipe = measured_with(base, values, derived)
     sources = dict(experiment.sources(base))
     if seeds:
-        recipe = _with_others(recipe, table, experiment, seeds, allow_pickle=allow_pickle)
         sources |= {fusion.name: Source(fusion.name, Measure.ORACLE) for fusion in recipe.fusions}
-    recipe = _with_masks(recipe, base, table)
     _check(recipe, experiment)
     folder = pipeline.run(recipe, out, hardware=hardware)
     if experiment.judge is not None:
@@ -151,6 +159,17 @@ def run(
     if experiment.split_after is not None:
         progress.say("The curves use the ground truth to explain what a classifier sees; they choose nothing.")
     return folder
+
+
+def measured_with(base: R, values: Sequence[str], derived: Callable[[R], R]) -> R:
+    """What a table derives from the recipe `base`, with settings changed. Its rows go by the names of the stages.
+
+    Raises RecipeError for a change that renames one.
+    """
+    recipe: Any = through(base, values, derived)
+    if values and [one.name for one in recipe.stages] != [one.name for one in cast(Any, derived(base)).stages]:
+        raise RecipeError("--set: a table finds its stages by their names; change no method of a stage, and no name")
+    return cast(R, recipe)
 
 
 def _with_others(

@@ -94,7 +94,7 @@ def test_reproduce_takes_the_overrides_that_localization_has(monkeypatch: pytest
     overrides = Overrides(data="here", eval_split="test", epochs=1, seed=2)
     verbs.reproduce("bas-table-1", "cub20", tmp_path, overrides, device)
     expected = recipes.override(recipes.cub20(), data="here", eval_split="test", epochs=1, seed=2)
-    assert seen == [(("bas-table-1", expected, tmp_path), {"hardware": HARDWARE})]
+    assert seen == [(("bas-table-1", expected, tmp_path), {"hardware": HARDWARE, "values": ()})]
     with pytest.raises(RecipeError, match="--only: does not go with cub20"):
         verbs.reproduce("bas-table-1", "cub20", tmp_path, Overrides(only="bas"), device)
     assert verbs.is_recipe("cub20") and not verbs.is_recipe("demo")

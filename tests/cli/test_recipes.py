@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -22,7 +23,27 @@ def test_show_prints_the_settings_with_their_sources(capsys: pytest.CaptureFixtu
 def test_show_knows_the_recipes_for_boxes(capsys: pytest.CaptureFixture[str]) -> None:
     verbs.show("bas-cub-vgg16")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stages.bas.method.beta")]
-    assert line.split(maxsplit=2)[1:] == ["0.9", "BAS-code WSOL"]
+    assert line.split(maxsplit=3)[1:] == ["=", "0.9", "BAS-code WSOL"]
+
+
+def test_show_prints_a_changed_recipe_as_other_verbs_would_run_it(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("stages.bas.method.beta=1.1", "stages.bas.top_k=3")
+    verbs.show("bas-cub-vgg16", changes)
+    changed = capsys.readouterr().out.splitlines()
+    verbs.show("bas-cub-vgg16")
+    different = [line.split(maxsplit=3) for line in changed if line not in capsys.readouterr().out]
+    (beta,) = [line for line in different if line[0] == "stages.bas.method.beta"]
+    assert beta[1:] == ["=", "1.1", "ours, in place of 0.9: BAS-code WSOL"]
+
+
+def test_what_is_printed_before_the_source_is_what_set_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipes.named("bao-voc")
+    verbs.show("bao-voc")
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    printed = [re.sub(r"^(\S+) +=", r"\1=", line) for line in lines]
+    values = [re.split(r"  +\S", line)[0].replace("= ", "=", 1).rstrip() for line in printed]
+    assert len(values) > 100
+    assert recipes.with_values(recipe, values) == recipe
 
 
 def test_the_group_answers_and_refuses_unknown_recipes(
