@@ -4,16 +4,19 @@ Two networks of one architecture. The *target* turns its refined class maps into
 background being where no class is; the *online* network learns from them an activation map of the background. At
 inference that map stands where other methods put a threshold.
 
-Five options go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds`, `class_channels` and a momentum
-of None of `Config`.
+Options of `Config` go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds`, a momentum of None, and
+the three of *BAO+*: `decoder`, `edges` and `own_labels`. On backbones that do not attend, `class_channels` and
+`background` depart from the paper by default (`ClassMaps.AUTO`).
 """
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from baoseg.core.errors import RecipeError
@@ -21,6 +24,7 @@ from baoseg.core.types import IGNORE, Batch, Maps, full_precision
 from baoseg.methods.base import Learns, Method, Settings, classification_loss, refine
 from baoseg.methods.components import teacher
 from baoseg.methods.components.decisions import Cut, find_cut, in_doubt
+from baoseg.methods.components.edges import draw_to_edges
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.grid import on_grid
@@ -39,6 +43,7 @@ class Background(StrEnum):
     where a class does. Training is the same either way.
     """
 
+    AUTO = "auto"  # centred where A* M scores the classes, as released where AM does
     CENTRED = "centred"  # AM_bg - mean_s AM_s
     RELEASED = "released"  # AM_bg, as in the paper and its code
 
@@ -47,8 +52,13 @@ class ClassMaps(StrEnum):
     """What scores the classes at inference. AM is relative to the mean of all channels here if its background is.
 
     A* M and AM have no common unit, so before they are added each is brought to [0, 1] (`maps.normalise`), for every
-    picture and scale by itself. Hence negative values become 0 before scales are summed, and all scales count the same.
+    image and scale by itself. Hence negative values become 0 before scales are summed, and all scales count the same.
+
+    With attention, the pixel loss trains A*, and A* carries to the class maps what it has learned. Without attention
+    the class maps know nothing of the pixel loss, so that AM alone holds what the online network learned.
     """
+
+    AUTO = "auto"  # refined on backbones that attend, activation on those that do not
 
     REFINED = "refined"  # A* M, as in the paper (sec. 4.4)
     WITH_ACTIVATION = "with-activation"  # A* M + AM_s
@@ -76,6 +86,12 @@ class Config(Settings):
     one, their log-sum-exp: in the softmax of PCL its probability is then the sum of theirs, and each is free to stand
     for a background of another kind. `class_channels` takes AM's channels of the classes to inference too. A `momentum`
     of None makes the window of the average a fixed share of the training, whose length is not known beforehand.
+
+    BAO+ is for convolutional networks, whose maps are coarse and spill over the objects. `decoder` makes AM from a
+    feature pyramid at stride 4, and enlarges the pseudo-labels to that grid. `edges` draws the pseudo-labels to the
+    edges of the image by a dense CRF. `own_labels` has the target's AM, in the place of its class maps, make the
+    pseudo-labels as soon as the target no longer shares the online weights: argmax over the background and the classes
+    of the image.
     """
 
     smoothing: float = 0.4  # eps of PCL; AMN sec. 4
@@ -86,12 +102,15 @@ class Config(Settings):
     momentum_restarts: bool = False
     target_trains: bool = False
     scaling: Scaling = Scaling.RANGE  # of the class maps before they become pseudo-labels
-    background: Background = Background.CENTRED
+    background: Background = Background.AUTO
     keep: Keep = Keep.TARGET
     cut: Cut = Cut.HALF  # of the pseudo-labels; eq. 6 has 0.5
     doubt: float = 0.0  # share of a picture's cells without a pseudo-label
     backgrounds: int = 1  # K_b
-    class_channels: ClassMaps = ClassMaps.REFINED
+    class_channels: ClassMaps = ClassMaps.AUTO
+    decoder: bool = False  # AM at stride 4
+    edges: bool = False  # pseudo-labels drawn to the edges of the images
+    own_labels: bool = False  # after the epochs of sharing the target's AM makes the pseudo-labels
 
     def __post_init__(self) -> None:
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -99,6 +118,13 @@ class Config(Settings):
             raise RecipeError(f"bao: {self}; smoothing and momentum lie in 0..1, share_epochs is not negative")
         if not (0 <= self.doubt < 1 and self.backgrounds >= 1):
             raise RecipeError(f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1")
+        if self.edges and not self.decoder:
+            raise RecipeError("bao: edges without decoder; a grid of stride 16 shows no edges, so set decoder too")
+        if self.decoder and self.class_channels in (ClassMaps.REFINED, ClassMaps.WITH_ACTIVATION):
+            raise RecipeError(
+                f"bao: decoder with class_channels {self.class_channels}; class maps and AM lie on different grids, "
+                "so choose activation or auto"
+            )
 
 
 class BAO(Method):
@@ -106,10 +132,11 @@ class BAO(Method):
     learns = Learns.PIXELS
     starts_trained = True
     learns_background = True
+    labels_itself: Bool[Tensor, ""]  # whether the target's AM makes the pseudo-labels by now
 
     @staticmethod
     def heads(config: Config) -> Heads:
-        return Heads(backgrounds=config.backgrounds)
+        return Heads(backgrounds=config.backgrounds, decoder=config.decoder)
 
     @staticmethod
     def for_one_epoch(config: Config) -> Config:
@@ -121,6 +148,8 @@ class BAO(Method):
         self.network = network
         self.target: Network | None = None
         self.config = config
+        if config.own_labels:  # kept with the state of the training, so that it continues as it would have gone on
+            self.register_buffer("labels_itself", torch.zeros((), dtype=torch.bool))
 
     def begin_training(self) -> None:
         self.target = copy.deepcopy(self.network).requires_grad_(False)
@@ -144,7 +173,7 @@ class BAO(Method):
         """L = L_cls + lambda_pcl L_pcl(AM, p) (eq. 8)."""
         features = self.network(batch.images, spreads=True)
         class_maps = self.network.class_maps(features)
-        activations = self.activations(features, batch.labels)
+        activations = self.activations(self.network, features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
         pcl = losses.pixel_classification(activations, pseudo_labels, smoothing=self.config.smoothing)
         return {
@@ -152,9 +181,11 @@ class BAO(Method):
             "pcl": self.config.pcl_weight * pcl,
         }
 
-    def activations(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
-        """AM of the online network (sec. 4.2), its K_b backgrounds joined by log-sum-exp after A* has spread them."""
-        refined = full_precision(refine(self.network.activation_maps(features, labels), features))
+    def activations(
+        self, network: Network, features: Features, labels: Float[Tensor, "b K"]
+    ) -> Float[Tensor, "b S h w"]:
+        """AM of a network (sec. 4.2), its K_b backgrounds joined by log-sum-exp after A* has spread them."""
+        refined = full_precision(refine(network.activation_maps(features, labels), features))
         backgrounds, classes = refined.tensor_split([self.config.backgrounds], dim=1)
         return torch.cat([backgrounds.logsumexp(dim=1, keepdim=True), classes], dim=1)
 
@@ -162,19 +193,42 @@ class BAO(Method):
     def pseudo_labels(self, batch: Batch) -> Int[Tensor, "b h w"]:
         """p = argmax over [M_bg, M_fg] (eq. 6), of the target; 255 on padding and in doubt.
 
-        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2. An image
-        without labels is all background, and no cell of it is in doubt.
+        An image without labels is all background, and no cell of it is in doubt. With a decoder the grid is its own.
         """
         features = self._target(batch.images, spreads=True)
+        own = self.config.own_labels and bool(self.labels_itself)
+        background, foreground = self._from_activations(features, batch) if own else self._from_maps(features, batch)
+        valid = on_grid(batch.valid, foreground)
+        decided = torch.cat([background, foreground], dim=1).argmax(dim=1)
+        margin = (foreground.amax(dim=1, keepdim=True) - background) / 2
+        doubtful = in_doubt(margin, valid, share=self.config.doubt)
+        ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
+        decided = decided.masked_fill(ignored[:, 0], IGNORE)
+        return draw_to_edges(decided, batch.images, self.network.normalisation) if self.config.edges else decided
+
+    def _from_maps(self, features: Features, batch: Batch) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b K h w"]]:
+        """M_bg and M_fg of eq. 6.
+
+        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2.
+        """
         foreground = refine(self._target.class_maps(features), features)
         valid = on_grid(batch.valid, foreground)
         foreground = normalise(foreground, valid=valid, scaling=self.config.scaling) * batch.labels[:, :, None, None]
+        if self.config.decoder:
+            size = features.pyramid[0].shape[-2:]
+            foreground = F.interpolate(foreground, size=size, mode="bilinear", align_corners=False)
+            valid = on_grid(batch.valid, foreground)
         strongest = foreground.amax(dim=1, keepdim=True)
-        cut = find_cut(strongest, valid, cut=self.config.cut)
-        decided = torch.cat([2 * cut - strongest, foreground], dim=1).argmax(dim=1)
-        doubtful = in_doubt(strongest - cut, valid, share=self.config.doubt)
-        ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
-        return decided.masked_fill(ignored[:, 0], IGNORE)
+        return 2 * find_cut(strongest, valid, cut=self.config.cut) - strongest, foreground
+
+    def _from_activations(
+        self, features: Features, batch: Batch
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b K h w"]]:
+        """Probabilities of the background and of the classes of the image, a softmax of the target's AM."""
+        activations = self.activations(self._target, features, batch.labels)
+        possible = F.pad(batch.labels, (1, 0), value=1.0)[:, :, None, None] > 0
+        probabilities = activations.masked_fill(~possible, -math.inf).softmax(dim=1)
+        return probabilities[:, :1], probabilities[:, 1:]
 
     def maps(
         self,
@@ -187,28 +241,37 @@ class BAO(Method):
 
         In the paper's case, one background and the refined class maps, the other channels of AM are not computed.
         """
-        config = self.config
-        centred = config.background is Background.CENTRED
+        scored_by, centred = self._class_channels, self._background is Background.CENTRED
         features = self.network(images, spreads=True)
-        class_maps = self.network.class_maps(features, classes=classes)
-        if config.backgrounds == 1 and config.class_channels is ClassMaps.REFINED:
+        if self.config.backgrounds == 1 and scored_by is ClassMaps.REFINED:
             background = self.network.background_map(features, labels, centred=centred)
+            class_maps = self.network.class_maps(features, classes=classes)
             refined = refine(torch.cat([background, class_maps], dim=1), features)
             return Maps(refined[:, 1:], refined[:, :1])
 
-        refined = refine(class_maps, features)
-        activations = self.activations(features, labels)
+        activations = self.activations(self.network, features, labels)
         if centred:
             activations = activations - activations.mean(dim=1, keepdim=True)
         of_classes = activations[:, 1:] if classes is None else activations[:, classes]
-        match config.class_channels:
-            case ClassMaps.REFINED:
-                scores = refined
-            case ClassMaps.WITH_ACTIVATION:
-                scores = normalise(refined) + normalise(of_classes)
-            case ClassMaps.ACTIVATION:
-                scores = of_classes
-        return Maps(scores, activations[:, :1])
+        if scored_by is not ClassMaps.ACTIVATION:
+            refined = refine(self.network.class_maps(features, classes=classes), features)
+            both = scored_by is ClassMaps.WITH_ACTIVATION
+            of_classes = normalise(refined) + normalise(of_classes) if both else refined
+        return Maps(of_classes, activations[:, :1])
+
+    @property
+    def _class_channels(self) -> ClassMaps:
+        chosen = self.config.class_channels
+        if chosen is not ClassMaps.AUTO:
+            return chosen
+        return ClassMaps.REFINED if self.network.backbone.attends else ClassMaps.ACTIVATION
+
+    @property
+    def _background(self) -> Background:
+        chosen = self.config.background
+        if chosen is not Background.AUTO:
+            return chosen
+        return Background.RELEASED if self._class_channels is ClassMaps.ACTIVATION else Background.CENTRED
 
     def after_step(self, progress: Progress) -> None:
         """theta <- omega while sharing, then theta <- l theta + (1 - l) omega (eq. 9)."""
@@ -219,6 +282,8 @@ class BAO(Method):
                 shared = progress.steps
             case Follow.EMA:
                 shared = 0
+        if config.own_labels:
+            self.labels_itself.fill_(progress.step >= shared)
         if progress.step <= shared:
             teacher.share(self._target, self.network)
             return

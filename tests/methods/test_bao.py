@@ -114,7 +114,7 @@ def test_the_loss_of_pictures_without_labels_by_hand(make_network, batch):
     whole = Batch(batch.images[:1], torch.zeros(1, 4, dtype=torch.float64), batch.valid[:1])
     features = method.network(whole.images)
     z = method.network.class_maps(features).mean(dim=(2, 3))
-    background = method.activations(features, whole.labels).softmax(dim=1)[:, 0]
+    background = method.activations(method.network, features, whole.labels).softmax(dim=1)[:, 0]
     terms = method.loss(whole)
     torch.testing.assert_close(terms["classification"], torch.log(1 + torch.exp(z)).mean())
     torch.testing.assert_close(terms["pcl"], -background.log().mean())
@@ -184,6 +184,7 @@ def test_gradients_flow_through_the_attention(method, batch):
 def test_maps_are_the_refined_background_and_class_maps(method, batch):
     """Sec. 4.4: AM's background channel and M*, both of the online network."""
     method.eval()
+    method.config = Config(class_channels=ClassMaps.REFINED)
     maps = method.maps(batch.images, batch.labels)
     network = method.network
     features = network(batch.images)
@@ -194,13 +195,26 @@ def test_maps_are_the_refined_background_and_class_maps(method, batch):
     class_maps = torch.einsum("s c, b c h w -> b s h w", network.class_head.weight[1:, :, 0, 0], features.map)
     torch.testing.assert_close(maps.background, activations[:, :1] - activations.mean(dim=1, keepdim=True))
     torch.testing.assert_close(maps.scores, spread(class_maps, features))
-    method.config = Config(background=Background.RELEASED)
+    method.config = Config(class_channels=ClassMaps.REFINED, background=Background.RELEASED)
     torch.testing.assert_close(method.maps(batch.images, batch.labels).background, activations[:, :1])
+
+
+def test_without_attention_the_online_network_scores_the_classes_itself(method, batch):
+    """Class maps that no attention spreads know nothing of PCL; by default AM stands for all channels there."""
+    default = method.eval().maps(batch.images, batch.labels)
+    if method.network.backbone.attends:
+        method.config = Config(class_channels=ClassMaps.REFINED, background=Background.CENTRED)
+    else:
+        method.config = Config(class_channels=ClassMaps.ACTIVATION, background=Background.RELEASED)
+    explicit = method.maps(batch.images, batch.labels)
+    assert torch.equal(default.scores, explicit.scores)
+    assert torch.equal(default.background, explicit.background)
 
 
 def test_centring_determines_what_the_loss_leaves_open(method, batch):
     """A map common to all channels changes neither PCL nor the centred background, but the released one."""
     method.eval()
+    method.config = Config(background=Background.CENTRED)
     head = method.network.activation_head
     before = method.loss(batch)["pcl"], method.maps(batch.images, batch.labels).background
     with torch.no_grad():
@@ -386,9 +400,9 @@ def test_gradients_reach_every_background(several, batch):
     assert (head.weight.grad[0] != head.weight.grad[1]).any()
 
 
-@pytest.mark.parametrize("background", Background)
+@pytest.mark.parametrize("background", [Background.CENTRED, Background.RELEASED])
 def test_maps_of_several_backgrounds_are_their_log_sum_exp(several, batch, background):
-    several.config = Config(backgrounds=3, background=background)
+    several.config = Config(backgrounds=3, background=background, class_channels=ClassMaps.REFINED)
     features = several.network(batch.images)
     spread_maps = spread(several.network.activation_maps(features, batch.labels), features)
     joined = torch.log(spread_maps[:, 0].exp() + spread_maps[:, 1].exp() + spread_maps[:, 2].exp())
@@ -410,13 +424,13 @@ def test_one_background_stays_as_it_is_bit_for_bit(method, batch):
 
     features = method.network(batch.images)
     plain = refine(method.network.activation_maps(features, batch.labels), features)
-    joined = method.activations(method.network(batch.images), batch.labels)
+    joined = method.activations(method.network, method.network(batch.images), batch.labels)
     assert torch.equal(joined, plain)
     assert all(map(torch.equal, pcl_and_gradients(joined), pcl_and_gradients(plain)))
 
 
-@pytest.mark.parametrize("class_channels", ClassMaps)
-@pytest.mark.parametrize("background", Background)
+@pytest.mark.parametrize("class_channels", [ClassMaps.REFINED, ClassMaps.WITH_ACTIVATION, ClassMaps.ACTIVATION])
+@pytest.mark.parametrize("background", [Background.CENTRED, Background.RELEASED])
 def test_class_channels_at_inference(method, batch, class_channels, background):
     """The background is the same whatever scores the classes; AM is centred for all channels or for none."""
     method.eval()
@@ -459,5 +473,5 @@ def test_classes_asked_for_are_those_of_all(make_network, batch, class_channels,
 def test_options_beyond_the_paper_are_off_by_default():
     config = Config()
     assert (config.cut, config.doubt, config.backgrounds) == (Cut.HALF, 0.0, 1)
-    assert config.class_channels is ClassMaps.REFINED
+    assert (config.decoder, config.edges, config.own_labels) == (False, False, False)
     assert BAO.heads(config) == Heads(backgrounds=1)
