@@ -376,7 +376,7 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         "letters.png": ".cls: 'red' is not a class number; write one of 0..2",
         "list.png": ".json: not a list of class names",
         "broken.png": ".json: is not JSON (Expecting property name",
-        "bytes.png": ".txt: is no text in UTF-8; save it as such",
+        "bytes.png": ".txt: is not UTF-8 text; save it as UTF-8",
         "link.png": ".txt is a link that leads nowhere; restore",
         "void.png": ".txt: is empty; write [] into a .json file",
         "apart.tar/k": "no image has the name of these labels",
