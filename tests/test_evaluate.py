@@ -268,7 +268,7 @@ def test_ground_truth_without_a_valid_pixel_is_evaluated_to_null():
 
 
 def test_ground_truth_of_another_size_is_an_error_that_names_both():
-    with pytest.raises(DataError, match=r"ground truth is 3 x 2 pixels and the picture of the maps 4 x 2"):
+    with pytest.raises(DataError, match=r"ground truth is 3 x 2 pixels and the image of the maps 4 x 2"):
         evaluate_seeds([(seed_of([1], np.ones((1, 2, 4))), image(np.zeros((2, 3))))], 1, threshold=0.3)
     with pytest.raises(DataError, match=r"ground truth is 3 x 2 pixels and the prediction 2 x 3"):
         Confusion(1).update(image(np.zeros((3, 2))), image(np.zeros((2, 3))))

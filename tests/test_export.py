@@ -226,7 +226,7 @@ def test_the_server_gets_every_mask_in_its_layout(stage: Stage, scenes: Dataset,
     ("mask", "message"),
     [
         (None, "no such mask; make the masks of this split first"),
-        (torch.zeros(64, 63, dtype=torch.uint8), "63 x 64 pixels, its picture 64 x 64"),
+        (torch.zeros(64, 63, dtype=torch.uint8), "63 x 64 pixels, its image 64 x 64"),
         (torch.full((64, 64), 21, dtype=torch.uint8), r"index 21 is outside 0\.\.20"),
         (torch.full((64, 64), 255, dtype=torch.uint8), r"index 255 is outside 0\.\.20"),
     ],

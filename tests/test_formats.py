@@ -314,8 +314,8 @@ MISTAKES = {
         "indices 0, 2, and its image has the labels 1, 3; ",
     ),
     "background as a key": ({-1: np.zeros(SIZE), 1: np.zeros(SIZE)}, r"class index -1 is outside 0\.\.4"),
-    "size of another picture": ({1: np.zeros((14, 9))}, r"maps of 14 x 9 pixels for a picture of 9 x 14 pixels"),
-    "no plane": ({1: np.zeros(9)}, r"maps of 9 pixels for a picture of"),
+    "size of another picture": ({1: np.zeros((14, 9))}, r"maps of 14 x 9 pixels for an image of 9 x 14 pixels"),
+    "no plane": ({1: np.zeros(9)}, r"maps of 9 pixels for an image of"),
     "names as keys": ({"dog": np.zeros(SIZE)}, "holds neither"),
     "fractions as keys": ({1.0: np.zeros(SIZE)}, "neither integers nor strings"),
     "truth values as keys": ({True: np.zeros(SIZE)}, "neither integers nor strings"),
@@ -345,9 +345,9 @@ MISTAKES = {
     "no cells": ({"keys": [1], "cam": np.zeros((1, 0, 4))}, r"maps of shape \(1, 0, 4\)"),
     "rows and columns exchanged": (
         {"keys": [1], "cam": np.zeros((1, 4, 3))},
-        "maps of 4 x 3 cells for a picture of 9 x 14 pixels: rows and columns are exchanged; ",
+        "maps of 4 x 3 cells for an image of 9 x 14 pixels: rows and columns are exchanged; ",
     ),
-    "high_res of another size": ({"keys": [1], "high_res": np.zeros((1, 3, 4))}, "maps of 3 x 4 pixels for a picture"),
+    "high_res of another size": ({"keys": [1], "high_res": np.zeros((1, 3, 4))}, "maps of 3 x 4 pixels for an image"),
     "a tensor": ({1: torch.zeros(SIZE)}, r"it names 'torch.* \(of a torch tensor, \.numpy\(\)\)"),
     "keys of a tensor": ({"keys": torch.tensor([1]), "cam": np.zeros((1, 3, 4))}, r"torch tensor, \.numpy\(\)"),
 }
@@ -377,7 +377,7 @@ def test_seeds_of_ours_of_another_picture_or_other_classes_are_refused(tmp_path)
     seeds.save(tmp_path / "b.npz", Seed(torch.tensor([6]), maps, None, SIZE))
     seeds.save(tmp_path / "c.npz", Seed(torch.tensor([2, 2]), maps.expand(2, -1, -1), None, SIZE))
     for name, message in {
-        "a": "of a picture of 14 x 9 pixels, not 9 x 14",
+        "a": "of an image of 14 x 9 pixels, not 9 x 14",
         "b": "class index 5",
         "c": "two maps",
     }.items():

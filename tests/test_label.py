@@ -377,8 +377,8 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         "list.png": ".json: not a list of class names",
         "broken.png": ".json: is not JSON (Expecting property name",
         "bytes.png": ".txt: is not UTF-8 text; save it as UTF-8",
-        "link.png": ".txt is a link that leads nowhere; restore",
-        "void.png": ".txt: is empty; write [] into a .json file",
+        "link.png": ".txt is a link to a missing file; restore",
+        "void.png": ".txt: is empty; if the image shows",
         "apart.tar/k": "no image has the name of these labels",
     }.items():
         assert problem in problems[name]

@@ -951,7 +951,7 @@ def test_a_mask_of_another_size_than_its_picture_is_named() -> None:
         seed=0,
         pixel_labels=lambda index: torch.zeros(64, 63, dtype=torch.uint8),
     )
-    with pytest.raises(DataError, match="train_00002: a picture of 64 x 64 pixels and a mask of 64 x 63"):
+    with pytest.raises(DataError, match="train_00002: an image of 64 x 64 pixels and a mask of 64 x 63"):
         samples[0, 2]
 
 

@@ -181,7 +181,7 @@ def test_the_work_of_many_is_dealt_out_by_number(monkeypatch: pytest.MonkeyPatch
 
 
 def test_batches_that_cannot_be_divided_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"batches of 5 pictures cannot be divided by 2 devices"):
+    with pytest.raises(RecipeError, match=r"batches of 5 images cannot be divided by 2 devices"):
         train.divided(5, 2)
     with pytest.raises(RecipeError, match=r"--devices 0"):
         train.Hardware(devices=0)

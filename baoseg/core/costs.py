@@ -24,7 +24,7 @@ def measure(device: torch.device) -> Iterator[Cost]:
     """Seconds and peak memory of a block: of the device, or on a CPU of the process (Linux only).
 
     On a CPU it is the whole process that is measured, what it held before the block included, and not the processes
-    that load pictures.
+    that load images.
     """
     cost = Cost()
     if device.type == "cuda":

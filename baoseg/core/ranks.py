@@ -1,6 +1,6 @@
 """Who of how many processes this one is, where a run is spread over devices or machines; alone, the first of one.
 
-Work that makes files is dealt out by the number of the picture, so that no process has to know what another has done.
+Work that makes files is dealt out by the number of the image, so that no process has to know what another has done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def first() -> bool:
 
 
 def mine(indices: Sequence[int]) -> list[int]:
-    """Those of the picture numbers that are this process's to work on: the same on every process and at any time."""
+    """Those of the image numbers that are this process's to work on: the same on every process and at any time."""
     return [index for index in indices if index % world() == rank()]
 
 

@@ -59,7 +59,7 @@ class ClassSet:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as it lies on disk: RGB, upright, 8 bit."""
+    """One image as it lies on disk: RGB, upright, 8 bit."""
 
     name: str
     image: UInt8[Tensor, "3 h w"]
@@ -68,7 +68,7 @@ class Sample:
 
 
 class Batch(NamedTuple):
-    """What a training step sees. `valid` is True on picture and False on the padding of a crop."""
+    """What a training step sees. `valid` is True on image and False on the padding of a crop."""
 
     images: Float[Tensor, "b 3 h w"]
     labels: Float[Tensor, "b K"]

@@ -1,4 +1,4 @@
-"""Data sets: where labelled pictures come from, and how training draws its batches from them."""
+"""Data sets: where labelled images come from, and how training draws its batches from them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -44,25 +44,25 @@ LISTED_CLASSES = 30  # more are not listed one by one
 
 @runtime_checkable
 class Dataset(Protocol):
-    """The pictures of one split."""
+    """The images of one split."""
 
     classes: ClassSet
     split: str
     names: Sequence[str]  # unique, relative, without suffix
-    has_masks: bool  # some pictures have ground truth
+    has_masks: bool  # some images have ground truth
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes the picture, and its mask where there is one."""
+        """Decodes the image, and its mask where there is one."""
         ...
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of a picture, without decoding it."""
+        """Label vector of an image, without decoding it."""
         ...
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
-        """Ground truth of a picture, without decoding the picture; None if it has none."""
+        """Ground truth of an image, without decoding the image; None if it has none."""
         ...
 
     def fingerprint(self, *, masks: bool = True) -> str:
@@ -72,13 +72,13 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which pictures to train on and which to label and evaluate."""
+    """Which images to train on and which to label and evaluate."""
 
     path: str  # a folder (see `baoseg.data.folder`), or "synthetic"
-    train_split: str | None = None  # None: `train` if the folder has it, else all pictures
-    eval_split: str | None = None  # None: `val` if the folder has it, else the pictures of training
+    train_split: str | None = None  # None: `train` if the folder has it, else all images
+    eval_split: str | None = None  # None: `val` if the folder has it, else the images of training
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    limit: int | None = None  # to try something out: at most so many pictures of each split, spread evenly over it,
+    limit: int | None = None  # to try something out: at most so many images of each split, spread evenly over it,
     long_side: int | None = None  # and longer ones shrunk to so many pixels
 
     def __post_init__(self) -> None:
@@ -87,9 +87,9 @@ class Config:
 
 
 def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
-    """Open the pictures for training or for evaluation. Raises DataError if they are inconsistent.
+    """Open the images for training or for evaluation. Raises DataError if they are inconsistent.
 
-    Training on a folder sees pictures and image-level labels only, never a mask.
+    Training on a folder sees images and image-level labels only, never a mask.
     """
     whole = _open(config, split)
     if config.limit is None and config.long_side is None:
@@ -148,7 +148,7 @@ def folder_of(dataset: Dataset) -> Folder | None:
 
 
 class Excerpt:
-    """A few pictures of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
+    """A few images of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
 
     def __init__(self, whole: Dataset, *, limit: int | None, long_side: int | None) -> None:
         self.whole, self.limit, self.long_side = whole, limit, long_side
@@ -189,17 +189,17 @@ class Excerpt:
 
 
 class Item(NamedTuple):
-    """An augmented picture and its label vector."""
+    """An augmented image and its label vector."""
 
     crop: transforms.Crop
     labels: Float[Tensor, "K"]
 
 
 class TrainSet(TorchDataset):
-    """Augmented pictures for training, asked for by (epoch, index) as `EpochSampler` yields them.
+    """Augmented images for training, asked for by (epoch, index) as `EpochSampler` yields them.
 
     The augmentation depends on seed, epoch and index alone: neither the number of workers nor resuming a run
-    changes it. `pixel_labels` gives a picture's labels made beforehand, by its index, for what learns from such, and
+    changes it. `pixel_labels` gives an image's labels made beforehand, by its index, for what learns from such, and
     `pixel_weights` how much each of them counts (255: fully).
     """
 
@@ -230,8 +230,8 @@ class TrainSet(TorchDataset):
         if pixel_labels is not None and pixel_labels.shape != sample.image.shape[1:]:
             (height, width), (rows, columns) = sample.image.shape[1:], pixel_labels.shape
             raise DataError(
-                f"{sample.name}: a picture of {height} x {width} pixels and a mask of {rows} x {columns}; "
-                "use masks of the size of their pictures"
+                f"{sample.name}: an image of {height} x {width} pixels and a mask of {rows} x {columns}; "
+                "use masks of the size of their images"
             )
         crop = transforms.augment(
             sample.image,
@@ -290,8 +290,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
             raise ValueError(f"rank {rank} is outside 0..{num_replicas - 1}")
         if length < (batch_size or 0) * num_replicas or length < 1:
             raise DataError(
-                f"{length} pictures do not fill a batch of {batch_size or 1} on each of "
-                f"{num_replicas} devices; choose a smaller batch or add pictures"
+                f"{length} images do not fill a batch of {batch_size or 1} on each of "
+                f"{num_replicas} devices; choose a smaller batch or add images"
             )
         self.length = length
         self.seed = seed

@@ -1,16 +1,16 @@
-"""A folder of pictures with image-level labels.
+"""A folder of images with image-level labels.
 
     FOLDER/
       labels.csv                  image,labels          e.g.  JPEGImages/cat_7.jpg,cat sofa
       classes.txt                 optional: one class a line; fixes the order of the indices
-    pictures anywhere below the folder, and, as in PASCAL VOC
+    images anywhere below the folder, and, as in PASCAL VOC
       ImageSets/Segmentation/SPLIT.txt     optional: one name a line
       SegmentationClass/NAME.png           optional: ground truth, for evaluation only; see `baoseg.data.truth`
     or, plain,
       splits/SPLIT.txt
       masks/NAME.png
 
-The name of a picture is its path below JPEGImages/, images/ or the folder itself, without the suffix.
+The name of an image is its path below JPEGImages/, images/ or the folder itself, without the suffix.
 """
 
 import functools
@@ -36,7 +36,7 @@ from baoseg.data.table import read as read_table
 from baoseg.data.table_checks import Problem, refuse
 from baoseg.data.table_lines import Line, matched, read_list
 
-ALL = "all"  # the split of every picture in labels.csv, unless a split file of this name exists
+ALL = "all"  # the split of every image in labels.csv, unless a split file of this name exists
 _SPLITS = ("ImageSets/Segmentation", "splits")
 _MASKS = ("SegmentationClass", "masks")
 _FILES = ("labels.csv", "classes.txt", "boxes.csv")
@@ -44,9 +44,9 @@ _FOUND_UNASKED = ("train", "val")  # splits that are taken where they are there
 
 
 class Folder:
-    """The pictures of one split of a folder; see the head of this file for its layout.
+    """The images of one split of a folder; see the head of this file for its layout.
 
-    A picture without labels is one that shows the background alone. With `training=True` some picture needs a label,
+    An image without labels is one that shows the background alone. With `training=True` some image needs a label,
     and masks are not looked at. Opening checks all that can be checked without decoding: raises DataError, which names
     the first case of a problem and counts the others.
     """
@@ -76,19 +76,19 @@ class Folder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes the picture, and its mask where there is one."""
+        """Decodes the image, and its mask where there is one."""
         image = read_image(self.root / self._paths[index])
         height, width = image.shape[-2:]
         return Sample(self.names[index], image, self.labels(index), self._read_mask(index, (height, width)))
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of a picture, without decoding it."""
+        """Label vector of an image, without decoding it."""
         vector = torch.zeros(len(self.classes))
         vector[list(self._labels[index])] = 1.0
         return vector
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
-        """Ground truth of a picture, without decoding the picture; None if it has none."""
+        """Ground truth of an image, without decoding the image; None if it has none."""
         if not self.has_masks or self._masks[index] is None:
             return None
         return self._read_mask(index, image_size(self.root / self._paths[index]))
@@ -138,7 +138,7 @@ class Folder:
         if mask.shape != size:
             (height, width), (mask_height, mask_width) = size, mask.shape
             raise DataError(
-                f"{path}: the mask is {mask_width}x{mask_height} pixels and its picture, upright, "
+                f"{path}: the mask is {mask_width}x{mask_height} pixels and its image, upright, "
                 f"{width}x{height}; make them the same size"
             )
         outside = mask[(mask > len(self.classes)) & (mask != IGNORE)]
@@ -229,7 +229,7 @@ def _lines_of(root: Path, split: str, lines: Sequence[Line]) -> Sequence[Line]:
         known = ", ".join(file.stem for file in split_files(root)) or "none"
         raise DataError(f"{path}: no such split; the splits of {root} are: {known}") from None
     if not listed:
-        raise DataError(f"{path}: the split is empty; write the name of a picture on each line")
+        raise DataError(f"{path}: the split is empty; write the name of an image on each line")
     by_name = {line.name: line for line in lines}
     names = matched(listed, by_name)
     unlabelled = [name for name in names if name not in by_name]

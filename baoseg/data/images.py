@@ -1,4 +1,4 @@
-"""Pictures and masks on disk: common image files become 8-bit RGB, masks are palette PNGs in VOC colours."""
+"""Images and masks on disk: common image files become 8-bit RGB, masks are palette PNGs in VOC colours."""
 
 import contextlib
 import functools
@@ -59,7 +59,7 @@ _SIZE_IN_HEADER = {*_MASK_FORMATS, "GIF", "JPEG", "MPO", "PPM", "WEBP"}
 _SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose mode "I" is 16 bits scaled to 0..65535
 _ORIENTATION = 0x0112  # the EXIF tag
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-# EXIF orientation -> what turns the stored picture upright; those from 5 on swap the sides.
+# EXIF orientation -> what turns the stored image upright; those from 5 on swap the sides.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -88,7 +88,7 @@ def unread_suffixes() -> frozenset[str]:
 
 
 def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
-    """A picture as RGB, 8 bit, upright by its EXIF orientation.
+    """An image as RGB, 8 bit, upright by its EXIF orientation.
 
     Transparent pixels are shown over white. 16-bit greyscale is scaled to 8 bit (65535 -> 255), not clipped.
     Raises DataError if the file is missing, unreadable, truncated or of a kind whose range is unknown.
@@ -98,25 +98,25 @@ def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
 
 
 def from_pil(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """A picture that Pillow holds, as `read_image` gives that of a file. Raises DataError as `read_image`."""
+    """An image that Pillow holds, as `read_image` gives that of a file. Raises DataError as `read_image`."""
     try:
         return _upright(image)
     except DAMAGE as error:
-        raise DataError(f"picture {getattr(image, 'filename', '')}: {what_is_wrong(error, 'image')}") from None
+        raise DataError(f"image {getattr(image, 'filename', '')}: {what_is_wrong(error, 'image')}") from None
 
 
 def as_picture(image: Picture) -> UInt8[Tensor, "3 h w"]:
-    """A picture in any of its forms. Raises DataError as `read_image`, and for arrays and tensors of another kind."""
+    """An image in any of its forms. Raises DataError as `read_image`, and for arrays and tensors of another kind."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return from_pil(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise DataError(f"an array of {image.dtype} {image.shape} is no picture; give uint8 of [h w 3]")
+            raise DataError(f"an array of {image.dtype} {image.shape} is no image; give uint8 of [h w 3]")
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [3 h w]")
+        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no image; give uint8 of [3 h w]")
     return image
 
 
@@ -133,7 +133,7 @@ def from_bytes(content: bytes) -> UInt8[Tensor, "3 h w"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of the upright picture: those of `read_image`, as far as possible from the header alone.
+    """Height and width of the upright image: those of `read_image`, as far as possible from the header alone.
 
     Raises DataError as `read_image`.
     """
@@ -145,7 +145,7 @@ def image_size(path: Path) -> tuple[int, int]:
             tags = getattr(file, "tag_v2")  # noqa: B009 - of this kind of file alone
             width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
         if isinstance(file, PngImagePlugin.PngImageFile) and not _may_have_exif(path):
-            return height, width  # asking Pillow would decode the whole picture to look behind it
+            return height, width  # asking Pillow would decode the whole image to look behind it
         return (width, height) if _orientation(file) >= 5 else (height, width)
 
 

@@ -27,13 +27,13 @@ SPLITS = ("train", "val")
 _VERSION = 1  # of the drawing code; part of the fingerprint
 
 Array = np.ndarray
-# Distances in this file are in units of 1/128 of the picture's side: a larger picture shows the same scene.
+# Distances in this file are in units of 1/128 of the image's side: a larger image shows the same scene.
 _UNITS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    size: int = 128  # side of the square pictures in pixels
+    size: int = 128  # side of the square images in pixels
     train_images: int = 600
     eval_images: int = 100
     body_hint: float = 0.3  # share of bodies whose hue leans to their class; 0: only heads tell the class
@@ -42,13 +42,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.size < 32 or min(self.train_images, self.eval_images) < 1 or self.seed < 0:
             raise RecipeError(
-                f"synthetic data: {self.train_images} + {self.eval_images} pictures of {self.size} pixels, "
-                f"seed {self.seed}; choose at least 1 picture, 32 pixels, and a seed of at least 0"
+                f"synthetic data: {self.train_images} + {self.eval_images} images of {self.size} pixels, "
+                f"seed {self.seed}; choose at least 1 image, 32 pixels, and a seed of at least 0"
             )
 
 
 class Synthetic:
-    """One split ("train" or "val") of the scenes. A picture depends on seed, split and index alone."""
+    """One split ("train" or "val") of the scenes. An image depends on seed, split and index alone."""
 
     classes = CLASSES
     has_masks = True
@@ -71,14 +71,14 @@ class Synthetic:
         return Sample(self.names[index], torch.from_numpy(image), _present(animals), torch.from_numpy(mask))
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of a picture, without drawing it."""
+        """Label vector of an image, without drawing it."""
         return _present(_place_animals(self._rng(index), self.config.body_hint))
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
         return self[index].mask
 
     def fingerprint(self, *, masks: bool = True) -> str:
-        """SHA-256 of all that the pictures and their masks depend on."""
+        """SHA-256 of all that the images and their masks depend on."""
         content = [_VERSION, asdict(self.config), self.split, CLASSES.names]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -111,7 +111,7 @@ class _Animal:
 
 
 def _place_animals(rng: np.random.Generator, body_hint: float) -> list[_Animal]:
-    """One to three animals of one or two classes. Bodies may overlap; heads are in sight, in the picture."""
+    """One to three animals of one or two classes. Bodies may overlap; heads are in sight, in the image."""
     count = rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])
     kinds = rng.integers(len(CLASSES), size=2 if rng.random() < 0.6 else 1)
     placed: list[_Animal] = []
@@ -160,7 +160,7 @@ def _apart(one: _Animal, other: _Animal) -> bool:
     return bodies and heads and math.dist(one.head, other.head) > one.head_radius + other.head_radius
 
 
-# ------------------------------------------------------------------------------------- the picture
+# ------------------------------------------------------------------------------------- the image
 
 
 def _draw(

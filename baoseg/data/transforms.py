@@ -1,4 +1,4 @@
-"""From an 8-bit picture to what a network sees: augmentation, and the normalisation of a backbone."""
+"""From an 8-bit image to what a network sees: augmentation, and the normalisation of a backbone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from baoseg.core.types import IGNORE
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Augmentation of training pictures; the defaults are those of TransCAM and BAO on VOC."""
+    """Augmentation of training images; the defaults are those of TransCAM and BAO on VOC."""
 
     resize_long: tuple[int, int] = (320, 640)  # the long side in pixels is drawn from here, ends included
     crop: int = 512  # side of the square that the network sees
@@ -25,7 +25,7 @@ class Config:
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 0.1
-    mark_padding: bool = True  # False: padding counts as picture, as in the released code of TransCAM and BAO
+    mark_padding: bool = True  # False: padding counts as image, as in the released code of TransCAM and BAO
 
     def __post_init__(self) -> None:
         low, high = self.resize_long
@@ -54,7 +54,7 @@ def normalise(image: UInt8[Tensor, "*batch 3 h w"], normalisation: Normalisation
 
 
 class Crop(NamedTuple):
-    """What training sees of a picture; `valid` is False on padding."""
+    """What training sees of an image; `valid` is False on padding."""
 
     image: Float[Tensor, "3 c c"]
     valid: Bool[Tensor, "1 c c"]
@@ -126,11 +126,11 @@ def jitter_colours(
     return image
 
 
-Place = tuple[tuple[slice, slice], tuple[slice, slice]]  # rows and columns: of the picture, and where in the crop
+Place = tuple[tuple[slice, slice], tuple[slice, slice]]  # rows and columns: of the image, and where in the crop
 
 
 def random_place(size: Sequence[int], side: int, *, generator: torch.Generator) -> Place:
-    """Where a square of `side` pixels lies in a picture of `size` (height, width), or the picture in the square."""
+    """Where a square of `side` pixels lies in an image of `size` (height, width), or the image in the square."""
     height, width = size
     return _overlap(height, side, generator), _overlap(width, side, generator)
 
@@ -138,9 +138,9 @@ def random_place(size: Sequence[int], side: int, *, generator: torch.Generator) 
 def cut(
     image: Shaped[Tensor, "channels h w"], place: Place, side: int, *, padding: int = 0
 ) -> Shaped[Tensor, "channels c c"]:
-    """The square of the picture at a place.
+    """The square of the image at a place.
 
-    Where the picture is smaller than the square the rest is `padding`: 0 is the mean colour after normalisation (the
+    Where the image is smaller than the square the rest is `padding`: 0 is the mean colour after normalisation (the
     crop of the TransCAM, IRN and AffinityNet code).
     """
     (from_rows, to_rows), (from_columns, to_columns) = place
@@ -150,7 +150,7 @@ def cut(
 
 
 def _overlap(length: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:
-    """Along one axis: the part of the picture that is taken, and where it goes in the crop."""
+    """Along one axis: the part of the image that is taken, and where it goes in the crop."""
     shift = int(torch.randint(0, abs(length - side) + 1, (), generator=generator))
     taken = min(length, side)
     shifted, unshifted = slice(shift, shift + taken), slice(0, taken)

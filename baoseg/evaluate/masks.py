@@ -61,7 +61,7 @@ class Scores:
 
 
 class Confusion:
-    """Pixels counted by ground truth (rows) and prediction (columns), in 64 bit, over all pictures."""
+    """Pixels counted by ground truth (rows) and prediction (columns), in 64 bit, over all images."""
 
     def __init__(self, num_classes: int, counts: Int64[Tensor, "S S"] | None = None) -> None:
         """`num_classes` is K, without the background."""
@@ -70,7 +70,7 @@ class Confusion:
         self.counts = torch.zeros(size, size, dtype=torch.int64) if counts is None else counts
 
     def update(self, prediction: UInt8[Tensor, "h w"], truth: UInt8[Tensor, "H W"]) -> None:
-        """Count a picture; pixels whose ground truth is 255 do not count.
+        """Count an image; pixels whose ground truth is 255 do not count.
 
         Raises DataError if the two differ in size or hold a value beyond K.
         """
@@ -86,7 +86,7 @@ class Confusion:
         return Confusion(self.num_classes, self.counts + other.counts)
 
     def over_processes(self) -> "Confusion":
-        """The sum over all processes that evaluate, each some of the pictures."""
+        """The sum over all processes that evaluate, each some of the images."""
         return Confusion(self.num_classes, ranks.total(self.counts))
 
     def scores(self) -> Scores:
@@ -129,12 +129,12 @@ class ThresholdSweep:
         self._counts = torch.zeros(size, size, len(self.thresholds) + 1, dtype=torch.int64)
 
     def update(self, seed: Seed, truth: UInt8[Tensor, "h w"]) -> None:
-        """Count a picture; pixels whose ground truth is 255 do not count.
+        """Count an image; pixels whose ground truth is 255 do not count.
 
-        Raises DataError if the ground truth has another size than the picture, or one of them a class beyond
+        Raises DataError if the ground truth has another size than the image, or one of them a class beyond
         K.
         """
-        _check_size(truth, seed.size, "picture of the maps")
+        _check_size(truth, seed.size, "image of the maps")
         if seed.classes.numel() and seed.classes.max() > self.num_classes:
             raise DataError(
                 f"there is a map of class {seed.classes.max()}, but the classes are 0..{self.num_classes}; "
@@ -142,7 +142,7 @@ class ThresholdSweep:
             )
         classes, values = best_class(seed.upsample())
         reached = torch.bucketize(values, self._limits, right=True)  # number of thresholds <= value
-        # only the classes with a map have pixels to count: a picture's table, and its time, is linear in S
+        # only the classes with a map have pixels to count: an image's table, and its time, is linear in S
         present = seed.classes if seed.classes.numel() else torch.tensor([BACKGROUND])
         channel = torch.zeros(self.num_classes + 1, dtype=torch.int64)
         channel[present] = torch.arange(len(present))
@@ -153,7 +153,7 @@ class ThresholdSweep:
         self._counts.index_add_(1, present, counts.unflatten(1, (len(present), bins)))
 
     def over_processes(self) -> "ThresholdSweep":
-        """The sum over all processes that evaluate, each some of the pictures."""
+        """The sum over all processes that evaluate, each some of the images."""
         whole = ThresholdSweep(self.num_classes, self.thresholds)
         whole._counts = ranks.total(self._counts)
         return whole
@@ -206,7 +206,7 @@ def evaluate_seeds(
 
     `num_classes` is K, without the background. One of DECISIONS has the scores of the masks, the others are None:
     "threshold_free" those of maps with a learned background, "image_specific" those of maps that bring a threshold for
-    each picture, "fixed" those of others at `threshold`. "sweep" and "oracle" are those of the class maps alone at
+    each image, "fixed" those of others at `threshold`. "sweep" and "oracle" are those of the class maps alone at
     `THRESHOLDS`.
 
     Raises DataError if there are no pairs, the seeds are not all of one kind, or seed and mask do not fit.
@@ -226,7 +226,7 @@ def evaluate_seeds(
     if decisions:
         raise DataError(MIXED)
     if decision is None:
-        raise DataError("no picture has both maps and a ground truth mask; there is nothing to evaluate")
+        raise DataError("no image has both maps and a ground truth mask; there is nothing to evaluate")
     scores = confusion.over_processes().scores().to_json()
     if decision == "fixed":
         scores = {"threshold": threshold, **scores}
@@ -248,7 +248,7 @@ def evaluate_masks(
         confusion.update(mask, truth)
         empty = False
     if all(ranks.gathered(empty)):
-        raise DataError("no picture has both a mask and a ground truth; there is nothing to evaluate")
+        raise DataError("no image has both a mask and a ground truth; there is nothing to evaluate")
     return {
         **dict.fromkeys(DECISIONS),
         decision: confusion.over_processes().scores().to_json(),
@@ -294,7 +294,7 @@ def _check_size(truth: UInt8[Tensor, "h w"], size: Sequence[int], what: str) -> 
         (height, width), (other_height, other_width) = truth.shape, size
         raise DataError(
             f"the ground truth is {width} x {height} pixels and the {what} {other_width} x {other_height}; "
-            "use masks of the size of their pictures"
+            "use masks of the size of their images"
         )
 
 

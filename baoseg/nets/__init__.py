@@ -39,7 +39,7 @@ class Config:
         16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8), resnet38 8
     )
     options: tuple[tuple[str, Any], ...] = ()  # further settings of conformer.Config, ResNet38 or timm.create_model
-    mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
+    mean: tuple[float, float, float] | None = None  # of the images' normalisation; None: as was trained with
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
     head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others

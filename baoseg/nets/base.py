@@ -1,4 +1,4 @@
-"""What a backbone is: pictures in, a feature map out, and attention where the backbone has some."""
+"""What a backbone is: images in, a feature map out, and attention where the backbone has some."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Features:
-    """What the methods work on. The grid is ceil(picture / stride): h x w covers an unfinished last cell too.
+    """What the methods work on. The grid is ceil(image / stride): h x w covers an unfinished last cell too.
 
     `token_logits` are the class token's scores of the K classes, None for backbones without such a token;
     `attention` is None for backbones without self-attention over the same grid. `pyramid` holds the features of the
@@ -54,15 +54,15 @@ class Features:
 class Split(NamedTuple):
     """A backbone in two: `upper(lower(images))` is its feature map. The modules share the backbone's layers."""
 
-    lower: nn.Module  # pictures [b 3 H W] of any size to the features F [b channels h w] after a stage
+    lower: nn.Module  # images [b 3 H W] of any size to the features F [b channels h w] after a stage
     upper: nn.Module  # F to Features.map
     channels: int  # of F
 
 
 class Backbone(nn.Module):
-    """Any network that turns normalised pictures [b 3 H W] of any size into Features.
+    """Any network that turns normalised images [b 3 H W] of any size into Features.
 
-    `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the pictures
+    `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the images
     must have undergone, `attends` whether Features carry attention, `token_head` the
     class token's classifier (K + 1 outputs). `head_kernel` is the family's default for the
     class head in `Network`; `initialise_head` fills all heads. Those that attend take
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Features after each stage, fine to coarse, the last at the backbone's stride; PSA and IRN read them.
 
-        A stage of stride s has ceil(padded picture / s) cells a side, the picture padded to a multiple of the
+        A stage of stride s has ceil(padded image / s) cells a side, the image padded to a multiple of the
         backbone's stride.
         """
         raise RecipeError(f"{type(self).__name__}: no stages; use a convolutional network (timm:resnet50)")
@@ -139,10 +139,10 @@ def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tens
 
 
 def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[int]) -> Float[Tensor, "b c H W"]:
-    """Maps on a grid of ceil(size / stride) cells, enlarged to the pixels of a picture of this size: bilinear.
+    """Maps on a grid of ceil(size / stride) cells, enlarged to the pixels of an image of this size: bilinear.
 
-    The cells cover the padded picture (`pad_to_multiple`), so they are enlarged to all of it, and that is cut. Enlarged
-    to the picture alone they would be squeezed: what belongs at its far end would be up to a cell before it.
+    The cells cover the padded image (`pad_to_multiple`), so they are enlarged to all of it, and that is cut. Enlarged
+    to the image alone they would be squeezed: what belongs at its far end would be up to a cell before it.
     """
     height, width = size
     pixels = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)

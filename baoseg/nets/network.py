@@ -78,7 +78,7 @@ class Network(nn.Module):
             freeze_batch_norm(self)
 
     def forward(self, images: Float[Tensor, "b 3 H W"], *, spreads: bool = False) -> Features:
-        """Features of normalised pictures of any size; `spreads`: maps will be spread through their attention, which
+        """Features of normalised images of any size; `spreads`: maps will be spread through their attention, which
         is faster then and gives the same.
         """
         if self.decoder is not None:
@@ -147,7 +147,7 @@ class Network(nn.Module):
 
     @property
     def normalisation(self) -> Normalisation:
-        """What pictures must undergo before they come in."""
+        """What images must undergo before they come in."""
         return self.backbone.normalisation
 
     def head_parameters(self) -> Iterator[nn.Parameter]:

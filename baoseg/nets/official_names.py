@@ -120,7 +120,7 @@ def is_caffe_deeplab(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_caffe_deeplab(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> State:
-    """A state dict of kazuto1011/deeplab-pytorch in our names, for pictures in RGB where it has BGR.
+    """A state dict of kazuto1011/deeplab-pytorch in our names, for images in RGB where it has BGR.
 
     Models of several scales have the prefix `base.`, in the first versions of that code `scale.`; those also say `proj`
     for `shortcut` and `aspp.stages.` for `aspp.`. The classifier `fc` of the model trained on COCO is left out.

@@ -19,7 +19,7 @@ INCEPTION_STRIDES = {16: (1, 2), 8: (1, 1)}  # of Mixed_6a and Mixed_7a; (2, 2) 
 
 
 def pad_inception(model: Any, stride: int) -> None:
-    """Pad timm's InceptionV3 where it loses cells at the border, so that they lie on a grid over the picture.
+    """Pad timm's InceptionV3 where it loses cells at the border, so that they lie on a grid over the image.
 
     Deviation: the published network, and timm's, has no padding in the stem and where the grid gets coarser, so that
     it makes 5 x 5 cells of 224 x 224 pixels; padded, 7 x 7. The weights and their names stay. At stride 16 Mixed_6a
@@ -165,7 +165,7 @@ class TimmConvolutional(Backbone):
 
     @torch.no_grad()
     def _probe(self) -> int:
-        """Channels of the feature map, by a small oblong picture, which also shows if the model serves."""
+        """Channels of the feature map, by a small oblong image, which also shows if the model serves."""
         name = self._name
         rows, columns = 4, 6
         try:
@@ -191,7 +191,7 @@ class TimmConvolutional(Backbone):
 
 
 class _Padding(nn.Module):
-    """What `forward` does to pictures first."""
+    """What `forward` does to images first."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class _Cut:
 def _cut(model: Any, end: str, picture: Float[Tensor, "1 3 h w"]) -> _Cut | None:
     """The model in two, the first ending with the layers of module `end`.
 
-    The order is that in which `forward_features` calls them for the picture. None unless the layers in a row give what
+    The order is that in which `forward_features` calls them for the image. None unless the layers in a row give what
     the model gives, and the second part leaves its input as it is, which the generator reads too.
     """
     order: list[str] = []

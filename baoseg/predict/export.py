@@ -45,7 +45,7 @@ class Kind(StrEnum):
 
 
 class SegmenterGraph(nn.Module):
-    """Pictures in 0..1 to logits of the background and the K classes, at the size of the pictures: one scale."""
+    """Images in 0..1 to logits of the background and the K classes, at the size of the images: one scale."""
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class SegmenterGraph(nn.Module):
 
 
 class LabelerGraph(nn.Module):
-    """Pictures in 0..1 and label vectors to what a method gives for one scale, on the feature grid.
+    """Images in 0..1 and label vectors to what a method gives for one scale, on the feature grid.
 
     Maps are those of `Method.maps`, before clipping and scaling; those of absent classes are 0. The second of the three
     outputs, the background's map, is there for methods that learn one. The last are the class logits, of
@@ -95,14 +95,14 @@ class _Normalise(nn.Module):
 
 
 def onnx(model: Labeler | Segmenter, path: Path) -> None:
-    """Write `model` as one ONNX file for any number of pictures of any size. Normalisation is in the graph.
+    """Write `model` as one ONNX file for any number of images of any size. Normalisation is in the graph.
 
     Segmenter:  images [b 3 h w] in 0..1                  ->  scores [b K+1 h w], logits with the background first
     Labeler:    the same, and labels [b K] of 0 and 1     ->  maps [b K h' w'], background [b 1 h' w'] of methods that
                                                               learn one, logits [b K]
 
     All are 32-bit floats. The file's metadata hold `kind`, `classes` (a JSON list) and `version`. Scales, mirror
-    images and windows, the decision and thresholds of single pictures (BAS) stay with the caller.
+    images and windows, the decision and thresholds of single images (BAS) stay with the caller.
 
     Before the file is put in place, onnxruntime runs it on a batch of another number and size and the result is
     compared with PyTorch's. Convolutional networks are written by tracing, in seconds; what tracing gets wrong, and
@@ -188,7 +188,7 @@ def _captured(
 
 
 def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
-    """Whether onnxruntime gets what PyTorch gets, for three pictures of another size than those of the export."""
+    """Whether onnxruntime gets what PyTorch gets, for three images of another size than those of the export."""
     import onnxruntime
 
     fed = {name: _other(value) for name, value in given.items()}
@@ -213,7 +213,7 @@ def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
 
 
 def _other(value: Tensor) -> Tensor:
-    """Three pictures of 97 x 130 in the place of those of the export, or their label vectors."""
+    """Three images of 97 x 130 in the place of those of the export, or their label vectors."""
     return torch.rand(3, 3, 97, 130, device=value.device) if value.ndim == 4 else value[:1].expand(3, -1)
 
 
@@ -247,7 +247,7 @@ def voc(stage: Stage, dataset: Dataset, out: Path, *, tar: bool = False) -> Path
     """Copy the masks of a split into the layout that VOC's evaluation server asks for; with `tar` also as results.tgz.
 
     Every mask is checked before the first is written. Gives the folder of the masks, or the archive. Raises DataError
-    for a mask that is missing, of another size than its picture, or has an index beyond 20 (255 among them).
+    for a mask that is missing, of another size than its image, or has an index beyond 20 (255 among them).
     """
     if len(dataset.classes) + 1 > VOC_OUTPUTS:
         raise DataError(f"{len(dataset.classes)} classes; the server of VOC knows {VOC_OUTPUTS - 1}, name no more")
@@ -271,6 +271,6 @@ def _check_for_server(path: Path, image: UInt8[Tensor, "3 h w"]) -> None:
     mask = read_mask(path)
     (rows, columns), (height, width) = image.shape[-2:], mask.shape
     if (rows, columns) != (height, width):
-        raise DataError(f"{path}: {width} x {height} pixels, its picture {columns} x {rows}; make the mask again")
+        raise DataError(f"{path}: {width} x {height} pixels, its image {columns} x {rows}; make the mask again")
     if mask.max() >= VOC_OUTPUTS:
         raise DataError(f"{path}: index {mask.max()} is outside 0..{VOC_OUTPUTS - 1}, and the server takes no other")

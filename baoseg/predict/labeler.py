@@ -1,4 +1,4 @@
-"""A trained network that labels pictures: the Python API, and the file that keeps it."""
+"""A trained network that labels images: the Python API, and the file that keeps it."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ FORMAT = 1  # of the description in a network.safetensors; a reader refuses what
 
 @dataclass(frozen=True)
 class Result:
-    """What a labeler says about one picture, at the picture's size.
+    """What a labeler says about one image, at the image's size.
 
     `mask`: 0 background, 1..K the classes of the labeler; `class_maps`: a map in [0, 1] by class name, for the labels
     given (or predicted); `background`: the learned background map in [0, 1], None for methods without one.
@@ -47,7 +47,7 @@ class Result:
 
 
 class Labeler:
-    """Labels the pixels of pictures whose classes are known: `labeler(image, labels=["dog"]).mask`.
+    """Labels the pixels of images whose classes are known: `labeler(image, labels=["dog"]).mask`.
 
     `label_cut` is the class logit from which on a class counts as present where no labels are given; see `calibrate`.
     """
@@ -70,11 +70,11 @@ class Labeler:
     def __call__(
         self, image: Picture, labels: Sequence[str] | None = None, *, threshold: float | None = None
     ) -> Result:
-        """Label a picture: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
+        """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
 
         Without `labels` the classifier's own are used, see `predict_labels`.
         `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
-        an empty list, an unreadable picture, and maps that are NaN or infinite.
+        an empty list, an unreadable image, and maps that are NaN or infinite.
         """
         pixels = as_picture(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
@@ -118,7 +118,7 @@ class Labeler:
         return logits
 
     def views(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "v 3 h2 w2"]:
-        """The picture, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
+        """The image, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
         backbone = self.method.network.backbone
         return maps.views(
             image.to(self.device),
@@ -145,8 +145,8 @@ class Labeler:
 def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> float:
     """The `label_cut` with which the labels that the labeler predicts for `dataset` come closest to its own.
 
-    At most so many pictures are looked at, evenly spaced; of their labels those of the whole picture alone. On the
-    pictures that the network was trained on, which are all that there is without a split for it, the classifier is
+    At most so many images are looked at, evenly spaced; of their labels those of the whole image alone. On the
+    images that the network was trained on, which are all that there is without a split for it, the classifier is
     surer than on new ones, so the cut is an optimistic one.
     """
     chosen = range(0, len(dataset), math.ceil(len(dataset) / pictures))
@@ -159,9 +159,9 @@ def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> flo
 
 
 def best_cut(logits: Float[Tensor, "n K"], labels: Float[Tensor, "n K"]) -> float:
-    """The cut of highest F1 over all pairs of picture and class (micro-F1), 2 TP / (predicted + present).
+    """The cut of highest F1 over all pairs of image and class (micro-F1), 2 TP / (predicted + present).
 
-    The likeliest class of each picture is predicted with any cut, as in `Labeler.predict_labels`. The cut lies halfway
+    The likeliest class of each image is predicted with any cut, as in `Labeler.predict_labels`. The cut lies halfway
     between the lowest logit that it keeps and the highest that it drops, where it drops any; of equally good cuts it is
     the highest.
     """

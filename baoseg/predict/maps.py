@@ -1,4 +1,4 @@
-"""From a trained method and a picture to a seed: multi-scale inference and THE one normalisation."""
+"""From a trained method and an image to a seed: multi-scale inference and THE one normalisation."""
 
 import math
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class Config:
     """Multi-scale inference: scales and flips are summed, then normalised (noise reduction sec. 4.2)."""
 
-    sizes: tuple[int, ...] = (256, 512, 768)  # sides in pixels of the squares that a picture is resized to
+    sizes: tuple[int, ...] = (256, 512, 768)  # sides in pixels of the squares that an image is resized to
     flip: bool = True
     keep_aspect: bool = False  # rectangles of the same area instead of squares
-    stride: int = 4  # of the seeds: pixels of the picture a cell. The released code sums at full size
+    stride: int = 4  # of the seeds: pixels of the image a cell. The released code sums at full size
     scaling: Scaling = Scaling.RANGE
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ def infer(
     stride: int,
     fixed: float = MasksConfig().threshold,
 ) -> Seed:
-    """The seed of one picture; `normalisation` and `stride` are those of the method's backbone.
+    """The seed of one image; `normalisation` and `stride` are those of the method's backbone.
 
     `fixed` is the threshold for images for which a method that chooses thresholds cannot find one.
 
@@ -58,7 +58,7 @@ def infer(
     """
     classes = labels.nonzero()[:, 0] + 1
     if len(classes) == 0:
-        raise DataError("a picture without labels has no seed; give it at least one label")
+        raise DataError("an image without labels has no seed; give it at least one label")
     device = next(method.parameters()).device
     size = (int(image.shape[1]), int(image.shape[2]))
     grid = (math.ceil(size[0] / config.stride), math.ceil(size[1] / config.stride))
@@ -95,7 +95,7 @@ def middle(config: Config) -> int:
 def views(
     image: UInt8[Tensor, "3 h w"], side: int, *, config: Config, normalisation: Normalisation, stride: int
 ) -> Float[Tensor, "v 3 h2 w2"]:
-    """The picture at one scale, normalised, and its mirror image where the configuration asks for it."""
+    """The image at one scale, normalised, and its mirror image where the configuration asks for it."""
     height, width = image.shape[-2:]
     size = list(input_size((height, width), side, config=config, stride=stride))
     scaled = TF.resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
@@ -104,9 +104,9 @@ def views(
 
 
 def input_size(size: tuple[int, int], side: int, *, config: Config, stride: int) -> tuple[int, int]:
-    """Height and width that a picture of `size` is resized to for the scale `side`.
+    """Height and width that an image of `size` is resized to for the scale `side`.
 
-    The nearest multiples of the stride, so that the cells of the feature map cover the picture and nothing else.
+    The nearest multiples of the stride, so that the cells of the feature map cover the image and nothing else.
     """
     height, width = size if config.keep_aspect else (1, 1)
     scale = side / math.sqrt(height * width)

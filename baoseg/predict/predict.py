@@ -1,7 +1,7 @@
-"""Masks for new pictures that have no labels, by a segmentation network or by a labeler.
+"""Masks for new images that have no labels, by a segmentation network or by a labeler.
 
     photos/a/cat.jpg    -> OUT/a/cat.png             0 background, 1..K the classes of the model
-                           OUT/overlays/a/cat.jpg    the picture under the colours of its mask, where asked for
+                           OUT/overlays/a/cat.jpg    the image under the colours of its mask, where asked for
     cat.jpg             -> OUT/cat.png
 
 Masks and overlays that are there already are written anew. Images whose masks would be one file fail, all of them. Each
@@ -40,9 +40,9 @@ LEAST_SHARE = 0.01  # of the probability in a window: a class with less, and now
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    crf: bool = False  # draw the masks to the edges of the pictures
+    crf: bool = False  # draw the masks to the edges of the images
     overlays: bool = False
-    labels: str | None = None  # of all pictures, as in a labels.csv; None: the model finds them itself
+    labels: str | None = None  # of all images, as in a labels.csv; None: the model finds them itself
 
 
 def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config: Config = Config()) -> list[Path]:
@@ -107,7 +107,7 @@ def predict(
     labels: Sequence[str] | None = None,
     crf: bool = False,
 ) -> UInt8[Tensor, "h w"]:
-    """The mask of a picture. The CRF goes by windows, those of the segmentation network or the same for a labeler.
+    """The mask of an image. The CRF goes by windows, those of the segmentation network or the same for a labeler.
 
     Pixels near the border of a window see half its margin beyond it: 64 pixels, where the CRF's longest width is 80.
     """
@@ -124,7 +124,7 @@ def predict(
 
 
 def overlay(picture: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Image.Image:
-    """The picture under the colours of the classes. The background is as it was."""
+    """The image under the colours of the classes. The background is as it was."""
     photograph = Image.fromarray(picture.permute(1, 2, 0).numpy())
     coloured = Image.blend(photograph, Image.fromarray(voc_palette()[mask.numpy()]), OPACITY)
     return Image.composite(coloured, photograph, Image.fromarray((mask != BACKGROUND).numpy()))

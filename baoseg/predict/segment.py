@@ -1,4 +1,4 @@
-"""The segmentation network: it learns from masks, and then segments pictures without labels."""
+"""The segmentation network: it learns from masks, and then segments images without labels."""
 
 import itertools
 import math
@@ -40,10 +40,10 @@ class NetConfig:
     pretrained: bool = False  # weights of the backbone through timm's or smp's own loader
     stride: int = 8  # of timm's convolutional networks under DeepLab heads
     options: tuple[tuple[str, Any], ...] = ()
-    mean: tuple[float, float, float] | None = None  # of the pictures' normalisation; None: as was trained with
+    mean: tuple[float, float, float] | None = None  # of the images' normalisation; None: as was trained with
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # of the backbone
-    alignment: Alignment = Alignment.CELLS  # of the logits' cells with the picture
+    alignment: Alignment = Alignment.CELLS  # of the logits' cells with the image
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -79,22 +79,22 @@ class Reduce(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """How a picture is looked at: at several scales, and in the mirror."""
+    """How an image is looked at: at several scales, and in the mirror."""
 
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of the picture's own size
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of the image's own size
     flip: bool = True
     reduce: Reduce = Reduce.MEAN
     window: int = 1024  # pixels; what is larger is segmented window by window
     margin: int = 128  # pixels by which windows overlap, at least
     crf_settings: crf.Config = crf.PROBABILITIES
-    crf: bool = False  # draw the probabilities to the edges of the picture; only where one window does
+    crf: bool = False  # draw the probabilities to the edges of the image; only where one window does
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0 or not 0 <= self.margin < self.window:
             raise RecipeError(f"segmentation: {self}; scales above 0, and a margin that is smaller than the window")
 
     def windows(self, size: Sequence[int]) -> "list[Window]":
-        """Windows that cover a picture of this height and width; one where that is enough."""
+        """Windows that cover an image of this height and width; one where that is enough."""
         rows, columns = (_spans(side, self.window, self.margin) for side in size)
         return [Window(row, column) for row in rows for column in columns]
 
@@ -123,14 +123,14 @@ class SegmentationLearner(Learner):
 
 
 class Segmentation(NamedTuple):
-    """Of the picture's size. `mask`: 0 background, 1..K the classes; `scores`: probabilities, background first."""
+    """Of the image's size. `mask`: 0 background, 1..K the classes; `scores`: probabilities, background first."""
 
     mask: UInt8[Tensor, "h w"]
     scores: Float32[Tensor, "S h w"]
 
 
 class Segmenter:
-    """Segments pictures without labels: `segmenter(image).mask`, or `mask, scores = segmenter(image)`."""
+    """Segments images without labels: `segmenter(image).mask`, or `mask, scores = segmenter(image)`."""
 
     def __init__(self, network: SegmentationNetwork, classes: ClassSet, *, inference: Inference) -> None:
         self.network = network.eval()
@@ -144,8 +144,8 @@ class Segmenter:
     def __call__(self, image: Picture, labels: Sequence[str] | None = None) -> Segmentation:
         """A path, PIL image, uint8 array [h w 3] or tensor [3 h w]. With `labels` no other class is considered.
 
-        The scores of a large picture are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
-        for an unreadable picture, and where the network's logits are NaN or infinite.
+        The scores of a large image are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
+        for an unreadable image, and where the network's logits are NaN or infinite.
         """
         picture = as_picture(image)
         scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
@@ -156,7 +156,7 @@ class Segmenter:
         return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
 
     def mask(self, image: Picture, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
-        """The mask alone, window by window: memory grows with the picture by a few bytes a pixel."""
+        """The mask alone, window by window: memory grows with the image by a few bytes a pixel."""
         picture = as_picture(image)
         windows = self.inference.windows(picture.shape[-2:])
         if self.inference.crf and len(windows) == 1:
@@ -182,7 +182,7 @@ class Segmenter:
         for scale in self.inference.scales:
             scaled = view if scale == 1 else _rescale(view, scale)
             joined = self._joined(joined, self._look(scaled, size, absent))
-            if self.inference.flip:  # after the picture, not in a batch with it, which takes twice the memory
+            if self.inference.flip:  # after the image, not in a batch with it, which takes twice the memory
                 joined = self._joined(joined, self._look(scaled.flip(-1), size, absent).flip(-1))
         guards.numbers(joined, "probabilities")
         kept = joined[:, *window.kept_of_seen]
@@ -246,9 +246,9 @@ def enlarge(
     *,
     view: Sequence[int] | None = None,
 ) -> Float[Tensor, "b S H W"]:
-    """What a network has made of a view of a picture, on the pixels of the picture of this size: bilinear.
+    """What a network has made of a view of an image, on the pixels of the image of this size: bilinear.
 
-    `view` is the size of the view, which shows all of the picture at another scale; None: it is the picture itself. The
+    `view` is the size of the view, which shows all of the image at another scale; None: it is the image itself. The
     cells lie in it as `network.alignment` says.
     """
     size, seen = tuple(size), tuple(size if view is None else view)

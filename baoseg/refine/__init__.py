@@ -1,4 +1,4 @@
-"""Refinement: masks drawn to the edges of the pictures, by the pictures alone (dense CRF), or with a network that has
+"""Refinement: masks drawn to the edges of the images, by the images alone (dense CRF), or with a network that has
 learned from the seeds which pixels belong together (PSA, IRN).
 """
 

@@ -83,12 +83,12 @@ def background_score(seed: Seed, *, alpha: float) -> Float[Tensor, "h w"]:
 
 
 def check(image: UInt8[Tensor, "3 h w"], seed: Seed) -> None:
-    """Raises DataError for a seed of a picture of another size, or with values that are no numbers."""
+    """Raises DataError for a seed of an image of another size, or with values that are no numbers."""
     height, width = image.shape[-2:]
     if (height, width) != seed.size:
         raise DataError(
-            f"refinement: a picture of {height} x {width} pixels and maps of one of {seed.size[0]} x {seed.size[1]}; "
-            "use the maps of this picture"
+            f"refinement: an image of {height} x {width} pixels and maps of one of {seed.size[0]} x {seed.size[1]}; "
+            "use the maps of this image"
         )
     if not all(bool(maps.isfinite().all()) for maps in (seed.scores, seed.background) if maps is not None):
         raise DataError("refinement: the maps have values that are NaN or infinite; make them again")

@@ -1,5 +1,5 @@
 """Fully connected CRF (Kraehenbuehl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge
-potentials", NIPS 2011): draws labels or class probabilities to the edges of the picture.
+potentials", NIPS 2011): draws labels or class probabilities to the edges of the image.
 
     E(x) = sum_i psi_u(x_i) + sum_{i<j} [x_i != x_j] k(f_i, f_j)                                           (eq. 1-3)
     k    = w1 exp(-|p_i - p_j|^2 / 2 a^2 - |I_i - I_j|^2 / 2 b^2) + w2 exp(-|p_i - p_j|^2 / 2 c^2)         (eq. 3)
@@ -7,7 +7,7 @@ potentials", NIPS 2011): draws labels or class probabilities to the edges of the
 p is a position, I a colour. Mean field (algorithm 1) filters the marginals with both Gaussians in each step. The filter
 is the permutohedral lattice of Adams, Baek and Davis ("Fast high-dimensional filtering using the permutohedral
 lattice", Eurographics 2010): splat, blur along d + 1 axes, slice. Each of these is a sparse product here, made once a
-picture and applied to all labels together.
+image and applied to all labels together.
 
 As in the authors' C++, and unlike the paper: each Gaussian is normalised on both sides, D^-1/2 K D^-1/2 with D = K 1,
 and a pixel's message to itself is not taken out.
@@ -30,7 +30,7 @@ from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.types import IGNORE
 
 LEAST_PROBABILITY = 1e-5  # log 0 is no energy
-TOO_SMALL = "crf: the widths are too small for this picture; choose larger ones"
+TOO_SMALL = "crf: the widths are too small for this image; choose larger ones"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,10 @@ def from_probabilities(
 def _picture(image: Tensor | np.ndarray, maps: Tensor) -> UInt8[Tensor, "h w 3"]:
     image = _tensor(image)
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
-        raise DataError(f"crf: {image.dtype} {tuple(image.shape)} is no picture; give uint8 of [h w 3]")
+        raise DataError(f"crf: {image.dtype} {tuple(image.shape)} is no image; give uint8 of [h w 3]")
     if image.shape[:2] != maps.shape[-2:]:
         (height, width), (rows, columns) = image.shape[:2], maps.shape[-2:]
-        raise DataError(f"crf: a picture of {height} x {width} and maps of {rows} x {columns} pixels; resize the maps")
+        raise DataError(f"crf: an image of {height} x {width} and maps of {rows} x {columns} pixels; resize the maps")
     return image.to(maps.device)
 
 
@@ -178,7 +178,7 @@ def _positions(height: int, width: int, device: torch.device) -> Float[Tensor, "
     return torch.stack([columns.repeat(height), rows.repeat_interleave(width)]).float()
 
 
-@lru_cache(maxsize=1)  # the same for all pictures of one size, and about a tenth of the work
+@lru_cache(maxsize=1)  # the same for all images of one size, and about a tenth of the work
 def position_kernel(height: int, width: int, sxy: float, compat: float, device: torch.device) -> "Lattice":
     return _kernel(_positions(height, width, device) / sxy, compat=compat)
 
@@ -303,7 +303,7 @@ def _numbers(coordinates: Float[Tensor, "d n"]) -> tuple[Int[Tensor, "n"], Int[T
     *strides, end = accumulate(extents, mul, initial=1)
     if end >= 2**62:
         raise RecipeError(TOO_SMALL)
-    kind = torch.int32 if end < 2**31 else torch.int64  # half the work in most pictures
+    kind = torch.int32 if end < 2**31 else torch.int64  # half the work in most images
     packing = torch.tensor(strides, dtype=kind, device=coordinates.device)
     return ((coordinates - low[:, None] + 2).to(kind) * packing[:, None]).sum(dim=0, dtype=kind), packing
 

@@ -91,7 +91,7 @@ class IRNet(Learner):
         return self.displacement.parameters()
 
     def fields(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b 2 h w"]]:
-        """Logits of the boundary map B, and the displacements D (rows, columns), on a grid of ceil(picture / 4)."""
+        """Logits of the boundary map B, and the displacements D (rows, columns), on a grid of ceil(image / 4)."""
         stages = self._stages(images)
         rows, columns = (-(-side // STRIDE) for side in images.shape[-2:])
         return self.boundary(stages)[:, 0, :rows, :columns], self.displacement(stages)[..., :rows, :columns]
@@ -118,7 +118,7 @@ class IRNet(Learner):
 
     @torch.inference_mode()
     def edge(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w"]:
-        """B in [0, 1]: the sigmoid of the mean logits of the picture and its mirror image, as released."""
+        """B in [0, 1]: the sigmoid of the mean logits of the image and its mirror image, as released."""
         device = self.boundary.joint.weight.device
         inputs = normalise(image.to(device), self.backbone.normalisation)
         inputs = pad_to_multiple(inputs[None], STRIDE)  # so that the cells of both lie on one another
@@ -131,10 +131,10 @@ class IRNet(Learner):
 
         The maps go to the power first, on the grid of the boundary map; after the walk they are divided by the maximum
         of all channels, in the released code by that of the enlarged maps. A seed without a background is cut at
-        `Config.threshold`. Where a side of the picture is no multiple of 4, seed and boundaries lie up to a cell apart
+        `Config.threshold`. Where a side of the image is no multiple of 4, seed and boundaries lie up to a cell apart
         at its far end, as in the released code.
 
-        Raises DataError for a seed of a picture of another size, or with values that are no numbers.
+        Raises DataError for a seed of an image of another size, or with values that are no numbers.
         """
         affinity_labels.check(image, seed)
         config = self.config

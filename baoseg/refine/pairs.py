@@ -75,7 +75,7 @@ def labels_of(batch: Batch, maps: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h 
 
 
 def stage_strides(backbone: Backbone) -> list[int]:
-    """Pixels a cell for each of `backbone.stages`, as found on a small picture."""
+    """Pixels a cell for each of `backbone.stages`, as found on a small image."""
     training = [module for module in backbone.modules() if module.training]
     side = 2 * backbone.stride
     with torch.no_grad():

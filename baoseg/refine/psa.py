@@ -110,7 +110,7 @@ class AffinityNet(Learner):
         yield from self.joint.parameters()
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """f^aff of normalised pictures of any size, on a grid of ceil(picture / stride)."""
+        """f^aff of normalised images of any size, on a grid of ceil(image / stride)."""
         stages = self.backbone.stages(images)
         finest = stages[self.stages[0]]
         parts = [
@@ -130,11 +130,11 @@ class AffinityNet(Learner):
     def walked(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> Seed:
         """T^t of the class maps and of the background (sec. 3.3), on the grid of the features.
 
-        The background is the seed's own, (1 - max_s M_s)^alpha, or the fixed score. Where a side of the picture is no
+        The background is the seed's own, (1 - max_s M_s)^alpha, or the fixed score. Where a side of the image is no
         multiple of the stride, the last cells reach beyond it, and the seed is on the pixels instead, without what lies
         beyond. The network is in evaluation mode afterwards.
 
-        Raises DataError for a seed of a picture of another size, or with values that are no numbers.
+        Raises DataError for a seed of an image of another size, or with values that are no numbers.
         """
         affinity_labels.check(image, seed)
         config = self.eval().config

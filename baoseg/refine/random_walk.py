@@ -32,11 +32,11 @@ class Affinity(NamedTuple):
     """The affinity of each cell to the cells after it in reading order; that to the cells before it is the same."""
 
     offsets: list[Offset]
-    weights: Float[Tensor, "b p h w"]  # of a cell and the one at the offset; 0 where that is outside the picture
+    weights: Float[Tensor, "b p h w"]  # of a cell and the one at the offset; 0 where that is outside the image
 
 
 class Transition(NamedTuple):
-    """T as rows of sparse entries, the cells of all pictures numbered one after another (n = b h w)."""
+    """T as rows of sparse entries, the cells of all images numbered one after another (n = b h w)."""
 
     starts: Int64[Tensor, "n+1"]  # first entry of each row, and their number
     sources: Int64[Tensor, "e"]  # the column of each entry
@@ -54,7 +54,7 @@ def propagate_to_edge(
     """Class maps spread up to the class boundaries: T^t (M * (1 - B)) (IRN sec. 5).
 
     `edge` is the class boundary map B in [0, 1], on the grid of the maps; see `edge_affinity` for T. IRN uses radius 5,
-    beta 10 and 256 steps. Pictures of one size can go together, with equal leading dimensions. The result is in 32-bit
+    beta 10 and 256 steps. Images of one size can go together, with equal leading dimensions. The result is in 32-bit
     numbers at least, and not scaled: IRN divides it by its maximum after enlarging it.
 
     Raises DataError if there is no map, if the grids differ, if a value is NaN or infinite, or B is outside [0, 1].
@@ -77,7 +77,7 @@ def powered(maps: Float[Tensor, "*b h w"], power: float) -> Float[Tensor, "*b h 
 def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
     """a_ij = 1 - max of B over the cells on the path from i to j, both ends included (IRN sec. 4.4).
 
-    Outside the picture all is edge, so nothing comes from there.
+    Outside the image all is edge, so nothing comes from there.
     """
     batch, height, width = edge.shape
     offsets = offsets_within(radius)
@@ -88,7 +88,7 @@ def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
 
 
 def edge_affinity_at(edge: Float[Tensor, "b h w"], offset: Offset) -> Float[Tensor, "b y x"]:
-    """`edge_affinity` of the pairs at one offset that lie within the picture."""
+    """`edge_affinity` of the pairs at one offset that lie within the image."""
     return 1 - reduce(torch.maximum, (within(edge, offset, cell) for cell in path(offset)))
 
 
@@ -107,7 +107,7 @@ def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affi
 
 
 def feature_affinity_at(features: Float[Tensor, "b c h w"], offset: Offset) -> Float[Tensor, "b y x"]:
-    """`feature_affinity` of the pairs at one offset that lie within the picture."""
+    """`feature_affinity` of the pairs at one offset that lie within the image."""
     distance = (within(features, offset, HERE) - within(features, offset, offset)).abs().mean(dim=1)
     return (-distance).exp()
 

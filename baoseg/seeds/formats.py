@@ -1,8 +1,8 @@
-"""Seeds that other tools made, one file a picture.
+"""Seeds that other tools made, one file an image.
 
 - `.npz` of ours (`seeds.save`).
 - `.npy` with a dict, as IRN and its relatives save it: `keys` [k], class indices from 0 without the background, and
-  maps `high_res` [k H W] of the picture's size or `cam` [k h w] on a coarser grid.
+  maps `high_res` [k H W] of the image's size or `cam` [k h w] on a coarser grid.
 - `.npy` with a dict from class index, again from 0 without the background, to a map [H W] (PSA, SEAM, TransCAM).
 
 Maps may hold truth values, integers or fractions: each map is brought to [0, 1] by its own extremes after negative
@@ -32,7 +32,7 @@ from baoseg.seeds import Seed
 from baoseg.seeds.fusion import scaled
 from baoseg.seeds.pickles import is_pickle, unpickle
 
-STRIDE = 4  # pixels of the picture a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
+STRIDE = 4  # pixels of the image a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
 
 LOOKED_AT = 200  # files of a folder, before any is used: an order that is not ours is the same in all of them
 
@@ -48,20 +48,20 @@ def read(
     allow_pickle: bool = False,
     flat: bool = False,
 ) -> Seed:
-    """The seed of the picture `name` of height and width `size`: `folder/name.npz` or `folder/name.npy`.
+    """The seed of the image `name` of height and width `size`: `folder/name.npz` or `folder/name.npy`.
 
     `flat` also admits a file named by the last part of `name` alone, as tools write that do not keep folders; it is
-    for data sets in which those parts differ. Maps are brought to [0, 1] on a grid of a quarter of the picture's
-    sides. Classes that the picture does not have are dropped; a class that the file lacks has a map of zeros, but
-    a file that has maps and none of the picture's classes is refused.
+    for data sets in which those parts differ. Maps are brought to [0, 1] on a grid of a quarter of the image's
+    sides. Classes that the image does not have are dropped; a class that the file lacks has a map of zeros, but
+    a file that has maps and none of the image's classes is refused.
 
     Raises DataError, which names the file, if it is missing, damaged, of another format, of other classes or of
-    another picture, and if it is a pickle and `allow_pickle` is not set.
+    another image, and if it is a pickle and `allow_pickle` is not set.
     """
     path = find(folder, name, flat=flat)
     if path is None:
         tried = ", ".join(str(each) for pair in _places(folder, name, flat=flat) for each in pair)
-        raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every picture")
+        raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every image")
     try:
         if path.suffix == ".npz":
             return _of_ours(seeds.load(path), labels=labels, size=size)
@@ -116,7 +116,7 @@ def survey(
 def agree(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> None:
     """Raises ValueError for a seed that is of another image, or of none of its classes."""
     if seed.size != size:
-        raise ValueError(f"the seed of a picture of {_sides(seed.size)}, not {_sides(size)}; make it from this picture")
+        raise ValueError(f"the seed of an image of {_sides(seed.size)}, not {_sides(size)}; make it from this image")
     present = {*labels.nonzero()[:, 0].tolist()}
     _check_classes({index - 1 for index in seed.classes.tolist()}, present, len(labels))
 
@@ -164,7 +164,7 @@ def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
 
 
 def find(folder: Path, name: str, *, flat: bool) -> Path | None:
-    """The file of the seed of a picture; None where there is none. Raises DataError for two."""
+    """The file of the seed of an image; None where there is none. Raises DataError for two."""
     for pair in _places(folder, name, flat=flat):
         match [path for path in pair if path.is_file()]:
             case [path]:
@@ -231,14 +231,14 @@ def _check_sides(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
     """Of maps on a coarser grid, which may be square for all images, but do not lie where the image stands."""
     if size is not None and (shape[0] - shape[1]) * (size[0] - size[1]) < 0:
         raise ValueError(
-            f"maps of {shape[0]} x {shape[1]} cells for a picture of {_sides(size)}: rows and columns are exchanged; "
+            f"maps of {shape[0]} x {shape[1]} cells for an image of {_sides(size)}: rows and columns are exchanged; "
             "save maps as [classes, height, width]"
         )
 
 
 def _check_size(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
     if size is not None and shape != size:
-        raise ValueError(f"maps of {_sides(shape)} for a picture of {_sides(size)}; make them from this picture")
+        raise ValueError(f"maps of {_sides(shape)} for an image of {_sides(size)}; make them from this image")
 
 
 def _sides(shape: tuple[int, ...]) -> str:

@@ -29,7 +29,7 @@ class Config:
 
 
 def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
-    """Class index of each pixel of the picture: 0 for the background, else one of `seed.classes`.
+    """Class index of each pixel of the image: 0 for the background, else one of `seed.classes`.
 
     Without a threshold, the argmax over [background, class maps]; ties go to the background, then to the
     class of the lower index (BAO inference). With a threshold t, which overrides a background map, the class
@@ -64,7 +64,7 @@ def confident_labels(seed: Seed, *, background: float, foreground: float) -> UIn
 
 
 def margin(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
-    """How far the largest of background and class maps is above the second, in 1/255; for each pixel of the picture.
+    """How far the largest of background and class maps is above the second, in 1/255; for each pixel of the image.
 
     A threshold stands for the background where the seed has none. Without classes all is sure.
     """

@@ -1,9 +1,9 @@
-"""Seeds: the normalised activation maps of one picture, in memory and on disk.
+"""Seeds: the normalised activation maps of one image, in memory and on disk.
 
-A seed is what a method says before anything is decided: for each class that the picture's labels name a map in
-[0, 1], and, from methods that learn one, a map of the background. It lives on a grid coarser than the picture (a
-quarter of its sides by default) and in half precision on disk, which keeps 10,000 pictures of 500 x 375 below a
-gigabyte; `upsample` brings it back to the picture's own size.
+A seed is what a method says before anything is decided: for each class that the image's labels name a map in
+[0, 1], and, from methods that learn one, a map of the background. It lives on a grid coarser than the image (a
+quarter of its sides by default) and in half precision on disk, which keeps 10,000 images of 500 x 375 below a
+gigabyte; `upsample` brings it back to the image's own size.
 """
 
 import zipfile
@@ -32,8 +32,8 @@ class Seed:
     classes: Int[Tensor, "k"]  # class indices 1..K of the channels, ascending
     scores: Float[Tensor, "k h w"]  # in [0, 1]
     background: Float[Tensor, "h w"] | None  # in [0, 1]; None: the method needs a threshold
-    size: tuple[int, int]  # height and width of the picture in pixels
-    threshold: float | None = None  # the cut for this picture, of methods that choose one; there is no background then
+    size: tuple[int, int]  # height and width of the image in pixels
+    threshold: float | None = None  # the cut for this image, of methods that choose one; there is no background then
 
     @property
     def decided(self) -> bool:
@@ -41,7 +41,7 @@ class Seed:
         return self.background is not None or self.threshold is not None
 
     def upsample(self) -> "Seed":
-        """The same seed on the pixels of the picture: bilinear, corners not aligned."""
+        """The same seed on the pixels of the image: bilinear, corners not aligned."""
         if tuple(self.scores.shape[-2:]) == self.size:
             return self
         background = None if self.background is None else resize(self.background[None], self.size)[0]

@@ -8,7 +8,7 @@ from baoseg.core.types import BACKGROUND, IGNORE, full_precision
 
 
 def pool(maps: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b 1 h w"] | None = None) -> Float[Tensor, "b k"]:
-    """Global average of each map over the cells that are picture (all, without `valid`).
+    """Global average of each map over the cells that are image (all, without `valid`).
 
     The papers average over the padding of a crop as well; see `mark_padding` in the augmentation's settings.
     """
@@ -20,7 +20,7 @@ def pool(maps: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b 1 h w"] | None =
 
 
 def multilabel_soft_margin(logits: Float[Tensor, "b K"], labels: Float[Tensor, "b K"]) -> Float[Tensor, ""]:
-    """Mean over pictures and classes of the binary cross-entropy (BAO eq. 7, noise reduction eq. 8)."""
+    """Mean over images and classes of the binary cross-entropy (BAO eq. 7, noise reduction eq. 8)."""
     return F.multilabel_soft_margin_loss(logits, labels)
 
 

@@ -97,7 +97,7 @@ class Hardware:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = 2  # processes that load pictures, for each device
+    workers: int = 2  # processes that load images, for each device
     devices: int = 1  # of each machine
     nodes: int = 1  # machines; each runs the same command under torchrun or SLURM
     accumulate: int = 1  # parts of a batch that go through the network one after the other
@@ -248,9 +248,7 @@ def seconds(stage: Stage) -> float:
 def divided(batch_size: int, devices: int) -> int:
     """Each device's part of a batch. Raises RecipeError where there is a remainder."""
     if batch_size % devices:
-        raise RecipeError(
-            f"batches of {batch_size} pictures cannot be divided by {devices} devices; change --batch-size"
-        )
+        raise RecipeError(f"batches of {batch_size} images cannot be divided by {devices} devices; change --batch-size")
     return batch_size // devices
 
 

@@ -158,7 +158,7 @@ def test_the_splits_with_labels_and_masks(tmp_path, capsys):
     assert train.mask(2).unique().tolist() == [0, 255]
     assert len(Folder(folder, "train", training=True)) == 3
     assert list(Folder(folder, "val").names) == [f"COCO_val2014_{3:012}"]
-    assert "3 pictures, 2 of them with an object that is no crowd" in capsys.readouterr().out
+    assert "3 images, 2 of them with an object that is no crowd" in capsys.readouterr().out
     tool = read_by_pycocotools(folder / "annotations/instances_train2014.json", capsys)
     for index, number in enumerate((7, 9, 12)):
         assert np.array_equal(train.mask(index).numpy(), slow(tool, tool.loadImgs(number)[0]))
@@ -240,9 +240,9 @@ def test_a_damaged_picture_comes_after_all_others_and_can_be_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"annotations": ANNOTATIONS[:3]}, ["1 pictures with annotations instead of 3", "annotations.zip"]),
+        ({"annotations": ANNOTATIONS[:3]}, ["1 images with annotations instead of 3", "annotations.zip"]),
         ({"annotations": [*ANNOTATIONS, annotation(9, 7, 91, [])]}, ["category 91", "instances_train2014.json"]),
-        ({"annotations": [*ANNOTATIONS, annotation(9, 70, 1, [])]}, ["picture 70", "instances_train2014.json"]),
+        ({"annotations": [*ANNOTATIONS, annotation(9, 70, 1, [])]}, ["image 70", "instances_train2014.json"]),
         ({"images": 3}, ["instances_train2014.json", "not the instances", ".annotations.zip.unpacked"]),
         ({"annotations": [*ANNOTATIONS, annotation(9, 7, 1, {"counts": "!"})]}, ["cannot be decoded"]),
         ({"images": [entry | {"height": 99} for entry in TRAIN["images"]]}, ["size"]),

@@ -192,13 +192,13 @@ def test_a_second_call_needs_no_archives_and_changes_nothing(tmp_path):
     [
         (
             {"trainval": {f"{SETS}/train.txt": b"t1\n"}},
-            ["1 pictures in train", "trainval.tar"],
+            ["1 images in train", "trainval.tar"],
         ),
         (
             {"trainval": {f"{SETS}/val.txt": b"v1\nt1\n"}},
-            ["2 pictures in val", "trainval.tar"],
+            ["2 images in val", "trainval.tar"],
         ),
-        ({"outlines": {f"{SBD}/val.txt": b"v1\n"}}, ["3 pictures in train_aug", "sbd.tgz"]),
+        ({"outlines": {f"{SBD}/val.txt": b"v1\n"}}, ["3 images in train_aug", "sbd.tgz"]),
         ({"trainval": {f"{SETS}/val.txt": b"v1\nv1\n"}}, ["val.txt", "v1", "more than one"]),
         (
             {"trainval": {f"{DEVKIT}/Annotations/s1.xml": xml([("unicorn", 0)])}},

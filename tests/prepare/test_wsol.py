@@ -81,7 +81,7 @@ def test_cub_with_segmentations(tmp_path):
 @pytest.mark.parametrize(
     ("files", "masks", "words"),
     [
-        (CUB | {"CUB_200_2011/train_test_split.txt": lines("1 1", "2 0", "3 0")}, BIRD_MASKS, ["1 pictures in train"]),
+        (CUB | {"CUB_200_2011/train_test_split.txt": lines("1 1", "2 0", "3 0")}, BIRD_MASKS, ["1 images in train"]),
         (without(CUB, f"CUB_200_2011/images/{BIRDS[1]}"), BIRD_MASKS, ["Auk_2.jpg", ".birds.tgz.unpacked"]),
         (without(CUB, "CUB_200_2011/classes.txt"), BIRD_MASKS, ["classes.txt", ".birds.tgz.unpacked"]),
         (CUB, without(BIRD_MASKS, "segmentations/002.Jay/Jay_1.png"), ["Jay_1", "outlines.tgz is incomplete"]),
@@ -177,7 +177,7 @@ def test_ilsvrc_says_what_a_person_has_to_do(tmp_path, capsys):
     [
         (without(BOXES, "val/ILSVRC2012_val_00000002.xml"), None, ["00000002.xml", ".boxes.tgz.unpacked"]),
         (BOXES | {"val/ILSVRC2012_val_00000002.xml": b"<annotation>"}, None, ["00000002.xml", ".boxes.tgz.unpacked"]),
-        (BOXES, {"n01": 2}, ["2 pictures in train instead of 3", "train.tar is incomplete"]),
+        (BOXES, {"n01": 2}, ["2 images in train instead of 3", "train.tar is incomplete"]),
     ],
 )
 def test_what_ilsvrc_lacks_is_named(tmp_path, boxes, synsets, words):
@@ -242,7 +242,7 @@ def test_openimages(tmp_path, capsys, top):
         ),
         (
             {"lists": LISTS | {"repository-1/metadata/OpenImages/train/class_labels.txt": lines("train/0a/1.jpg,0")}},
-            ["1 pictures in train instead of 2", "lists.zip is incomplete"],
+            ["1 images in train instead of 2", "lists.zip is incomplete"],
         ),
     ],
 )

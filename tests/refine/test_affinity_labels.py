@@ -170,7 +170,7 @@ def test_the_background_score_is_a_power_and_never_no_number():
     "rule", [lambda *given: from_alphas(*given, low=4.0, high=24.0), from_thresholds, from_background]
 )
 def test_bad_seeds(rule):
-    with pytest.raises(DataError, match="picture of 4 x 4 pixels and maps of one of 4 x 5"):
+    with pytest.raises(DataError, match="image of 4 x 4 pixels and maps of one of 4 x 5"):
         rule(GREY, seed_of(torch.rand(1, 4, 5), torch.rand(4, 5)))
     for value in (math.nan, math.inf):
         scores, background = torch.rand(1, 4, 4), torch.rand(4, 4)

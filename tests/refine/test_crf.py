@@ -342,7 +342,7 @@ NAN = torch.full((2, 4, 5), float("nan"))
 @pytest.mark.parametrize(
     ("probabilities", "message"),
     [
-        (torch.ones(2, 4, 6), "a picture of 4 x 5 and maps of 4 x 6"),
+        (torch.ones(2, 4, 6), "an image of 4 x 5 and maps of 4 x 6"),
         (torch.ones(4, 5), "give \\[k h w\\]"),
         (NAN, "NaN"),
         (torch.zeros(0, 4, 5), "no class present"),
@@ -357,7 +357,7 @@ def test_bad_probabilities(probabilities, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(5, 4, dtype=torch.uint8), "a picture of 4 x 5 and maps of 5 x 4"),
+        (torch.zeros(5, 4, dtype=torch.uint8), "an image of 4 x 5 and maps of 5 x 4"),
         (torch.zeros(4, 5), "give integers"),
         (torch.zeros(1, 4, 5, dtype=torch.uint8), "give integers"),
         (torch.full((4, 5), 255), "no class present"),
@@ -370,7 +370,7 @@ def test_bad_labels(labels, message):
 
 @pytest.mark.parametrize("image", [torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(4, 5, 3), torch.zeros(0, 5, 3)])
 def test_bad_pictures(image):
-    with pytest.raises(DataError, match="is no picture"):
+    with pytest.raises(DataError, match="is no image"):
         crf.from_labels(image, torch.zeros(4, 5, dtype=torch.uint8))
 
 
@@ -385,5 +385,5 @@ def test_bad_settings():
 def test_too_small_widths(width):
     labels = torch.arange(4).repeat(5, 1)
     for config in (crf.Config(bilateral_srgb=width), crf.Config(gaussian_sxy=width * 1e-6)):
-        with pytest.raises(RecipeError, match="too small for this picture"):
+        with pytest.raises(RecipeError, match="too small for this image"):
             crf.from_labels(picture(5, 4), labels, config=config)

@@ -308,7 +308,7 @@ def test_it_learns_two_halves():
 
 def test_bad_input():
     net = network()
-    with pytest.raises(DataError, match="picture of 8 x 8 pixels and maps of one of 8 x 9"):
+    with pytest.raises(DataError, match="image of 8 x 8 pixels and maps of one of 8 x 9"):
         net.refine(picture(8, 8), seed_of(8, 9))
     seed = seed_of(8, 8)
     seed.scores[0, 0, 0] = math.nan

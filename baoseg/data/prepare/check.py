@@ -1,4 +1,4 @@
-"""What is wrong with a folder of pictures: all of it at once, where `baoseg.data.Folder` names the first problem."""
+"""What is wrong with a folder of images: all of it at once, where `baoseg.data.Folder` names the first problem."""
 
 import os
 import posixpath
@@ -24,8 +24,8 @@ from baoseg.data.table_lines import Line, matched, read_list
 def folder(root: Path) -> list[str]:
     """All problems of a folder in the layout of `baoseg.data.folder`, each in one line: where, what, remedy.
 
-    Every picture and mask is decoded. With an empty list every split can be trained on and evaluated. Pictures without
-    labels are no problem, as long as a split to train on has some with: those called train..., or all pictures where
+    Every image and mask is decoded. With an empty list every split can be trained on and evaluated. Images without
+    labels are no problem, as long as a split to train on has some with: those called train..., or all images where
     there is none.
     """
     problems: list[str] = []
@@ -37,7 +37,7 @@ def folder(root: Path) -> list[str]:
         files = Tree(root)
         unique = {line.image: line for line in table.lines if not is_outside(line.path)}
         masks = _Masks(root, list(unique.values()), table.classes)
-        for line in track(unique.values(), title="pictures", total=len(unique)):
+        for line in track(unique.values(), title="images", total=len(unique)):
             size = None
             try:
                 size = tuple(_image(files, line).shape[-2:])
@@ -75,7 +75,7 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
             yield str(error)
             continue
         if not names:
-            yield f"{file}: the split is empty; write the name of a picture on each line"
+            yield f"{file}: the split is empty; write the name of an image on each line"
         for name, count in Counter(names).items():
             if count > 1:
                 yield f"{file}: {name} is in the split more than once; keep one line"
@@ -123,7 +123,7 @@ class _Masks:
         if size is not None and mask.shape != size:
             (height, width), (mask_height, mask_width) = size, mask.shape
             self._problems.append(
-                f"{path}: the mask is {mask_width}x{mask_height} pixels and its picture, upright, {width}x{height}; "
+                f"{path}: the mask is {mask_width}x{mask_height} pixels and its image, upright, {width}x{height}; "
                 "make them the same size"
             )
         outside = mask[(mask > len(self.classes)) & (mask != IGNORE)].unique().tolist()

@@ -1,9 +1,9 @@
-"""MS COCO 2014 as 80 classes and a background: one mask a picture from the outlines of its objects.
+"""MS COCO 2014 as 80 classes and a background: one mask an image from the outlines of its objects.
 
-Pictures without any annotation are left out, as in the papers (BAS sec. 5.1): 702 of the 82,783 for training, which
+Images without any annotation are left out, as in the papers (BAS sec. 5.1): 702 of the 82,783 for training, which
 leaves 82,081, and 367 of the 40,504 for validation, which leaves 40,137. The noise paper (sec. 4.1) evaluates on the
-81,394 training pictures "with pixel-level ground truth labels" and does not say which 687 it leaves out; nothing in the
-annotations is defined to be 81,394 pictures. Here all 82,081 have a mask, and the number of those with an object that
+81,394 training images "with pixel-level ground truth labels" and does not say which 687 it leaves out; nothing in the
+annotations is defined to be 81,394 images. Here all 82,081 have a mask, and the number of those with an object that
 is no crowd is printed, as only these have ground truth for a class.
 """
 
@@ -67,7 +67,7 @@ VAL = Archive(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The official archives, and how many of their pictures have annotations (BAS sec. 5.1)."""
+    """The official archives, and how many of their images have annotations (BAS sec. 5.1)."""
 
     annotations: Archive = ANNOTATIONS
     train: Archive = TRAIN
@@ -79,7 +79,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and its annotations as the JSON file has them."""
+    """An image and its annotations as the JSON file has them."""
 
     name: str  # without suffix
     height: int
@@ -95,7 +95,7 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
     """Make the folder ROOT/COCO2014 with the splits train and val, on `workers` processes (0: in this one).
 
     `archives` is where the archives lie, and where missing ones are downloaded to (ROOT/archives). Masks that exist are
-    not made again. Raises DataError where an archive is missing, damaged or incomplete, or a picture is damaged: all
+    not made again. Raises DataError where an archive is missing, damaged or incomplete, or an image is damaged: all
     others are done first.
     """
     need("pycocotools.mask")
@@ -106,7 +106,7 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
         splits = {split: read_pictures(folder / _instances(split)) for split in ("train", "val")}
     for split, count in (("train", config.train_images), ("val", config.val_images)):
         if len(splits[split]) != count:
-            problem = f"{len(splits[split])} pictures with annotations instead of {count}"
+            problem = f"{len(splits[split])} images with annotations instead of {count}"
             raise packs.incomplete(folder / _instances(split), problem, config.annotations, folder)
     for split, source in (("train", config.train), ("val", config.val)):
         names = {picture.name for picture in splits[split]}
@@ -114,7 +114,7 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
         packs.require(names, folder / PICTURES, source, folder)
         write_lines(folder / SPLITS / f"{split}.txt", (picture.name for picture in splits[split]))
         outlined = sum(any(not entry.get("iscrowd") for entry in picture.annotations) for picture in splits[split])
-        say(f"{split}: {len(names):,} pictures, {outlined:,} of them with an object that is no crowd")
+        say(f"{split}: {len(names):,} images, {outlined:,} of them with an object that is no crowd")
     everything = splits["train"] + splits["val"]
     present = listed(folder / MASKS)
     todo = [picture for picture in everything if picture.name not in present]
@@ -124,7 +124,7 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
 
 
 def read_pictures(path: Path) -> list[Picture]:
-    """The pictures of an instances JSON that have annotations, in the order of their ids. Raises DataError."""
+    """The images of an instances JSON that have annotations, in the order of their ids. Raises DataError."""
     try:
         content = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
@@ -137,7 +137,7 @@ def read_pictures(path: Path) -> list[Picture]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the instances of COCO ({error}); restore it") from None
     strange = [f"category {number}" for number in sorted(categories - CATEGORIES.keys())]
-    strange += [f"picture {number}" for number in sorted(annotations.keys() - images.keys())]
+    strange += [f"image {number}" for number in sorted(annotations.keys() - images.keys())]
     refuse(
         [
             f"{path}: an annotation names {what}, which COCO 2014 does not have; take the official file"
@@ -152,7 +152,7 @@ def read_pictures(path: Path) -> list[Picture]:
 
 
 def draw(annotations: Sequence[Mapping[str, Any]], *, height: int, width: int) -> UInt8[np.ndarray, "h w"]:
-    """The mask of a picture: classes 1..80, 255 where there is a crowd and no object of its own outline.
+    """The mask of an image: classes 1..80, 255 where there is a crowd and no object of its own outline.
 
     Where objects overlap, the one with fewer pixels is on top; of two alike, the later one. Each is decoded by
     pycocotools, as its own `annToMask` does.
@@ -188,7 +188,7 @@ def _write_mask(folder: Path, picture: Picture) -> None:
         url = f"http://images.cocodataset.org/{picture.name.split('_')[1]}/{path.name}"
         raise DataError(f"{what}; put a whole copy there, from {url}, and run the same command again") from None
     if size != (picture.height, picture.width):
-        raise DataError(f"{path}: not of the size that its annotations say; put the official picture there")
+        raise DataError(f"{path}: not of the size that its annotations say; put the official image there")
     try:
         mask = draw(picture.annotations, height=picture.height, width=picture.width)
     except Exception as error:  # pycocotools raises whatever a damaged outline leads it to

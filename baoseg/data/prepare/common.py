@@ -64,7 +64,7 @@ def refuse(problems: Sequence[object]) -> None:
 
 
 def read_split(path: Path) -> list[str]:
-    """The names in a split file. Raises DataError if it is missing, or names a picture twice."""
+    """The names in a split file. Raises DataError if it is missing, or names an image twice."""
     try:
         names = path.read_text(encoding="utf-8").split()
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_labels(folder: Path, classes: Sequence[str], labels: Mapping[str, Iterable[str]]) -> None:
-    """labels.csv and classes.txt, from the class names of each picture."""
+    """labels.csv and classes.txt, from the class names of each image."""
     write_lines(folder / "classes.txt", classes)
     with atomic(folder / "labels.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

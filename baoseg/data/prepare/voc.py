@@ -1,7 +1,7 @@
-"""PASCAL VOC 2012 for segmentation, with the training pictures of SBD.
+"""PASCAL VOC 2012 for segmentation, with the training images of SBD.
 
-VOC has 1,464 pictures to train on and 1,449 to evaluate on. Hariharan et al. (2011, "Semantic contours from inverse
-detectors", SBD) outlined objects in 11,355 of VOC's pictures. The papers train on 10,582: VOC's train united with SBD's
+VOC has 1,464 images to train on and 1,449 to evaluate on. Hariharan et al. (2011, "Semantic contours from inverse
+detectors", SBD) outlined objects in 11,355 of VOC's images. The papers train on 10,582: VOC's train united with SBD's
 train and val, without VOC's val. SBD's outlines are coarser, so VOC's masks are kept where there are any.
 """
 
@@ -32,7 +32,7 @@ class Labels(Enum):
     """What the image-level labels are made from."""
 
     OBJECTS = "objects"  # all objects of the XML files, difficult ones too, as in PSA's list, which the papers use
-    EASY = "easy"  # without objects marked difficult, unless a picture has no others
+    EASY = "easy"  # without objects marked difficult, unless an image has no others
     MASKS = "masks"  # the classes with a pixel in the mask
 
 
@@ -55,7 +55,7 @@ TEST = Archive(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The official archives, and how many pictures of each split they hold."""
+    """The official archives, and how many images of each split they hold."""
 
     trainval: Archive = TRAINVAL
     sbd: Archive = SBD
@@ -69,7 +69,7 @@ class Config:
 
 @dataclass(frozen=True)
 class _Picture:
-    """What the annotations say of one picture."""
+    """What the annotations say of one image."""
 
     objects: frozenset[str]
     easy: frozenset[str]  # objects that are not marked difficult
@@ -86,8 +86,8 @@ def voc12(
 ) -> Path:
     """Make the folder ROOT/VOC2012 with the splits train, train_aug, val and, where its archive is at hand, test.
 
-    `archives` is where the archives lie, and where missing ones are downloaded to (ROOT/archives). Pictures of the test
-    split have neither labels nor masks. Prints how many pictures there are, and on how many of them image-level labels
+    `archives` is where the archives lie, and where missing ones are downloaded to (ROOT/archives). Images of the test
+    split have neither labels nor masks. Prints how many images there are, and on how many of them image-level labels
     from the objects and from the masks differ. Raises DataError where an archive is missing, damaged or incomplete.
     """
     need("scipy.io")
@@ -132,7 +132,7 @@ def _place_devkit(name: str) -> str | None:
 
 
 def _place_sbd(name: str) -> str | None:
-    """The lists and the classes of pixels; pictures are VOC's own."""
+    """The lists and the classes of pixels; images are VOC's own."""
     path = name.removeprefix("./").removeprefix(_SBD)
     return path if path.startswith("cls/") or path in {"train.txt", "val.txt"} else None
 
@@ -156,9 +156,7 @@ def _splits(folder: Path, sbd: Path, config: Config, *, tests: bool) -> dict[str
     }
     for split, (count, source, target) in expected.items():
         if split in splits and len(splits[split]) != count:
-            raise packs.incomplete(
-                folder, f"{len(splits[split])} pictures in {split} instead of {count}", source, target
-            )
+            raise packs.incomplete(folder, f"{len(splits[split])} images in {split} instead of {count}", source, target)
     # SBD's masks would take the place of VOC's
     packs.require([*splits["train"], *splits["val"]], folder / MASKS, config.trainval, folder)
     packs.require(splits.get("test", []), folder / PICTURES, config.test, folder)
@@ -167,7 +165,7 @@ def _splits(folder: Path, sbd: Path, config: Config, *, tests: bool) -> dict[str
 
 
 def _describe(name: str, *, folder: Path, sbd: Path, config: Config) -> _Picture:
-    """Reads all that there is about a picture, and makes its mask from SBD's where VOC has none."""
+    """Reads all that there is about an image, and makes its mask from SBD's where VOC has none."""
     with packs.unpacked_from(config.trainval, folder):
         size = read_image(folder / PICTURES / f"{name}.jpg").shape[-2:]
         objects, easy = read_objects(folder / "Annotations" / f"{name}.xml")
@@ -177,7 +175,7 @@ def _describe(name: str, *, folder: Path, sbd: Path, config: Config) -> _Picture
             write_mask(path, torch.from_numpy(_read_outlines(sbd / "cls" / f"{name}.mat")))
     mask = read_mask(path)
     if mask.shape != size:
-        raise DataError(f"{path}: not of the size of its picture; delete it and run the same command again")
+        raise DataError(f"{path}: not of the size of its image; delete it and run the same command again")
     values = np.unique(mask.numpy())
     masked = frozenset(CLASSES[value - 1] for value in values if 1 <= value <= len(CLASSES))
     return _Picture(objects, easy, masked)
@@ -209,8 +207,8 @@ def _labels(picture: _Picture, source: Labels) -> frozenset[str]:
 
 
 def _table(splits: Mapping[str, Sequence[str]], pictures: Mapping[str, _Picture]) -> Table:
-    """Numbers of pictures, and of those whose labels from masks differ from those from objects."""
-    table = Table("split", "pictures", "masks differ from objects", "... from those not difficult")
+    """Numbers of images, and of those whose labels from masks differ from those from objects."""
+    table = Table("split", "images", "masks differ from objects", "... from those not difficult")
     for split, names in splits.items():
         known = [pictures[name] for name in names if name in pictures]
         objects, easy = (sum(getattr(picture, of) != picture.masked for picture in known) for of in ("objects", "easy"))

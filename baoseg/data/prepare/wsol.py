@@ -1,7 +1,7 @@
 """The data sets of weakly supervised localization, in the layouts that `baoseg.data.wsol` reads.
 
-Each function unpacks, opens every split as training and evaluation do, and compares the number of pictures with the
-published one. Pictures and boxes are left as they are.
+Each function unpacks, opens every split as training and evaluation do, and compares the number of images with the
+published one. Images and boxes are left as they are.
 """
 
 import functools
@@ -79,7 +79,7 @@ class Cub:
 
 @dataclass(frozen=True, kw_only=True)
 class Ilsvrc:
-    """ImageNet's ILSVRC 2012: 1,000 classes, boxes of the validation pictures."""
+    """ImageNet's ILSVRC 2012: 1,000 classes, boxes of the validation images."""
 
     train: Archive = ILSVRC_TRAIN
     val: Archive = ILSVRC_VAL
@@ -144,7 +144,7 @@ def ilsvrc(root: Path, *, archives: Path | None = None, config: Ilsvrc = Ilsvrc(
 def openimages(root: Path, *, archives: Path | None = None, config: OpenImages = OpenImages()) -> Path:
     """Make the folder ROOT/OpenImages with the splits train, val and test; the last two have masks.
 
-    Pictures and masks are for a person to put into `archives` (ROOT/archives); the lists are downloaded. Raises
+    Images and masks are for a person to put into `archives` (ROOT/archives); the lists are downloaded. Raises
     DataError where an archive is missing, damaged or incomplete.
     """
     folder, archives = root / "OpenImages", archives or root / "archives"
@@ -181,17 +181,17 @@ class _Split(NamedTuple):
 
 def _check(folder: Path, layout: Layout, splits: Mapping[str, _Split]) -> None:
     """Open each split. Prints what is there; raises DataError where something is not."""
-    table = Table("split", "pictures", "with boxes", "with masks")
+    table = Table("split", "images", "with boxes", "with masks")
     for name, split in splits.items():
         with packs.unpacked_from(split.opened, folder):
             entries = open_boxed(wsol.Config(path=str(folder), layout=layout, eval_split=name), "eval").entries
         if len(entries) != split.pictures:
-            problem = f"{len(entries)} pictures in {name} instead of {split.pictures}"
+            problem = f"{len(entries)} images in {name} instead of {split.pictures}"
             raise packs.incomplete(folder, problem, split.counted, folder)
         masked = {entry.name for entry in entries if entry.masks and all(mask.is_file() for mask in entry.masks)}
         if split.masks is not None and len(masked) < len(entries):
             first = next(entry for entry in entries if entry.name not in masked)
-            problem = f"{len(entries) - len(masked)} pictures of {name} lack a mask, e.g. {first.name}"
+            problem = f"{len(entries) - len(masked)} images of {name} lack a mask, e.g. {first.name}"
             raise packs.incomplete(folder, problem, split.masks, folder)
         boxed = sum(bool(entry.boxes) for entry in entries)
         table.add_row(name, f"{len(entries):,}", f"{boxed:,}", f"{len(masked):,}")

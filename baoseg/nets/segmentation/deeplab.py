@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class DeepLab(SegmentationNetwork):
     """A backbone and a head on its feature map; the logits have the backbone's grid.
 
-    The papers enlarge the logits to the picture, which is left to the caller here. DeepLab v2 takes the maximum over
-    three scales of the picture; here there is one.
+    The papers enlarge the logits to the image, which is left to the caller here. DeepLab v2 takes the maximum over
+    three scales of the image; here there is one.
     """
 
     body = "backbone"
@@ -84,9 +84,9 @@ class CaffeResNet(TimmConvolutional):
     """ResNet-101 at stride 8 as DeepLab's authors have it in Caffe.
 
     Three things differ from `resnet101` of torchvision and timm. The block that halves its map does so in its first
-    1 x 1 convolution. Dilated stages have their dilation from the first block on. Pictures are in 0..255 less their
+    1 x 1 convolution. Dilated stages have their dilation from the first block on. Images are in 0..255 less their
     mean, without a deviation. (They are BGR in Caffe; `official_names.from_caffe_deeplab` turns the first layer round.)
-    Caffe also rounds sizes up in the first pooling, which would add cells beyond a picture that is padded to whole
+    Caffe also rounds sizes up in the first pooling, which would add cells beyond an image that is padded to whole
     cells; here they are rounded down, and logits near the right and lower edge differ.
     """
 

@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class Alignment(StrEnum):
-    """Where the cells of the logits lie in the picture, in training and at inference."""
+    """Where the cells of the logits lie in the image, in training and at inference."""
 
-    CELLS = "cells"  # cell i covers the pixels from i times the stride on; the last ones reach beyond the picture
+    CELLS = "cells"  # cell i covers the pixels from i times the stride on; the last ones reach beyond the image
     CORNERS = "corners"  # the centres of the corner cells lie on the corner pixels: SEAM, TransCAM
-    STRETCHED = "stretched"  # all cells together cover the picture alone: MCTformer, DeepLab v2 in PyTorch
+    STRETCHED = "stretched"  # all cells together cover the image alone: MCTformer, DeepLab v2 in PyTorch
 
 
 class SegmentationNetwork(nn.Module):
-    """Normalised pictures of any size to logits of the S = K + 1 classes, the background first.
+    """Normalised images of any size to logits of the S = K + 1 classes, the background first.
 
-    `num_classes` is K, `stride` the pixels a cell of the logits is wide: their grid is ceil(picture / stride), and it
-    lies in the picture as `alignment` says, which makes a difference where a side is no multiple of the stride.
-    `normalisation` is what the pictures must have undergone. `body` names the submodule that pretraining provides,
+    `num_classes` is K, `stride` the pixels a cell of the logits is wide: their grid is ceil(image / stride), and it
+    lies in the image as `alignment` says, which makes a difference where a side is no multiple of the stride.
+    `normalisation` is what the images must have undergone. `body` names the submodule that pretraining provides,
     `class_layers` the layers that depend on the classes.
     """
 

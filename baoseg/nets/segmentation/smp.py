@@ -19,7 +19,7 @@ SMP = "smp:"
 
 
 class SmpNetwork(SegmentationNetwork):
-    """A model of segmentation-models-pytorch; its logits have the size of the picture."""
+    """A model of segmentation-models-pytorch; its logits have the size of the image."""
 
     body = "model.encoder"
     class_layers = "model.segmentation_head"
@@ -84,6 +84,6 @@ def build_smp(
 
 @torch.no_grad()
 def _probe(model: Any) -> None:
-    """An oblong picture goes through, or an error comes out: some models take only one size."""
+    """An oblong image goes through, or an error comes out: some models take only one size."""
     stride = model.encoder.output_stride
     model.eval()(torch.zeros(1, 3, 8 * stride, 12 * stride))
