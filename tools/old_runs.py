@@ -3,7 +3,7 @@
     git checkout 3d2f866 && python tools/old_runs.py tests/fixtures/old
 
 Run it with the code of that commit, the last one with a framework of its own for boxes: the folders show that today's
-code opens what was made then (tests/test_old_runs.py). The networks are tiny, so that all of it stays below 100 kB.
+code opens what was made then (tests/pipeline/test_old_runs.py). The networks are tiny: all of it stays below 100 kB.
 """
 
 import itertools

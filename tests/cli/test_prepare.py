@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from prepare.miniature import jpeg, png
+from data.prepare.miniature import jpeg, png
 
 from baoseg import cli, data, recipes
 from baoseg.cli import prepare as verbs

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from prepare.miniature import QUICK, jpeg, pack, png
+from data.prepare.miniature import QUICK, jpeg, pack, png
 
 from baoseg.core.errors import DataError
 from baoseg.data.prepare import cub200, ilsvrc, openimages

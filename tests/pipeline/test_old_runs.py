@@ -15,7 +15,7 @@ from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
 
-OLD = Path(__file__).parent / "fixtures" / "old"
+OLD = Path(__file__).parents[1] / "fixtures" / "old"
 STAGES = {"masks": ["cam", "bao", "cam+bao", "bao+crf"], "boxes": ["cam", "bas"]}
 DEVICE = ("--accelerator", "cpu", "--workers", "0")
 

@@ -14,7 +14,7 @@ from baoseg.predict import imagenet
 from baoseg.predict.imagenet import GroupCAM, ImageNetLabeler, group, of_class
 from baoseg.training import losses
 
-CAT = Path(__file__).parent / "photos" / "cat.jpg"
+CAT = Path(__file__).parents[1] / "photos" / "cat.jpg"
 
 
 @pytest.fixture(scope="module")

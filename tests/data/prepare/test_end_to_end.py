@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from prepare import test_coco, test_voc
+from data.prepare import test_coco, test_voc
 
 from baoseg import cli, recipes
 from baoseg.core.run_folder import Run

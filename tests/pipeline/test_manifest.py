@@ -39,7 +39,7 @@ from baoseg.predict import segment
 from baoseg.recipes import Recipe
 from baoseg.training import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = tuple(f"p{index}" for index in range(6))
 SHORT = train.Config(epochs=1, batch_size=4, lr=1e-3)
 RECIPE = replace(tiny.RECIPE, stages=(recipes.Stage(method=cam.Config(), schedule=SHORT),))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepare.miniature import jpeg, png
+from data.prepare.miniature import jpeg, png
 
 from baoseg.core.errors import DataError
 from baoseg.data import Folder

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.prepare.miniature import QUICK, jpeg, pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepare.miniature import QUICK, jpeg, pack
 from pycocotools import mask as coder
 from pycocotools.coco import COCO
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from prepare.miniature import QUICK, jpeg, pack, png
+from data.prepare.miniature import QUICK, jpeg, pack, png
 from scipy.io import savemat
 
 from baoseg import recipes

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from data.prepare.miniature import QUICK, pack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prepare.miniature import QUICK, pack
 
 from baoseg.core.errors import DataError, RunError
 from baoseg.data.prepare import archives

@@ -37,7 +37,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import tiny, torch, test_ranks
+import tiny, torch
+from core import test_ranks
 from baoseg import pipeline
 torch.set_num_threads(1)
 pipeline.run(test_ranks.RECIPE, Path(sys.argv[1]), hardware=replace(tiny.HARDWARE, devices=2))
@@ -45,7 +46,7 @@ pipeline.run(test_ranks.RECIPE, Path(sys.argv[1]), hardware=replace(tiny.HARDWAR
 
 
 def run_on_two(out: Path, script: Path) -> str:
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
     done = subprocess.run(
         [sys.executable, str(script), str(out)],
