@@ -12,7 +12,7 @@ def onnx(
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
 ) -> None:
-    """Write a trained network as an ONNX file, for any number and size of pictures.
+    """Write a trained network as an ONNX file, for any number and size of images.
 
     Args:
         model: Run folder, RUN/STAGE, a network.safetensors, or a published checkpoint.

@@ -28,12 +28,12 @@ def label(
     Args:
         source: Folder of images, of any kind that Pillow opens, and WebDataset shards (.tar); one shard; - for stdin.
         model: Run folder, folder of a stage, or network.safetensors: a labeler or a segmentation network.
-        out: Folder to write: a PNG for each picture in the same tree, a shard of masks for each shard, failures.csv.
+        out: Folder to write: a PNG for each image in the same tree, a shard of masks for each shard, failures.csv.
         shard: Label one of N parts only, the first is 0/N; so that N processes or machines share the work.
         engine: ray divides the work over a Ray cluster that sees SRC, RUN and DST under the same paths.
         parts: With --engine ray, how many parts. Without it: as many as the cluster can have at work at a time.
-        threads: Threads that read and decode pictures ahead of the network.
-        no_labels: Do not read the labels beside pictures (NAME.json, .txt, .cls); the network predicts them.
+        threads: Threads that read and decode images ahead of the network.
+        no_labels: Do not read the labels beside images (NAME.json, .txt, .cls); the network predicts them.
         accelerator: auto takes a GPU where there is one; on Ray, cuda gives each part one and auto none.
     """
     from baoseg.predict import collection as labelling

@@ -36,7 +36,7 @@ class Device:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The mixed ones are faster on GPUs that have them; results differ a little."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
-    """Processes that load pictures during training; any number gives the same result."""
+    """Processes that load images during training; any number gives the same result."""
     devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """GPUs (or processes on CPUs) to use on each machine; the recipe's batches are divided among them all."""
     nodes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -57,12 +57,12 @@ class Overrides:
     """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
 
     data: Annotated[str | None, optional("FOLDER")] = None
-    """Folder of pictures with a labels.csv (columns image,labels), or "synthetic" for generated scenes. Recipes for
+    """Folder of images with a labels.csv (columns image,labels), or "synthetic" for generated scenes. Recipes for
     localization: folder of the data set."""
     train_split: Split = None
-    """Pictures to train on. Without it: train, or all pictures where there is no such split."""
+    """Images to train on. Without it: train, or all images where there is no such split."""
     eval_split: Split = None
-    """Pictures to label. Without it: val, or those of training where there is no such split."""
+    """Images to label. Without it: val, or those of training where there is no such split."""
     backbone: Annotated[str | None, optional("NAME")] = None
     """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
     weights: Annotated[Path | None, optional("FILE")] = None
@@ -72,7 +72,7 @@ class Overrides:
     epochs: Count = None
     """Epochs of each stage; refinements and segmentation networks keep theirs."""
     batch_size: Count = None
-    """Pictures a step, in each stage."""
+    """Images a step, in each stage."""
     lr: Annotated[float | None, optional("RATE")] = None
     """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
     seed: Count = None
@@ -80,7 +80,7 @@ class Overrides:
     refine: Annotated[Words | None, optional("WAY ...")] = None
     """Ways to refine the masks, of crf psa irn, in the place of the recipe's own."""
     smoke: Flag = False
-    """Only see that all of it runs: a few small pictures of each split, 1 epoch, no weights; a minute or a few."""
+    """Only see that all of it runs: a few small images of each split, 1 epoch, no weights; a minute or a few."""
 
     values: Values = ()
     """Change any other setting: a path as `bao recipes show RECIPE` prints it, e.g. stages.bao.schedule.epochs=3. May

@@ -1,4 +1,4 @@
-"""The verb for new pictures."""
+"""The verb for new images."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from baoseg.cli.options import Flag, optional
 
 def predict(
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")],
-    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("PICTURE ...")],
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("IMAGE ...")],
     *,
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")],
     crf: Flag = False,
@@ -19,15 +19,15 @@ def predict(
     labels: Annotated[str | None, optional("LABELS")] = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> None:
-    """Masks for new pictures, which need no labels. Exit code 1 if some could not be read.
+    """Masks for new images, which need no labels. Exit code 1 if some could not be read.
 
     Args:
         model: RUN/segment, RUN/bao, the network.safetensors in one of them, a run folder or a published checkpoint.
-        pictures: Pictures, and folders of pictures at any depth; the masks of a folder lie in the same tree.
+        images: Images, and folders of images at any depth; the masks of a folder lie in the same tree.
         out: Folder of the masks (palette PNGs). Masks that are there already are overwritten.
-        crf: Draw the masks to the edges of the pictures with a dense CRF. Slow: many seconds a megapixel.
-        overlays: Write the pictures in the colours of their masks too, into the folder overlays there.
-        labels: What all the pictures show at most, e.g. "dog sofa". Without it: the model finds the classes itself.
+        crf: Draw the masks to the edges of the images with a dense CRF. Slow: many seconds a megapixel.
+        overlays: Write the images in the colours of their masks too, into the folder overlays there.
+        labels: What all the images show at most, e.g. "dog sofa". Without it: the model finds the classes itself.
         accelerator: auto takes a GPU where there is one.
     """
     import baoseg
@@ -36,5 +36,5 @@ def predict(
 
     loaded = baoseg.load(model, device=Hardware(accelerator=accelerator).fabric().device)
     config = predict.Config(crf=crf, overlays=overlays, labels=labels)
-    if predict.run(loaded, pictures, out, config=config):
+    if predict.run(loaded, images, out, config=config):
         sys.exit(1)

@@ -21,7 +21,7 @@ def voc12(
     labels: Literal["objects", "easy", "masks"] = "objects",
     workers: Workers = 2,
 ) -> None:
-    """PASCAL VOC 2012 with SBD: 1,464 pictures in train, 10,582 in train_aug, 1,449 in val, 1,456 in test.
+    """PASCAL VOC 2012 with SBD: 1,464 images in train, 10,582 in train_aug, 1,449 in val, 1,456 in test.
 
     Args:
         root: Folder to write VOC2012 in.
@@ -37,7 +37,7 @@ def voc12(
 
 
 def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
-    """MS COCO 2014 as 80 classes: 82,081 pictures in train and 40,137 in val, those without annotations left out.
+    """MS COCO 2014 as 80 classes: 82,081 images in train and 40,137 in val, those without annotations left out.
 
     Args:
         root: Folder to write COCO2014 in.
@@ -51,7 +51,7 @@ def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
 
 
 def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -> None:
-    """CUB-200-2011 for localization: 5,994 pictures of birds in train and 5,794 in test, with boxes.
+    """CUB-200-2011 for localization: 5,994 images of birds in train and 5,794 in test, with boxes.
 
     Args:
         root: Folder to write CUB_200_2011 in.
@@ -64,7 +64,7 @@ def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -
 
 
 def ilsvrc(root: Root, archives: Archives = None) -> None:
-    """ImageNet's ILSVRC 2012 for localization: 1,281,167 pictures in train; 50,000 in val, with boxes.
+    """ImageNet's ILSVRC 2012 for localization: 1,281,167 images in train; 50,000 in val, with boxes.
 
     Args:
         root: Folder to write ILSVRC in.
@@ -76,7 +76,7 @@ def ilsvrc(root: Root, archives: Archives = None) -> None:
 
 
 def openimages(root: Root, archives: Archives = None) -> None:
-    """OpenImages30k for localization: 29,819 pictures in train; 2,500 in val and 5,000 in test, with masks.
+    """OpenImages30k for localization: 29,819 images in train; 2,500 in val and 5,000 in test, with masks.
 
     Args:
         root: Folder to write OpenImages in.
@@ -88,12 +88,12 @@ def openimages(root: Root, archives: Archives = None) -> None:
 
 
 def folder(folder: Checked) -> None:
-    """Check a folder of your own pictures, and print all that is wrong with it at once. Nothing is changed.
+    """Check a folder of your own images, and print all that is wrong with it at once. Nothing is changed.
 
     A folder with a boxes.csv is checked as one for localization (docs/localization.md).
 
     Args:
-        folder: Folder of pictures with a labels.csv (columns image,labels).
+        folder: Folder of images with a labels.csv (columns image,labels).
     """
     from baoseg.data import prepare
 

@@ -52,7 +52,7 @@ def run(
     With a recipe for localization it does what `bao localize` does.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
+        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
         out: Folder to write, or to continue in.
         overrides: What to change in the recipe.
         device: What to compute on.
@@ -157,9 +157,9 @@ def fuse(
 
     Args:
         sources: Each a run folder (its last stage), RUN/STAGE, or a folder of .npy or .npz of another tool.
-        data: Folder of the pictures, with a labels.csv (columns image,labels), or "synthetic" for the demo's scenes.
+        data: Folder of the images, with a labels.csv (columns image,labels), or "synthetic" for the demo's scenes.
         out: Folder to write, or to continue in.
-        eval_split: Pictures to label. Without it: val, or all pictures where there is no such split.
+        eval_split: Images to label. Without it: val, or all images where there is no such split.
         allow_pickle: Read .npy files that are pickles, as IRN's relatives write them; only NumPy arrays are taken.
     """
     from baoseg import pipeline, recipes

@@ -31,7 +31,7 @@ def train(
     """Train the stages of a recipe, nothing more. The same command continues an interrupted training.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own pictures; an unknown name lists them all.
+        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
         out: Folder to write, or to continue in.
         overrides: What to change in the recipe.
         device: What to compute on.
@@ -51,9 +51,9 @@ def maps(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Make the multi-scale activation maps of a trained run, for the pictures that have none yet.
+    """Make the multi-scale activation maps of a trained run, for the images that have none yet.
 
-    Of a run for localization: the map of each picture's class, as its box is drawn from it.
+    Of a run for localization: the map of each image's class, as its box is drawn from it.
 
     Args:
         run: Run folder.
@@ -92,7 +92,7 @@ def refine(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Draw the masks of a run to the edges of the pictures; what was refined so far is brought up to date too.
+    """Draw the masks of a run to the edges of the images; what was refined so far is brought up to date too.
 
     Args:
         run: Run folder that has maps and masks.
@@ -129,18 +129,18 @@ def segment(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Train a segmentation network on masks, and segment pictures with it, without labels.
+    """Train a segmentation network on masks, and segment images with it, without labels.
 
     Args:
-        run: Run folder; its training pictures are learned from.
+        run: Run folder; its training images are learned from.
         masks: A stage, e.g. bao+crf, or a folder of masks NAME.png. Without it: the last refinement, or the last stage.
         net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, mctformer:resnet38, deeplabv2:timm:NAME.
         weights: Weights to start from: of such a network, or of its backbone.
         epochs: Epochs of training.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         lr: Learning rate of the backbone; that of the head is ten times as high.
         reweight: Pixels of which the maps are not sure count less.
-        rounds: In further rounds it learns from its own predictions, restricted to the labels of the pictures; 1 is
+        rounds: In further rounds it learns from its own predictions, restricted to the labels of the images; 1 is
             the first, which is all that there is without this option.
         called: Name of its folder in the run; another one keeps what is there. Without it: segment or, where nothing is
             asked for, those of the recipe.
@@ -156,7 +156,7 @@ def segment(
     pipeline.split_data(Run(run), split)
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
     pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, values=values, **settings)
-    pipeline.segment_pictures(Run(run), hardware=hardware, split=split)
+    pipeline.segment_images(Run(run), hardware=hardware, split=split)
 
 
 def evaluate(run: RunFolder) -> None:

@@ -19,7 +19,7 @@ from baoseg.pipeline.evaluation import evaluate_stages, make_report
 from baoseg.pipeline.manifest import open_split, recipe_of, split_data
 from baoseg.pipeline.mapping import make_maps, make_masks
 from baoseg.pipeline.refining import add_refinements, refine_masks
-from baoseg.pipeline.segmenting import add_segmentation, segment_pictures
+from baoseg.pipeline.segmenting import add_segmentation, segment_images
 from baoseg.pipeline.training import train_stages
 from baoseg.recipes import Recipe
 from baoseg.training.train import Hardware
@@ -38,10 +38,12 @@ __all__ = [
     "recipe_of",
     "refine_masks",
     "run",
-    "segment_pictures",
+    "segment_images",
     "split_data",
     "train_stages",
 ]
+
+segment_pictures = segment_images  # the name up to version 0.1
 
 
 def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> Run:
@@ -66,7 +68,7 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
         make_maps(folder, hardware=hardware)
         make_masks(folder)
         refine_masks(folder, hardware=hardware)
-        segment_pictures(folder, hardware=hardware)
+        segment_images(folder, hardware=hardware)
         evaluate_stages(folder)
         make_report(folder)
     return folder

@@ -57,9 +57,9 @@ def outdated(made: Sequence[Path], sources: Sequence[Sequence[Path]]) -> list[in
 
 
 def each(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
-    """The pictures to work on, of which there are `of`, with a bar: where there are many processes, each has its own.
+    """The images to work on, of which there are `of`, with a bar: where there are many processes, each has its own.
 
-    All processes are done when the last picture has been handed out and worked on.
+    All processes are done when the last image has been handed out and worked on.
     """
     own, shares = ranks.mine(due), len(ranks.mine(range(of)))
     yield from progress.track(own, title=title, total=shares, done=shares - len(own))
@@ -82,7 +82,7 @@ def up_to_date(made: Path, *sources: Path) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class KeptLabels:
-    """Pixel labels on disk, by the index of the picture; travels to the processes that load pictures."""
+    """Pixel labels on disk, by the index of the image; travels to the processes that load images."""
 
     paths: Sequence[Path]
     read: Callable[[Path], UInt8[Tensor, "h w"]] = read_mask

@@ -30,7 +30,7 @@ from baoseg.training.train import Hardware
 
 
 def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
-    """Write the seed of each picture of a split (the evaluation split by default), for each stage."""
+    """Write the seed of each image of a split (the evaluation split by default), for each stage."""
     recipe = recipe_of(folder)
     dataset = split_data(folder, split)
     for paths in trained_stages(folder, recipe):
@@ -58,7 +58,7 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
     model = labeler.load(paths.network, device=fabric.device)
     if model.classes != dataset.classes:
         raise DataError(
-            f"the classes of the pictures are {', '.join(dataset.classes.names)}, but {paths.network} was "
+            f"the classes of the images are {', '.join(dataset.classes.names)}, but {paths.network} was "
             f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
         )
     with costs.measure(model.device) as cost:
@@ -75,7 +75,7 @@ def _seed(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
 
 
 def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
-    """The seed of a picture that shows none of the classes, as its labels say: there is nothing to look for."""
+    """The seed of an image that shows none of the classes, as its labels say: there is nothing to look for."""
     height, width = (int(side) for side in sample.image.shape[-2:])
     grid = (math.ceil(height / model.maps.stride), math.ceil(width / model.maps.stride))
     return seeds.Seed(
@@ -198,7 +198,7 @@ def _place(folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str) -> 
 def _source(
     folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str, dataset: Dataset
 ) -> Callable[[Sample], seeds.Seed]:
-    """What reads a picture's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
+    """What reads an image's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
     place = _place(folder, recipe, fusion, source)
     flat = _flat(dataset)
     if isinstance(place, Path):
@@ -238,7 +238,7 @@ def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
 
 
 def make_masks(folder: Run, *, split: str | None = None, threshold: float | None = None) -> None:
-    """Write the mask of each picture of a split as a palette PNG, for each stage.
+    """Write the mask of each image of a split as a palette PNG, for each stage.
 
     A `threshold` is used by every stage; without one, stages that learned a background use that, others the recipe's.
     """

@@ -1,4 +1,4 @@
-"""Masks drawn to the edges of the pictures."""
+"""Masks drawn to the edges of the images."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -44,9 +44,9 @@ def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = ()
 
 
 def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
-    """Write the refined mask of each picture of a split, for each refinement of the recipe.
+    """Write the refined mask of each image of a split, for each refinement of the recipe.
 
-    The network of PSA or IRN is trained first, on the training pictures and the seeds of what is refined. Where that
+    The network of PSA or IRN is trained first, on the training images and the seeds of what is refined. Where that
     fails and leaves nothing, the refinement is noted no longer. Masks that are younger than what they are made from
     stay.
     """

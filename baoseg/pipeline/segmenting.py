@@ -39,7 +39,7 @@ def add_segmentation(
     values: Sequence[str] = (),
     **choices: Any,
 ) -> None:
-    """Note a segmentation network in a run folder for `segment_pictures`; see `recipes.segmented` for the choices.
+    """Note a segmentation network in a run folder for `segment_images`; see `recipes.segmented` for the choices.
 
     `values` change its settings (`recipes.with_values`), and those of the networks of further rounds.
 
@@ -67,10 +67,10 @@ def add_segmentation(
     manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
 
 
-def segment_pictures(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
-    """Segment each picture of a split without its labels, with each segmentation network of the recipe.
+def segment_images(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+    """Segment each image of a split without its labels, with each segmentation network of the recipe.
 
-    A network that is not there yet is trained first, on the masks of the training pictures. Where that fails and leaves
+    A network that is not there yet is trained first, on the masks of the training images. Where that fails and leaves
     nothing, it is noted no longer. Masks that are younger than their network stay.
     """
     recipe = recipe_of(folder)
@@ -101,13 +101,13 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
     paths = folder.stage(segmentation.name)
     if not not_there([paths.network]):
         return
-    pictures = training_data(folder)
-    pixel_labels = _training_masks(folder, recipe, segmentation, pictures, hardware=hardware)
-    _check_masks(pixel_labels, pictures)
-    pixel_weights = _margins(folder, recipe, segmentation, pictures) if segmentation.reweight else None
-    network = segmentation.net.build(len(pictures.classes), seed=recipe.seed)
+    dataset = training_data(folder)
+    pixel_labels = _training_masks(folder, recipe, segmentation, dataset, hardware=hardware)
+    _check_masks(pixel_labels, dataset)
+    pixel_weights = _margins(folder, recipe, segmentation, dataset) if segmentation.reweight else None
+    network = segmentation.net.build(len(dataset.classes), seed=recipe.seed)
     samples = TrainSet(
-        pictures,
+        dataset,
         segmentation.augment or recipe.augment,
         network.normalisation,
         seed=recipe.seed,
@@ -125,71 +125,71 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
     )
     if ranks.first():
         net, inference = segmentation.net, segmentation.inference
-        segment.save(paths.network, network, net=net, inference=inference, classes=pictures.classes)
+        segment.save(paths.network, network, net=net, inference=inference, classes=dataset.classes)
         paths.state.unlink(missing_ok=True)
     ranks.barrier()
 
 
 def _training_masks(
-    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
 ) -> "KeptLabels":
-    source, split = segmentation.masks, pictures.split
+    source, split = segmentation.masks, dataset.split
     if source in {*recipe.names, *(refinement.name for refinement in recipe.refinements)}:
-        masks_of(folder, recipe, source, pictures, hardware=hardware)
-        return KeptLabels([folder.stage(source).mask(split, name) for name in pictures.names])
+        masks_of(folder, recipe, source, dataset, hardware=hardware)
+        return KeptLabels([folder.stage(source).mask(split, name) for name in dataset.names])
     if source in {earlier.name for earlier in recipe.segmentations} - {segmentation.name}:
-        return _own_predictions(folder, segmentation, pictures, hardware=hardware)
-    return masks_of_others(source, pictures)
+        return _own_predictions(folder, segmentation, dataset, hardware=hardware)
+    return masks_of_others(source, dataset)
 
 
 def _own_predictions(
-    folder: Run, segmentation: recipes.Segmentation, pictures: Dataset, *, hardware: Hardware
+    folder: Run, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
 ) -> "KeptLabels":
     """Masks for a further round: what the network of the round before sees of the classes that the labels name."""
     paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
-    files = [paths.label(pictures.split, name) for name in pictures.names]
+    files = [paths.label(dataset.split, name) for name in dataset.names]
     model = segment.load(before.network, device=hardware.fabric().device)
     for index in each(not_there(files), of=len(files), title=f"{paths.name} labels"):
-        sample = pictures[index]
+        sample = dataset[index]
         with guards.of_image(f"{before.network}, {sample.name}"):
-            write_mask(files[index], model.mask(sample.image, pictures.classes.decode(sample.labels)))
+            write_mask(files[index], model.mask(sample.image, dataset.classes.decode(sample.labels)))
     return KeptLabels(files)
 
 
-def _check_masks(pixel_labels: "KeptLabels", pictures: Dataset) -> None:
+def _check_masks(pixel_labels: "KeptLabels", dataset: Dataset) -> None:
     """Every mask has classes that are known, and those of others go with the labels.
 
     Says which classes no mask has.
     """
-    classes, agreement = len(pictures.classes), truth.Agreement(pictures.classes.names)
-    for index, path in progress.track(enumerate(pixel_labels.paths), title="masks", total=len(pictures)):
+    classes, agreement = len(dataset.classes), truth.Agreement(dataset.classes.names)
+    for index, path in progress.track(enumerate(pixel_labels.paths), title="masks", total=len(dataset)):
         mask = pixel_labels(index)
         if len(beyond := mask[(mask > classes) & (mask != IGNORE)]):
             raise DataError(f"{path}: label {beyond.max()} is outside 0..{classes}; use {IGNORE} for pixels to ignore")
-        agreement.add(pictures.names[index], mask, truth.named_by(pictures.labels(index)))
+        agreement.add(dataset.names[index], mask, truth.named_by(dataset.labels(index)))
     if isinstance(pixel_labels.read, truth.Reader):  # ours are made from the labels
         folder = pixel_labels.paths[0].parent
         if refusal := agreement.refusal():
             raise DataError(f"{folder}: {refusal}")
-        if said := pixel_labels.read.remark(folder, pictures.classes.names):
+        if said := pixel_labels.read.remark(folder, dataset.classes.names):
             progress.say(said)
         for remark in agreement.remarks():
             progress.say(f"{folder}: {remark}")
-    names = enumerate(pictures.classes.names, start=1)
+    names = enumerate(dataset.classes.names, start=1)
     absent = [name for index, name in names if index not in agreement.shown]
     if absent:
         progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
 
 
-def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, pictures: Dataset) -> "_Margins":
+def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset) -> "_Margins":
     source = maps_behind(recipe, segmentation)
     stage = folder.stage(source)
-    return _Margins([stage.maps(pictures.split, name) for name in pictures.names], recipe.masks_of(source).threshold)
+    return _Margins([stage.maps(dataset.split, name) for name in dataset.names], recipe.masks_of(source).threshold)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Margins:
-    """How sure the maps are of each pixel, by the index of the picture."""
+    """How sure the maps are of each pixel, by the index of the image."""
 
     paths: Sequence[Path]
     threshold: float
@@ -199,7 +199,7 @@ class _Margins:
 
 
 class _SegmentationCurve:
-    """The same for a segmentation network, on pictures as they are: one scale, no mirror image."""
+    """The same for a segmentation network, on images as they are: one scale, no mirror image."""
 
     def __init__(self, folder: Run, paths: Stage, network: SegmentationNetwork) -> None:
         self.paths = paths
@@ -210,8 +210,8 @@ class _SegmentationCurve:
     def __call__(self, epoch: int) -> None:
         if not self.dataset.has_masks:
             return
-        pictures = judged(self.dataset, self.paths, epoch)
-        pairs = ((self._mask(sample), truth) for sample, truth in pictures)
+        judged_images = judged(self.dataset, self.paths, epoch)
+        pairs = ((self._mask(sample), truth) for sample, truth in judged_images)
         metrics = evaluate.evaluate_masks(pairs, len(self.dataset.classes), decision="predicted")
         note_epoch(self.paths, {"epoch": epoch, "miou": evaluate.of_masks(metrics)["miou"]})
 

@@ -484,11 +484,11 @@ def test_an_addition_that_fails_does_not_stop_later_ones(copy: Path) -> None:
     folder, weights = Run(copy / "run"), backbone(copy)
     pipeline.add_segmentation(folder, called="fast", net=NET, epochs=3, lr=1e30, rounds=2, weights=weights)
     with pytest.raises(NotFiniteError, match=r"fast, p4: the network gives probabilities"):
-        pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+        pipeline.segment_images(folder, hardware=tiny.HARDWARE)
     assert read_json(folder.manifest)["segmentations"] == {}
     assert not folder.stage("fast").root.exists()
     pipeline.add_segmentation(folder, called="slow", net=NET, epochs=1, weights=weights)
-    pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+    pipeline.segment_images(folder, hardware=tiny.HARDWARE)
     assert folder.stage("slow").mask("val", "p4").exists()
     assert [*read_json(folder.manifest)["segmentations"]] == ["slow"]
 

@@ -551,7 +551,7 @@ def test_maps_of_a_class_list_that_has_changed_since_training_are_refused(tmp_pa
         with pytest.raises(RunError, match=r"other data .*\(classes bee, frog, now frog, bee\); restore the data"):
             step(folder, hardware=tiny.HARDWARE)
     dataset = open_dataset(recipe.data, "eval")
-    with pytest.raises(DataError, match=r"the classes of the pictures are frog, bee, but .* was trained for bee, frog"):
+    with pytest.raises(DataError, match=r"the classes of the images are frog, bee, but .* was trained for bee, frog"):
         mapping._make_maps(folder.stage("transcam"), dataset, hardware=tiny.HARDWARE)
 
 

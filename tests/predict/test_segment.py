@@ -341,7 +341,7 @@ def test_a_training_that_was_killed_ends_with_the_same_network(tmp_path: Path) -
     wanted = recipes.Segmentation(masks=str(tmp_path / "masks"), schedule=schedule, net=TINY)
     recipe = replace(tiny.RECIPE, segmentations=(wanted,))
     whole, broken = (pipeline.begin(recipe, tmp_path / name) for name in ("whole", "broken"))
-    pipeline.segment_pictures(whole, hardware=tiny.HARDWARE)
+    pipeline.segment_images(whole, hardware=tiny.HARDWARE)
 
     process = multiprocessing.get_context("spawn").Process(target=_train_and_die, args=(broken.root,))
     process.start()
@@ -350,7 +350,7 @@ def test_a_training_that_was_killed_ends_with_the_same_network(tmp_path: Path) -
     assert process.exitcode == -signal.SIGKILL
     assert stage.state.exists() and not stage.network.exists()
     first_epoch = stage.losses.read_text().splitlines()[:2]
-    pipeline.segment_pictures(broken, hardware=tiny.HARDWARE)
+    pipeline.segment_images(broken, hardware=tiny.HARDWARE)
     assert stage.network.read_bytes() == whole.stage("segment").network.read_bytes()
     assert stage.losses.read_text().splitlines()[:2] == first_epoch  # seconds too: it was not trained again
 
@@ -365,7 +365,7 @@ def _train_and_die(root: Path) -> None:
         return loss(learner, batch)
 
     with mock.patch.object(segment.SegmentationLearner, "loss", deadly):
-        pipeline.segment_pictures(Run(root), hardware=tiny.HARDWARE)
+        pipeline.segment_images(Run(root), hardware=tiny.HARDWARE)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -399,14 +399,14 @@ def test_the_image_and_the_network_are_named_where_a_split_is_segmented(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
         with pytest.raises(DataError) as caught:
-            pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+            pipeline.segment_images(folder, hardware=tiny.HARDWARE)
     assert str(caught.value).startswith(
         f"{paths.root}, val_00000: the network gives probabilities of this image that are"
     )
     pipeline.begin(recipe, tmp_path / "run")  # what failed and made nothing was withdrawn
-    pipeline.segment_pictures(folder, hardware=tiny.HARDWARE, split="train")
+    pipeline.segment_images(folder, hardware=tiny.HARDWARE, split="train")
     monkeypatch.setattr(Segmenter, "_look", lambda *given: probabilities(*given) * math.nan)
     with pytest.raises(DataError) as caught:
-        pipeline.segment_pictures(folder, hardware=tiny.HARDWARE)
+        pipeline.segment_images(folder, hardware=tiny.HARDWARE)
     assert str(caught.value).startswith(f"{paths.network}, val_00000: the network gives probabilities")
     assert not paths.masks("val").exists()
