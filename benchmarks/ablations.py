@@ -97,13 +97,13 @@ def at_inference(run: Run, recipe: Recipe, choice: bao.ClassMaps) -> dict[str, A
         assert isinstance(method, bao.BAO)
         changed = dataclasses.replace(method.config, class_channels=choice)
         model = labeler.Labeler(make(changed, method.network), trained.classes, maps=trained.maps, masks=trained.masks)
-        pictures = data.open_dataset(recipe.data, "eval")
+        dataset = data.open_dataset(recipe.data, "eval")
         pairs = (
             (model.seed(sample.image, sample.labels), sample.mask)
-            for sample in progress.track((pictures[i] for i in range(len(pictures))), title=choice, total=len(pictures))
+            for sample in progress.track((dataset[i] for i in range(len(dataset))), title=choice, total=len(dataset))
             if sample.mask is not None
         )
-        write_json(kept, evaluate.evaluate_seeds(pairs, len(pictures.classes), threshold=trained.masks.threshold))
+        write_json(kept, evaluate.evaluate_seeds(pairs, len(dataset.classes), threshold=trained.masks.threshold))
     return read_json(kept)
 
 

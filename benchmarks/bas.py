@@ -61,7 +61,7 @@ def prepare(way: str, options: Options) -> Callable[[], Sequence[float]]:
     values: list[float] = []
 
     def loss() -> Tensor:
-        torch.manual_seed(0)  # which of a picture's classes is drawn
+        torch.manual_seed(0)  # which of an image's classes is drawn
         return published.bas(network, batch) if way == "published" else torch.stack([*learner(batch).values()]).sum()
 
     def following() -> Sequence[float]:

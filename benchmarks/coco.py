@@ -3,7 +3,7 @@
     python benchmarks/coco.py [--images 100] [--json FILE]
 
 The published way asks pycocotools for the mask of each object by itself, largest first, and paints one over the other.
-Pictures of 640 x 480 with seven objects each, as COCO has on average, drawn as polygons. Both must give the same masks.
+Images of 640 x 480 with seven objects each, as COCO has on average, drawn as polygons. Both must give the same masks.
 """
 
 import math
@@ -68,10 +68,10 @@ RUNS = {"ours": ours, "published": the_published_way}
 
 
 def prepare(way: str, options: Options) -> Callable[[], None]:
-    pictures = annotations(options)
+    images = annotations(options)
 
     def run() -> None:
-        for number, objects in enumerate(pictures):
+        for number, objects in enumerate(images):
             RUNS[way](options.folder / f"{number} {way}.png", objects, *options.size)
 
     return run

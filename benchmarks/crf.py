@@ -1,10 +1,10 @@
 """The dense CRF beside the authors' C++ (pydensecrf2), on one thread, and how far they differ.
 
-    python benchmarks/crf.py [--pictures ../shared/data/msrc14/JPEGImages] [--json FILE]
+    python benchmarks/crf.py [--photos ../shared/data/msrc14/JPEGImages] [--json FILE]
 
 The C++ is called with the labels that are present ("published") and, as research code does, with all 21. Our kernel of
-positions is kept between pictures of one size, the C++ keeps nothing: "ours anew" is without our keeping it. Needs
-`pip install baoseg[crf-reference]`. Without pictures, a generated scene.
+positions is kept between images of one size, the C++ keeps nothing: "ours anew" is without our keeping it. Needs
+`pip install baoseg[crf-reference]`. Without images, a generated scene.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ WAYS = ("ours", "published", "ours anew", "published, 21 labels")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    pictures: Path | None = None  # a folder of photographs
+    photos: Path | None = None  # a folder of photographs
     labels: tuple[int, ...] = (2, 3, 5)
     size: tuple[int, int] = (500, 375)
     rounds: int = 3
@@ -52,7 +52,7 @@ def ours(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def ours_anew(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """As on the first picture of a size."""
+    """As on the first image of a size."""
     crf.position_kernel.cache_clear()
     return ours(image, labels)
 
@@ -76,7 +76,7 @@ def prepare(way: str, options: Options) -> Callable[[], np.ndarray]:
     """Of the one number of labels that the options name."""
     torch.set_num_threads(1)  # as the C++ has
     (count,) = options.labels
-    image = photograph(options.pictures, options.size)
+    image = photograph(options.photos, options.size)
     labels = label_image(count, *image.shape[:2])
     runs: dict[str, Callable[[], np.ndarray]] = {
         "ours": lambda: ours(image, labels),
@@ -99,7 +99,7 @@ def compared(options: Options) -> Result:
 
 def main(options: Options) -> None:
     width, height = options.size
-    what = f"CRF of a {'photograph' if options.pictures else 'scene'}, {width} x {height}"
+    what = f"CRF of a {'photograph' if options.photos else 'scene'}, {width} x {height}"
     results = {f"{what}, {count} labels": compared(replace(options, labels=(count,))) for count in options.labels}
     publish_results(results, options.json)
 

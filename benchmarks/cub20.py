@@ -1,4 +1,4 @@
-"""CAM and BAS on the first 20 classes of CUB-200-2011 with MobileNetV2: boxes from one label a picture, in one table.
+"""CAM and BAS on the first 20 classes of CUB-200-2011 with MobileNetV2: boxes from one label an image, in one table.
 
     python benchmarks/cub20.py --data ../shared/data/cub20/CUB_200_2011 --weights mobilenetv2_100.safetensors --out RUN
 

@@ -4,7 +4,7 @@
 
 Writes seeds of random smooth maps to a temporary folder, as `bao maps` would, and evaluates them with the threshold
 sweep. The published way reads and resizes each seed and finds its largest map once as well, then makes a label image
-and a confusion matrix for each threshold with NumPy; it runs on a few of the pictures, and its time is scaled to all of
+and a confusion matrix for each threshold with NumPy; it runs on a few of the images, and its time is scaled to all of
 them. Both must give the same matrices. Ground truth: the VOC 2012 val masks where they lie beside the repository, else
 blobs.
 """
@@ -30,10 +30,10 @@ VOC_MASKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "voc12-val
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    images: int = 1449  # pictures to evaluate
-    subset: int = 6  # pictures of the published way, spread over the set, as pictures differ in classes
+    images: int = 1449  # images to evaluate
+    subset: int = 6  # images of the published way, spread over the set, as images differ in classes
     rounds: int = 1
-    seeds: tuple[tuple[Path, Path], ...] = ()  # seed and mask of each picture: set by `main`
+    seeds: tuple[tuple[Path, Path], ...] = ()  # seed and mask of each image: set by `main`
     json: Path | None = None
 
     @property
@@ -120,7 +120,7 @@ def main(options: Options) -> None:
             raise SystemExit(f"the two ways differ at threshold {THRESHOLDS[i]}")
     masks = "VOC 2012 val" if VOC_MASKS.is_dir() else "generated"
     result = with_about(result, masks=masks, published_measured_on=len(options.few), seeds_mb=megabytes)
-    publish_results({f"evaluation of {len(options.seeds):,} pictures, 101 thresholds": result}, options.json)
+    publish_results({f"evaluation of {len(options.seeds):,} images, 101 thresholds": result}, options.json)
 
 
 if __name__ == "__main__":

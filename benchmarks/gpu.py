@@ -42,7 +42,7 @@ class Options:
 def results_on(device: str) -> dict[str, Tensor]:
     """Small ones, of single precision."""
     model = inference.method("conformer_tiny").to(device)
-    maps = inference.ours(model, [picture.to(device) for picture in inference.pictures((128, 192), 16)])
+    maps = inference.ours(model, [image.to(device) for image in inference.test_images((128, 192), 16)])
     scores, edge = random_walk.scene(24, 32, 3)
     image, labels = torch.from_numpy(crf.photograph(None, (120, 90))), torch.from_numpy(crf.label_image(3, 90, 120))
     found = {
@@ -74,7 +74,7 @@ def paths(options: Options) -> dict[str, Callable[[], Runs]]:
 
     def maps() -> Runs:
         model = inference.method(backbone).to(device)
-        images = [image.to(device) for image in inference.pictures(sizes, 16)]
+        images = [image.to(device) for image in inference.test_images(sizes, 16)]
         return {way: functools.partial(run, model, images) for way, run in inference.RUNS.items()}
 
     def step(name: str) -> Runs:

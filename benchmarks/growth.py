@@ -1,10 +1,10 @@
-"""How time and memory grow with the size of a picture, the number of classes and the number of pictures.
+"""How time and memory grow with the size of an image, the number of classes and the number of images.
 
     python benchmarks/growth.py [--json FILE] [--plot docs/growth.svg]
 
 Maps (Conformer-S, one view, two classes present), CRF, random walk (radius 5, 64 steps) and evaluation (101 thresholds,
 two classes present). CRF and random walk see only classes that are present, so there the number of classes is that of a
-picture. One thread; seconds are those of the processor, which other work on the machine disturbs little. Each point is
+image. One thread; seconds are those of the processor, which other work on the machine disturbs little. Each point is
 measured in a process of its own, in a second run, and its memory is what the first one adds.
 """
 
@@ -28,14 +28,14 @@ from baoseg.refine.random_walk import propagate_to_edge
 
 STEPS = 64
 CELL = 4  # pixels a cell of seeds, and of the grid that is walked on
-PRESENT = 2  # classes of a picture, where those of the data vary
+PRESENT = 2  # classes of an image, where those of the data vary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """What a path is given."""
 
-    side: int = 128  # of a picture, in pixels
+    side: int = 128  # of an image, in pixels
     classes: int
     images: int = 1
 
@@ -51,10 +51,10 @@ class Options:
 
 def for_maps(point: Point) -> Callable[[], Any]:
     model = inference.method("conformer_small", classes=point.classes)
-    (picture,) = inference.pictures((point.side,), model.network.backbone.stride)
+    (image,) = inference.test_images((point.side,), model.network.backbone.stride)
     present, labels = torch.arange(PRESENT) + 1, torch.zeros(1, point.classes)
     labels[:, :PRESENT] = 1
-    return torch.no_grad()(lambda: repeat(point, lambda: model.maps(picture, labels, classes=present)))
+    return torch.no_grad()(lambda: repeat(point, lambda: model.maps(image, labels, classes=present)))
 
 
 def for_crf(point: Point) -> Callable[[], Any]:
@@ -109,7 +109,7 @@ def measure(path: str, point: Point) -> dict[str, Any]:
 
 def draw(figures: dict[str, dict[str, list[dict[str, Any]]]], plot: Path) -> None:
     figure, rows = plt.subplots(2, 3, figsize=(10, 6), sharey="row", layout="constrained")
-    labels = {"side": "side of the picture, pixels", "classes": "classes", "images": "pictures"}
+    labels = {"side": "side of the image, pixels", "classes": "classes", "images": "images"}
     for row, (key, unit) in zip(rows, {"seconds": "core seconds", "peak_mb": "added memory, MB"}.items(), strict=True):
         for axes, (axis, paths) in zip(row, figures.items(), strict=True):
             for path, points in paths.items():

@@ -1,4 +1,4 @@
-"""Maps of one picture at 256, 512 and 768 squares plus flips: ours beside the published way, and ours in bfloat16.
+"""Maps of one image at 256, 512 and 768 squares plus flips: ours beside the published way, and ours in bfloat16.
 
     python benchmarks/inference.py [--backbone timm:vit_small_patch14_dinov2.lvd142m] [--json FILE]
 
@@ -21,7 +21,7 @@ from baoseg.nets import Config as NetConfig
 from baoseg.nets import Heads, build
 
 CLASSES = 20
-PRESENT = (4, 8)  # two classes, as VOC pictures have on average one and a half
+PRESENT = (4, 8)  # two classes, as VOC images have on average one and a half
 WAYS = ("ours", "published", "ours in bf16")
 LARGEST_DIFFERENCE = 1e-3  # relative, in single precision
 
@@ -47,7 +47,7 @@ def labels(device: torch.device) -> Tensor:
     return vector
 
 
-def pictures(sizes: tuple[int, ...], stride: int) -> list[Tensor]:
+def test_images(sizes: tuple[int, ...], stride: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     sides = [round(size / stride) * stride for size in sizes]
     return [torch.randn(1, 3, side, side, generator=generator) for side in sides]
@@ -85,7 +85,7 @@ RUNS = {"ours": ours, "published": the_published_way, "ours in bf16": ours_in_bf
 
 def prepare(way: str, options: Options) -> Callable[[], list[Pair]]:
     model = method(options.backbone)
-    images = pictures(options.sizes, model.network.backbone.stride)
+    images = test_images(options.sizes, model.network.backbone.stride)
     return lambda: RUNS[way](model, images)
 
 
@@ -101,7 +101,7 @@ def main(options: Options) -> None:
     result = with_work(result, tflop=tflop(prepare("ours", options)))
     result = with_about(result, largest_relative_difference=found)
     sizes = " + ".join(str(size) for size in options.sizes)
-    publish_results({f"maps of a picture, {options.backbone}, {sizes} with flips": result}, options.json)
+    publish_results({f"maps of an image, {options.backbone}, {sizes} with flips": result}, options.json)
 
 
 if __name__ == "__main__":

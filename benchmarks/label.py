@@ -1,10 +1,10 @@
-"""Labelling a large collection: does the rate hold, and does memory stay, over a hundred thousand pictures?
+"""Labelling a large collection: does the rate hold, and does memory stay, over a hundred thousand images?
 
     python benchmarks/label.py [--labeler RUN --photos FOLDER] [--json FILE]
 
-Tiny pictures and a model that costs nothing: what is left is the work of `bao label` itself, from files, from shards
+Tiny images and a model that costs nothing: what is left is the work of `bao label` itself, from files, from shards
 and on names alone (a second run that finds all of them done). Rate and memory are noted after each tenth. With a
-labeler, also the rate of that on real pictures; the threads are those that OMP_NUM_THREADS says.
+labeler, also the rate of that on real images; the threads are those that OMP_NUM_THREADS says.
 """
 
 import io
@@ -34,19 +34,19 @@ from baoseg.training.train import Hardware
 
 SIDE = 16
 PER_SHARD = 1000
-FOLDERS = 10  # the pictures of the folder lie in as many
+FOLDERS = 10  # the images of the folder lie in as many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    pictures: int = 100_000
+    images: int = 100_000
     labeler: Path | None = None  # run folder or network.safetensors
-    photos: Path | None = None  # pictures for the labeler
+    photos: Path | None = None  # images for the labeler
     json: Path | None = None
 
 
 class Free:
-    """A model that costs nothing and notes, every so many pictures, the time and the memory of the process."""
+    """A model that costs nothing and notes, every so many images, the time and the memory of the process."""
 
     classes = ClassSet(("one",))
 
@@ -75,14 +75,14 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def tiny_picture() -> bytes:
+def tiny_image() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(content := io.BytesIO(), format="JPEG")
     return content.getvalue()
 
 
 def write_folder(root: Path, count: int) -> None:
-    content = tiny_picture()
+    content = tiny_image()
     for number in range(count):
         path = root / f"{number % FOLDERS}" / f"{number:08d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def write_folder(root: Path, count: int) -> None:
 
 
 def write_shards(root: Path, count: int) -> None:
-    content = tiny_picture()
+    content = tiny_image()
     root.mkdir()
     for first in range(0, count, PER_SHARD):
         with tarfile.open(root / f"{first // PER_SHARD:06d}.tar", "w") as shard:
@@ -100,14 +100,14 @@ def write_shards(root: Path, count: int) -> None:
 
 
 def measure(source: Path, out: Path, count: int) -> dict[str, list[float]]:
-    """A run over all pictures."""
+    """A run over all images."""
     model = Free(count // 10)
     collection.run(Job(source=source, out=out, make=lambda: model))
     return model.figures()
 
 
 def measure_names(source: Path, out: Path) -> dict[str, float]:
-    """A run that finds all pictures done."""
+    """A run that finds all images done."""
     before, start = resident(), time.perf_counter()
     tally = collection.run(Job(source=source, out=out, make=lambda: Free(1)))
     seconds = time.perf_counter() - start
@@ -131,12 +131,12 @@ def measure_labeler(path: Path, photos: Path, out: Path) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    figures: dict[str, Any] = {"pictures": options.pictures}
+    figures: dict[str, Any] = {"pictures": options.images}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, write in {"folder": write_folder, "shards": write_shards}.items():
-            write(root / name, options.pictures)
-            figures[name] = measure(root / name, root / f"{name}-masks", options.pictures)
+            write(root / name, options.images)
+            figures[name] = measure(root / name, root / f"{name}-masks", options.images)
         figures["names"] = measure_names(root / "folder", root / "folder-masks")
         if options.labeler is not None and options.photos is not None:
             figures["labeler"] = measure_labeler(options.labeler, options.photos, root / "photo-masks")

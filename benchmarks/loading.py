@@ -1,9 +1,9 @@
-"""Training pictures from JPEG files to batches of 512 crops: ours beside the published way, in one process.
+"""Training images from JPEG files to batches of 512 crops: ours beside the published way, in one process.
 
     python benchmarks/loading.py [--images 64] [--json FILE]
 
 The published way is that of IRN, TransCAM and BAO: Pillow resizes and changes colours, NumPy normalises and crops. The
-two draw their random numbers in different ways, so no numbers are compared. Pictures of 500 x 375 are generated.
+two draw their random numbers in different ways, so no numbers are compared. Images of 500 x 375 are generated.
 """
 
 import collections
@@ -36,24 +36,24 @@ class Options:
     batch_size: int = 8
     size: tuple[int, int] = (500, 375)
     rounds: int = 3
-    folder: Path = Path()  # of the pictures: set by `main`
+    folder: Path = Path()  # of the images: set by `main`
     json: Path | None = None
 
 
-def write_pictures(options: Options) -> None:
-    picture = scene(options.size)
+def write_images(options: Options) -> None:
+    image = scene(options.size)
     with (options.folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "labels"])
         for number in range(options.images):
-            picture.rotate(number).save(options.folder / f"{number}.jpg", quality=95)
+            image.rotate(number).save(options.folder / f"{number}.jpg", quality=95)
             writer.writerow([f"{number}.jpg", "thing"])
 
 
 def ours(options: Options) -> torch.Tensor:
-    pictures = TrainSet(Folder(str(options.folder), ALL, training=True), CONFIG, NORMALISATION, seed=0)
-    sampler = EpochSampler(len(pictures), seed=0, batch_size=options.batch_size)
-    return last(DataLoader(pictures, options.batch_size, sampler=sampler, collate_fn=collate)).images
+    train_set = TrainSet(Folder(str(options.folder), ALL, training=True), CONFIG, NORMALISATION, seed=0)
+    sampler = EpochSampler(len(train_set), seed=0, batch_size=options.batch_size)
+    return last(DataLoader(train_set, options.batch_size, sampler=sampler, collate_fn=collate)).images
 
 
 class Published(Dataset):
@@ -83,7 +83,7 @@ class Published(Dataset):
         return crop
 
     def place(self, side: int) -> tuple[slice, slice]:
-        """Along one axis: what is taken of the picture, and where it goes in the crop."""
+        """Along one axis: what is taken of the image, and where it goes in the crop."""
         taken, shift = min(side, CONFIG.crop), self.random.integers(abs(side - CONFIG.crop) + 1)
         shifted, unshifted = slice(shift, shift + taken), slice(0, taken)
         return (shifted, unshifted) if side > CONFIG.crop else (unshifted, shifted)
@@ -108,11 +108,11 @@ def prepare(way: str, options: Options) -> Callable[[], torch.Tensor]:
 def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = replace(options, folder=Path(folder))
-        write_pictures(options)
+        write_images(options)
         result, batches = compare(prepare, options, rounds=options.rounds)
     assert batches["ours"].shape == batches["published"].shape
     result = with_about(result, images_per_second={way: options.images / took for way, took in result.seconds.items()})
-    publish_results({f"loading {options.images} pictures, crops of {CONFIG.crop}": result}, options.json)
+    publish_results({f"loading {options.images} images, crops of {CONFIG.crop}": result}, options.json)
 
 
 if __name__ == "__main__":

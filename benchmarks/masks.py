@@ -28,7 +28,7 @@ THRESHOLD = 0.3
 @dataclass(frozen=True, kw_only=True)
 class Options:
     images: int = 200
-    classes: int = 2  # in each picture
+    classes: int = 2  # in each image
     size: tuple[int, int] = (375, 500)
     rounds: int = 3
     folder: Path = Path()  # of the maps: set by `main`

@@ -2,7 +2,7 @@
 
     python benchmarks/msrc14.py --data ../shared/data/msrc14 --weights mobilenetv2_100.safetensors --out runs/msrc14
 
-Trains on the training pictures and their image-level labels alone, then evaluates on the masks of `val`, which choose
+Trains on the training images and their image-level labels alone, then evaluates on the masks of `val`, which choose
 nothing: what they would have chosen is printed as oracle. Prints the seconds of each step.
 """
 

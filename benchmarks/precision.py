@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py --run runs/demo [--images 50] [--json FILE]
 
-The maps of the evaluation split's first pictures are made both ways in turn, by the last stage of the run; nothing is
+The maps of the evaluation split's first images are made both ways in turn, by the last stage of the run; nothing is
 written into it. A bfloat16 pass is one under autocast, as training with `--precision bf16-mixed` has it.
 """
 
@@ -35,11 +35,11 @@ def context(way: str) -> AbstractContextManager:
 
 
 def main(options: Options) -> None:
-    model, pictures = labeler.load(options.run), open_dataset(recipe_of(Run(options.run)).data, "eval")
+    model, dataset = labeler.load(options.run), open_dataset(recipe_of(Run(options.run)).data, "eval")
     seconds = {"float32": 0.0, "bfloat16": 0.0}
     made: dict[str, list[tuple[Seed, torch.Tensor]]] = {way: [] for way in seconds}
-    for index in range(min(options.images, len(pictures))):
-        sample = pictures[index]
+    for index in range(min(options.images, len(dataset))):
+        sample = dataset[index]
         if sample.mask is None or not sample.labels.any():
             continue
         for way in seconds:
@@ -50,7 +50,7 @@ def main(options: Options) -> None:
             made[way].append((seed, sample.mask))
 
     def miou(way: str) -> float:
-        metrics = evaluate.evaluate_seeds(made[way], len(pictures.classes), threshold=model.masks.threshold)
+        metrics = evaluate.evaluate_seeds(made[way], len(dataset.classes), threshold=model.masks.threshold)
         return float(evaluate.of_masks(metrics)["miou"])
 
     both = [(one, other) for (one, _), (other, _) in zip(*made.values(), strict=True)]

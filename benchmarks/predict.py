@@ -1,10 +1,10 @@
 """A large photograph through the segmentation network: seconds a megapixel, and memory at its highest.
 
-    python benchmarks/predict.py [--picture FILE] [--scales 1.0 1.25 1.5] [--crf] [--json FILE]
+    python benchmarks/predict.py [--photo FILE] [--scales 1.0 1.25 1.5] [--crf] [--json FILE]
 
-What `bao predict` does with one picture, from the file to mask and overlay, in a process of its own, with a network
+What `bao predict` does with one image, from the file to mask and overlay, in a process of its own, with a network
 that nobody trained: time and memory do not depend on that, but for the CRF, whose work grows with the classes that
-it finds. Without a picture, a scene in large blots with the noise of a camera. Seconds are by the clock and of one
+it finds. Without an image, a scene in large blots with the noise of a camera. Seconds are by the clock and of one
 core: the latter hold where the machine has other things to do. Linux.
 """
 
@@ -31,7 +31,7 @@ NOISE = 5.0  # grey levels
 class Options:
     net: str = "smp:fpn/tu-mobilenetv2_100"
     size: tuple[int, int] = (6000, 4000)
-    picture: Path | None = None  # enlarged to the size
+    photo: Path | None = None  # enlarged to the size
     scales: tuple[float, ...] = (1.0,)
     flip: bool = True
     crf: bool = False
@@ -52,15 +52,15 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def measure(options: Options, picture: Path) -> dict[str, float]:
-    """In a fresh process, which has only this picture before it."""
+def measure(options: Options, photo: Path) -> dict[str, float]:
+    """In a fresh process, which has only this image before it."""
     names = ClassSet(tuple(f"class {index}" for index in range(1, CLASSES + 1)))
     inference = Inference(scales=options.scales, flip=options.flip)
     segmenter = Segmenter(NetConfig(name=options.net).build(CLASSES), names, inference=inference)
     loaded, start, computed = resident("VmRSS"), time.perf_counter(), time.process_time()
     config = predict.Config(crf=options.crf, overlays=True)
     with tempfile.TemporaryDirectory() as folder:
-        assert not predict.run(segmenter, [picture], Path(folder), config=config)
+        assert not predict.run(segmenter, [photo], Path(folder), config=config)
     seconds, core_seconds = time.perf_counter() - start, time.process_time() - computed
     megapixels = options.size[0] * options.size[1] / 1e6
     return {
@@ -75,11 +75,11 @@ def measure(options: Options, picture: Path) -> dict[str, float]:
 
 def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.jpg"
-        if options.picture is None:
+        path = Path(folder) / "image.jpg"
+        if options.photo is None:
             scene(options.size).save(path, quality=95)
         else:
-            with Image.open(options.picture) as image:
+            with Image.open(options.photo) as image:
                 image.convert("RGB").resize(options.size, Image.Resampling.BICUBIC).save(path, quality=95)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures = pool.apply(measure, (options, path))

@@ -82,8 +82,8 @@ def bas(network: Network, batch: Batch) -> Tensor:
     class_maps = network.class_head(upper(features))[:, 1:]
     logits = class_maps.mean(dim=(2, 3))
     drawn = (labels * (1 + torch.rand_like(labels))).argmax(dim=1)
-    pictures = torch.arange(len(labels))
-    mask = network.prediction_maps(features)[pictures, drawn][:, None]
+    images = torch.arange(len(labels))
+    mask = network.prediction_maps(features)[images, drawn][:, None]
     branch = copy.deepcopy(nn.Sequential(upper, network.class_head)).requires_grad_(False)
     background = branch(features.detach() * (1 - mask))[:, 1:].mean(dim=(2, 3))
     seen = background.relu() / (logits.detach().relu() + ours.EPSILON)
@@ -92,7 +92,7 @@ def bas(network: Network, batch: Batch) -> Tensor:
         ours.multilabel_softmax(logits, labels)
         + config.alpha * F.cross_entropy(guided, drawn)
         + config.beta * mask.mean()
-        + config.weight * seen.clamp(max=1)[pictures, drawn].mean()
+        + config.weight * seen.clamp(max=1)[images, drawn].mean()
     )
 
 

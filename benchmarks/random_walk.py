@@ -30,7 +30,7 @@ WAYS = ("ours", "published", "sparse_csr")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    height: int = 94  # of a VOC picture at stride 4
+    height: int = 94  # of a VOC image at stride 4
     width: int = 125
     classes: int = 3
     dense_height: int = 24  # the grid of the dense way
