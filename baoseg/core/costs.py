@@ -1,4 +1,4 @@
-"""What a step costs: seconds, and the most memory it held."""
+"""The cost of a step: its seconds, and its peak memory."""
 
 import time
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """Filled in when the block that `measure` watches ends."""
+    """Seconds and peak memory of a block. `measure` fills them in when the block ends."""
 
     seconds: float = 0.0
-    peak_mb: float | None = None  # megabytes; None where the system does not tell
+    peak_mb: float | None = None  # megabytes; None if the system does not report it
 
 
 @contextmanager
 def measure(device: torch.device) -> Iterator[Cost]:
-    """Seconds and peak memory of a block: of the device, or on a CPU of the process (Linux only).
+    """Measure the seconds and the peak memory of a block.
 
-    On a CPU it is the whole process that is measured, what it held before the block included, and not the processes
-    that load images.
+    On a GPU, the memory is that of the device. On a CPU, it is the memory of this process (Linux only), including the
+    memory that the process held before the block, without the worker processes that load images.
     """
     cost = Cost()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _RESET.exists():
-        _RESET.write_text("5")  # sets the peak of the resident memory back to what it is now
+        _RESET.write_text("5")  # resets the peak of the resident memory to its present value
     start = time.perf_counter()
     yield cost
     cost.seconds = time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""Errors that a user sees: one line that says where, what and the remedy. The CLI prints them and exits with 2."""
+"""Errors for the user. Each is one line: where, what, and how to fix it. The CLI prints the line and exits with 2."""
 
 
 class BaosegError(Exception):
-    """A mistake or a circumstance outside the code; never a bug of ours."""
+    """An error that the user can fix, or that comes from outside the code; never a bug in baoseg."""
 
 
 class DataError(BaosegError):
@@ -10,23 +10,23 @@ class DataError(BaosegError):
 
 
 class NotFiniteError(DataError):
-    """What a network says of an image is NaN or infinite."""
+    """The output of a network for an image is NaN or infinite."""
 
 
 class CheckpointError(BaosegError):
-    """Weights are missing, unreadable or do not fit the network."""
+    """Weights are missing, are unreadable or do not fit the network."""
 
 
 class RunError(BaosegError):
-    """A run folder cannot be written, or does not fit what is asked of it."""
+    """A run folder cannot be written, or does not fit the command."""
 
 
 class DivergenceError(RunError):
-    """A training came to a loss or to weights that are NaN or infinite; to continue it leads there again."""
+    """The loss or the weights became NaN or infinite in training. Continuing the training leads there again."""
 
 
 class TargetError(RunError):
-    """One file cannot be written under its name, which is too long or that of a folder. Other files can."""
+    """One file cannot be written, because its name is too long or a folder has this name. Other files can be."""
 
 
 class RecipeError(BaosegError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, then renamed; JSON and safetensors."""
+"""Atomic writing of files (under a temporary name, then renamed), and reading and writing of JSON and safetensors."""
 
 import contextlib
 import errno
@@ -16,21 +16,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "run.json"
-
-
-TEMPORARY = ".bao-"  # how the names of unfinished files begin; their length does not depend on that of the file
-
-
-LONGEST_SUFFIX = 16  # bytes; writers know formats by suffixes that are shorter
+TEMPORARY = ".bao-"  # the start of the names of unfinished files; these names have a fixed length
+LONGEST_SUFFIX = 16  # bytes; the suffixes of all formats that are written are shorter
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and rename it into place when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block ends without an error.
 
-    A reader sees the old file or the new one, never a part. Folders are made as needed. Raises RunError when the
-    disk is full or the folder cannot be written, TargetError when only the name is at fault; nothing is left behind
-    then. The block does not run where it is known before that the file cannot be written.
+    A reader sees the old file or the new file, never a part of a file. Missing folders are made. Raises RunError if
+    the disk is full or the folder cannot be written, and TargetError if only the name is at fault; then no file is
+    left behind. If it is known beforehand that the file cannot be written, the block does not run.
     """
     temporary = None
     try:
@@ -43,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; a run folder is shared as any other
+        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; files of a run folder have the usual permissions
         temporary.replace(path)
     except OSError as error:
         raise _of_target(path, error) from error
@@ -53,7 +49,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def check_target(path: Path) -> None:
-    """Raise TargetError for a file that can never be written: its name is too long, or a folder has it."""
+    """Raise TargetError if the file can never be written: its name is too long, or a folder has its name."""
     try:
         found = path.lstat()
     except OSError as error:
@@ -70,6 +66,7 @@ def _of_target(path: Path, error: OSError) -> RunError:
 
 
 def remedy(error: OSError) -> str:
+    """What is wrong with a file that cannot be written, and how to fix it, by the number of the error."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return "no space left on the disk; free some and run the same command again, it continues"
@@ -86,6 +83,7 @@ def remedy(error: OSError) -> str:
 
 
 def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents. Raises RunError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -93,12 +91,13 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically. Raises RunError as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Raises RunError if the file is missing or not JSON."""
+    """The content of a JSON file. Raises RunError if the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -113,8 +112,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
-    """Safetensors. Serialised in memory first, so that a full disk is an OSError like any other."""
-    from safetensors.torch import save  # noqa: PLC0415 (brings torch, which paths and JSON do not need)
+    """Write a safetensors file atomically. It is serialised in memory first, so that a full disk is an OSError."""
+    from safetensors.torch import save  # noqa: PLC0415 (imports torch, which paths and JSON do not need)
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     with atomic(path) as temporary:

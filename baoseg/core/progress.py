@@ -1,4 +1,4 @@
-"""Progress: bars with rate and time left on a terminal, plain lines elsewhere, nothing where that is asked for."""
+"""Progress: bars with rate and remaining time on a terminal, plain lines in a log, nothing with --quiet."""
 
 import os
 import threading
@@ -22,38 +22,40 @@ from rich.text import Text
 from baoseg.core import ranks
 
 T = TypeVar("T")
-LOG_AFTER = 2.0  # seconds of work without a line in a log
+LOG_AFTER = 2.0  # seconds of work before the first line in a log
 LOG_SECONDS = 30.0  # between two lines about one task
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to `say`; Rich's own would end with exit code 1."""
+        """Raise the error again, so that `say` handles it; Rich itself would end with exit code 1."""
         raise  # noqa: PLE0704 - Rich calls this while it handles the error
 
 
 console = _Console()
 if not console.is_terminal:
-    console.width = 132  # a log has no width of its own: room for a table as it wants to be
+    console.width = 132  # a log has no width of its own; this is enough for the tables
 
 
 class RateColumn(ProgressColumn):
+    """Items per second, or seconds per item."""
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(rate_text(speed) if speed else "")
 
 
 class Quiet:
-    """Whether nothing is printed but errors (`bao --quiet`)."""
+    """Whether only errors are printed (`bao --quiet`)."""
 
     on = False
 
 
 def track(items: Iterable[T], *, title: str, total: int, done: int = 0, ends: bool = True) -> Iterator[T]:
-    """Hand the items through and show a bar meanwhile; `done` of `total` were finished before.
+    """Yield the items and show their progress; `done` of `total` items were finished before.
 
-    Where there is no terminal, lines say what is done so far: after LOG_AFTER seconds, then every LOG_SECONDS, and at
-    the end of what took so long, unless the caller has something better to say there (`ends=False`).
+    On a terminal, the progress is a bar. Elsewhere it is lines: the first after LOG_AFTER seconds, then one every
+    LOG_SECONDS. If there was a line, a last line follows at the end, but for `ends=False`.
     """
     if Quiet.on or not ranks.first():
         return iter(items)
@@ -73,7 +75,8 @@ def _bar(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
 
 def _lines(items: Iterable[T], log: "_Log", ends: bool) -> Iterator[T]:
     try:
-        for item in items:  # the first one starts the processes that load images, which must not fork with a thread
+        for item in items:
+            # after the first item: it starts the worker processes, which must not fork once the log has a thread
             log.start()
             yield item
             log.done += 1
@@ -84,7 +87,7 @@ def _lines(items: Iterable[T], log: "_Log", ends: bool) -> Iterator[T]:
 
 
 class _Log:
-    """Lines about the progress of one task; they come from a thread, as one item may take minutes."""
+    """Lines about the progress of one task. A thread prints them, because one item may take minutes."""
 
     def __init__(self, title: str, total: int, done: int) -> None:
         self.title, self.total, self.done, self.before = title, total, done, done
@@ -108,7 +111,7 @@ class _Log:
         say(f"{self.title}: {self.done}/{self.total}{self._times()}")
 
     def _times(self) -> str:
-        """Seconds so far, the rate, and the time left while there is some."""
+        """The elapsed seconds, the rate and the remaining time as text."""
         seconds, count = time.monotonic() - self.begun, self.done - self.before
         if not count:
             return f" after {seconds:.0f} s" if seconds >= 1 else ""
@@ -124,14 +127,14 @@ class _Log:
 
 
 def rate_text(speed: float) -> str:
-    """Items a second, or seconds an item where that is the larger number."""
+    """Items per second, or seconds per item if the rate is below 1 per second."""
     return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 def say(message: object) -> None:
-    """Print a line or a table for the person at the terminal (or for the log).
+    """Print a line or a table to the terminal or to the log, from the process of rank 0 only.
 
-    Where nobody reads on (`bao run ... | head -1`), the work of hours goes on in silence.
+    If the reader of a pipe has gone (`bao run ... | head -1`), the work goes on without output.
     """
     if ranks.first() and not Quiet.on:
         try:

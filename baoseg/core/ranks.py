@@ -1,6 +1,7 @@
-"""Who of how many processes this one is, where a run is spread over devices or machines; alone, the first of one.
+"""Rank and world size of this process; without a launcher, rank 0 of 1.
 
-Work that makes files is dealt out by the number of the image, so that no process has to know what another has done.
+Files are written by the process to which the index of the image belongs (`own_share`), so that processes need not know
+what others have done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,32 +20,34 @@ def _spread() -> bool:
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if _spread() else 0
 
 
 def world() -> int:
+    """The number of processes."""
     return dist.get_world_size() if _spread() else 1
 
 
 def first() -> bool:
-    """Whether this process writes what there is once, and talks."""
+    """Whether this is the process of rank 0, which prints, and writes files that exist once for all processes."""
     return rank() == 0
 
 
-def mine(indices: Sequence[int]) -> list[int]:
-    """Those of the image numbers that are this process's to work on: the same on every process and at any time."""
+def own_share(indices: Sequence[int]) -> list[int]:
+    """The image indices that this process works on: each index belongs to one rank, always the same one."""
     return [index for index in indices if index % world() == rank()]
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this call."""
     if _spread():
         dist.barrier()
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block, then all others do; where it fails, they end in silence."""
+    """Rank 0 runs the block first, then all others run it. If rank 0 fails, the others exit without a message."""
     if not first() and not _told(True):
         raise SystemExit(2)
     done = False
@@ -57,7 +60,7 @@ def first_alone() -> Iterator[None]:
 
 
 def _told(value: bool) -> bool:
-    """What the first process says, on all processes."""
+    """The value of rank 0, on all processes."""
     if not _spread():
         return value
     told = [value]
@@ -66,7 +69,7 @@ def _told(value: bool) -> bool:
 
 
 def peer_is_gone(error: RuntimeError) -> bool:
-    """Whether an error says no more than that another process of this run has ended, which has said why."""
+    """Whether the error only says that another process has ended (which has printed its own error)."""
     return world() > 1 and any(word in str(error) for word in ("gloo", "NCCL"))
 
 
@@ -81,7 +84,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def gathered(value: T) -> list[T]:
-    """The value of each process."""
+    """The values of all processes, in the order of their ranks."""
     if not _spread():
         return [value]
     values: list[T] = [value] * world()

@@ -1,4 +1,4 @@
-"""The run folder: where the steps meet, and the only place that knows its layout.
+"""The layout of a run folder, through which the steps exchange their files, and its lock.
 
 RUN/
   run.json                      manifest: resolved recipe, version, data fingerprint, environment
@@ -6,9 +6,9 @@ RUN/
     state.safetensors           training state after the last finished epoch, for resuming
     network.safetensors         the trained network, self-describing: `baoseg.load` reads it
     losses.csv                  epoch, step, seconds and the mean of each loss term
-    epochs.csv                  evaluation after each epoch, where the recipe asks for it
+    epochs.csv                  evaluation after each epoch, if the recipe asks for it
     costs.json                  seconds and memory of training, of making maps and of refining masks
-    labels/SPLIT/NAME.png       labels of pixels to learn from, where the stage learns from such
+    labels/SPLIT/NAME.png       pixel labels to learn from, for a stage that learns from pixel labels
     maps/SPLIT/NAME.npz         seeds
     masks/SPLIT/NAME.png        masks
     metrics.json                evaluation
@@ -20,25 +20,20 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from baoseg.core.errors import RunError
 from baoseg.core.files import MANIFEST, remedy
 
-if TYPE_CHECKING:
-    pass
-
-
-_held: dict[Path, int] = {}  # folders that this process works in alone, and the open descriptors that say so
+_held: dict[Path, int] = {}  # folders locked by this process, and the file descriptors that hold the locks
 
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Keep other processes out of a folder. Raises RunError when one is in it already.
+    """Lock a folder for the block. Raises RunError if another process holds the lock.
 
-    Inside a block for the same folder it does nothing, nor for a folder that is not there. The lock lies on the folder
-    itself, leaves no file behind and ends with the process, however that ends. Where a file system has no locks, and on
-    Windows, there is none.
+    The call does nothing for a folder that this process has locked already, or that does not exist. The lock is on the
+    folder itself, leaves no file and ends with the process. There is no lock on Windows, and none on a file system
+    without locks.
     """
     place = root.resolve()
     if place in _held or not place.is_dir() or sys.platform == "win32":
@@ -71,7 +66,7 @@ def _lock(descriptor: int, root: Path) -> None:
 
 
 def _leave_to_parent() -> None:
-    """A process that was forked, to load images, does not keep the folder locked after its parent has died."""
+    """Release the locks in a forked worker process, so that the folder is free after the parent process has died."""
     for descriptor in _held.values():
         os.close(descriptor)
     _held.clear()
@@ -81,8 +76,8 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-class Stage:
-    """Paths of one stage of a run: a trained method, a fusion, a refinement."""
+class StageFolder:
+    """Paths of one stage of a run: a trained method, a fusion or a refinement."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -102,9 +97,11 @@ class Stage:
         return (self.root / "maps").is_dir()
 
     def label(self, split: str, name: str) -> Path:
+        """The file of pixel labels of an image."""
         return self.root / "labels" / split / f"{name}.png"
 
     def maps(self, split: str, name: str) -> Path:
+        """The file of the seed maps of an image."""
         return self.root / "maps" / split / f"{name}.npz"
 
     def masks(self, split: str) -> Path:
@@ -114,7 +111,7 @@ class Stage:
         return self.masks(split) / f"{name}.png"
 
 
-class Run:
+class RunFolder:
     """Paths of a run folder."""
 
     def __init__(self, root: Path) -> None:
@@ -122,5 +119,8 @@ class Run:
         self.manifest = root / MANIFEST
         self.report = root / "report.html"
 
-    def stage(self, name: str) -> Stage:
-        return Stage(self.root / name)
+    def stage(self, name: str) -> StageFolder:
+        return StageFolder(self.root / name)
+
+
+Run, Stage = RunFolder, StageFolder  # the names up to version 0.1

@@ -7,7 +7,7 @@ from cattrs import Converter
 
 from baoseg.core.errors import RecipeError
 
-# lists for tuples, as JSON files have them: what is read back then compares equal to what was written
+# tuples become lists, as in JSON files, so that written and read values compare equal
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
 _registered: dict[Any, tuple[str, Callable[[], Mapping[type, str]]]] = {}
 
@@ -52,8 +52,8 @@ def to_json(value: Any, kind: Any = None) -> Any:
 
 
 def from_json(value: Any, kind: Any, *, source: str) -> Any:
-    """Raises RecipeError, naming `source`, when the value does not have the fields of `kind`."""
+    """A value of type `kind` from its JSON form. Raises RecipeError, with `source`, if the fields do not fit."""
     try:
         return _converter.structure(value, kind)
-    except Exception as error:  # cattrs raises groups of many kinds; the person needs one line
+    except Exception as error:  # cattrs raises groups of many kinds; the user needs one line
         raise RecipeError(f"{source}: written by another version of baoseg, or damaged ({error})") from error

@@ -1,7 +1,7 @@
-"""The words of the package: what the parts hand to one another. Read this first.
+"""The types that the parts of the package exchange. Read this file first.
 
 Shapes: b images, K classes without background, h x w pixels or cells. Class index 0 is the background, 1..K are
-the classes, 255 is "ignore". K comes from the data.
+the classes, 255 is "ignore". The data set determines K.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class ClassSet:
         return len(self.names)
 
     def encode(self, labels: Iterable[str]) -> Float[Tensor, "K"]:
-        """Label vector y with y[s] = 1 for the classes named, in any form of Unicode and with any spaces.
+        """Label vector y with y[s] = 1 for each named class. Names may have any form of Unicode and any spaces.
 
         Raises DataError for an unknown name.
         """
@@ -59,7 +59,7 @@ class ClassSet:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it lies on disk: RGB, upright, 8 bit."""
+    """One image as read from disk: RGB, upright, 8 bit, with its image-level labels y [K] in {0, 1}."""
 
     name: str
     image: UInt8[Tensor, "3 h w"]
@@ -68,13 +68,13 @@ class Sample:
 
 
 class Batch(NamedTuple):
-    """What a training step sees. `valid` is True on image and False on the padding of a crop."""
+    """The input of a training step. `valid` is True inside the image and False on the padding of a crop."""
 
     images: Float[Tensor, "b 3 h w"]
     labels: Float[Tensor, "b K"]
     valid: Bool[Tensor, "b 1 h w"]
-    pixel_labels: UInt8[Tensor, "b h w"] | None = None  # labels made beforehand (AMN); 255 where none is given
-    pixel_weights: Float[Tensor, "b h w"] | None = None  # in [0, 1]: how much each of them counts; None: all alike
+    pixel_labels: UInt8[Tensor, "b h w"] | None = None  # pseudo-labels made beforehand (AMN); 255: no label
+    pixel_weights: Float[Tensor, "b h w"] | None = None  # in [0, 1], the weight of each pixel label; None: all are 1
 
     def to(self, device: torch.device) -> "Batch":
         move = partial(Tensor.to, device=device, non_blocking=True)
@@ -82,16 +82,16 @@ class Batch(NamedTuple):
         return Batch(**given)
 
     def parts(self, count: int) -> list["Batch"]:
-        """The batch in `count` parts, or in fewer where it is too small, in its order."""
+        """The batch split into `count` parts in order, or into fewer parts if the batch is too small."""
         given = {name: values.chunk(count) for name, values in self._asdict().items() if values is not None}
         return [Batch(**dict(zip(given, part, strict=True))) for part in zip(*given.values(), strict=True)]
 
 
 class Maps(NamedTuple):
-    """Class scores and, where the method learns one, a background score, on one grid.
+    """Class scores and, if the method learns a background, background scores, on one grid.
 
-    `scores` has a channel for each class asked for (all K, or the present ones); `background` is None for methods
-    that need a threshold.
+    `scores` has a channel for each requested class (all K classes, or the present classes). `background` is None for
+    methods whose masks need a threshold.
     """
 
     scores: Float[Tensor, "b k h w"]
@@ -99,5 +99,5 @@ class Maps(NamedTuple):
 
 
 def full_precision(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """At least single precision: losses and decisions are not left to the half precision of a mixed forward pass."""
+    """The values in at least single precision; losses and decisions must not use the half precision of autocast."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -61,7 +61,7 @@ def each(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
 
     All processes are done when the last image has been handed out and worked on.
     """
-    own, shares = ranks.mine(due), len(ranks.mine(range(of)))
+    own, shares = ranks.own_share(due), len(ranks.own_share(range(of)))
     yield from progress.track(own, title=title, total=shares, done=shares - len(own))
     ranks.barrier()
 

@@ -455,7 +455,7 @@ def _pairs(
     in their order. So no process holds the maps of more pictures at a time than there are processes.
     """
     count, processes = len(dataset), ranks.world()
-    own: list[int | None] = [*ranks.mine(range(count))]
+    own: list[int | None] = [*ranks.own_share(range(count))]
     own += [None] * (-(-count // processes) - len(own))  # all have as many turns
     for index in progress.track(own, title=f"{stage.name} evaluate", total=len(own)):
         found = None if index is None else _measured(model, dataset, index, config=config, stage=stage, top=top)

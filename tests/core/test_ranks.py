@@ -165,7 +165,7 @@ def test_that_another_process_is_gone_is_one_line(
 
 def test_alone_all_work_is_ones_own() -> None:
     assert (ranks.rank(), ranks.world(), ranks.first()) == (0, 1, True)
-    assert ranks.mine([4, 2, 7]) == [4, 2, 7]
+    assert ranks.own_share([4, 2, 7]) == [4, 2, 7]
     assert ranks.gathered("word") == ["word"]
     counts = torch.tensor([1, 2])
     assert torch.equal(ranks.total(counts), counts)
@@ -177,7 +177,7 @@ def test_the_work_of_many_is_dealt_out_by_number(monkeypatch: pytest.MonkeyPatch
     shares = []
     for rank in range(3):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-        shares.append(ranks.mine([0, 1, 2, 5, 6, 7]))
+        shares.append(ranks.own_share([0, 1, 2, 5, 6, 7]))
     assert shares == [[0, 6], [1, 7], [2, 5]]
 
 
