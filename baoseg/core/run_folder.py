@@ -123,4 +123,5 @@ class RunFolder:
         return StageFolder(self.root / name)
 
 
-Run, Stage = RunFolder, StageFolder  # the names up to version 0.1
+Run = RunFolder  # the names up to version 0.1
+Stage = StageFolder

@@ -13,8 +13,9 @@ _registered: dict[Any, tuple[str, Callable[[], Mapping[type, str]]]] = {}
 
 
 def register(kind: Any, names: Callable[[], Mapping[type, str]], *, tag: str) -> None:
-    """Tell the members of a union, or the subclasses of a class, apart in JSON by the field `tag`, which holds their
-    names. `names` is asked each time, so a table of them may grow.
+    """Give the members of a union, or the subclasses of a class, a field `tag` in JSON, which holds their name.
+
+    `names` is called each time, so the table of names may grow.
     """
 
     def unstructure(value: Any) -> dict[str, Any]:
