@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import baoseg
-from baoseg.data.images import as_picture
+from baoseg.data.images import as_image
 from baoseg.predict.predict import overlay
 
 PHOTOS = {"chelsea": ["cat"], "coffee": ["cup"], "astronaut": ["space shuttle"], "rocket": ["missile"]}
@@ -24,7 +24,7 @@ def main() -> None:
     labeler = baoseg.load("imagenet")
     strips = []
     for name, labels in PHOTOS.items():
-        image = as_picture(getattr(skimage.data, name)())
+        image = as_image(getattr(skimage.data, name)())
         mask = torch.from_numpy(labeler(image, labels=labels).mask)
         pair = [Image.fromarray(image.permute(1, 2, 0).numpy()), overlay(image, mask)]
         strips += [photo.resize((round(photo.width * HEIGHT / photo.height), HEIGHT)) for photo in pair]

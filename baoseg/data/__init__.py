@@ -1,4 +1,4 @@
-"""Data sets: where labelled images come from, and how training draws its batches from them."""
+"""Data sets with image-level labels, and the batches of a training."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -38,27 +38,27 @@ __all__ = [
     "summary",
 ]
 
-SYNTHETIC = "synthetic"  # the path that stands for generated scenes
-LISTED_CLASSES = 30  # more are not listed one by one
+SYNTHETIC = "synthetic"  # this path means generated scenes
+LISTED_CLASSES = 30  # longer class lists are shortened in messages
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """The images of one split."""
+    """The images of one split, their image-level labels and, for evaluation, their ground truth."""
 
     classes: ClassSet
     split: str
     names: Sequence[str]  # unique, relative, without suffix
-    has_masks: bool  # some images have ground truth
+    has_masks: bool  # at least one image has ground truth
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes the image, and its mask where there is one."""
+        """Decodes the image, and its mask if it has one."""
         ...
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of an image, without decoding it."""
+        """Label vector y in {0, 1} of an image, without decoding the image."""
         ...
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
@@ -66,37 +66,39 @@ class Dataset(Protocol):
         ...
 
     def fingerprint(self, *, masks: bool = True) -> str:
-        """A hash in hex that changes with names, labels, class list and file sizes; `masks`: that of masks too."""
+        """A hash (hex) of names, labels, class list and file sizes; with `masks`, of the mask files too."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which images to train on and which to label and evaluate."""
+    """The images to train on, and the images to label and evaluate."""
 
     path: str  # a folder (see `baoseg.data.folder`), or "synthetic"
-    train_split: str | None = None  # None: `train` if the folder has it, else all images
-    eval_split: str | None = None  # None: `val` if the folder has it, else the images of training
+    train_split: str | None = None  # None: `train` if the folder has this split, else all images
+    eval_split: str | None = None  # None: `val` if the folder has this split, else the images of training
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    limit: int | None = None  # to try something out: at most so many images of each split, spread evenly over it,
-    long_side: int | None = None  # and longer ones shrunk to so many pixels
+    limit: int | None = None  # at most so many images of each split, evenly spaced (for quick trials)
+    long_side: int | None = None  # pixels; images with a longer side are made smaller (for quick trials)
 
     def __post_init__(self) -> None:
         if any(number is not None and number < 1 for number in (self.limit, self.long_side)):
-            raise RecipeError(f"data: limit {self.limit} and long_side {self.long_side}; choose 1 or more, or none")
+            raise RecipeError(
+                f"data: limit is {self.limit} and long_side is {self.long_side}; choose at least 1, or none"
+            )
 
 
 def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
-    """Open the images for training or for evaluation. Raises DataError if they are inconsistent.
+    """Open the split for training or for evaluation. Raises DataError if the data set is inconsistent.
 
-    Training on a folder sees images and image-level labels only, never a mask.
+    The training split of a folder has images and image-level labels only: its masks are never read.
     """
     whole = _open(config, split)
     if config.limit is None and config.long_side is None:
         return whole
     chosen = Excerpt(whole, limit=config.limit, long_side=config.long_side)
     if split == "train" and not any(bool(chosen.labels(index).any()) for index in range(len(chosen))):
-        raise DataError(f"none of the {len(chosen)} images chosen of {whole.split} has a label; raise data.limit")
+        raise DataError(f"none of the {len(chosen)} chosen images of {whole.split} has a label; raise data.limit")
     return chosen
 
 
@@ -111,9 +113,7 @@ def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
 
 
 def summary(dataset: Dataset) -> str:
-    """What a split holds, in one line: images, classes in the order of their indices with how many images show each,
-    and images without any.
-    """
+    """One line about a split: the numbers of images, of images of each class, and of images without labels."""
     shown, empty = torch.zeros(len(dataset.classes)), 0
     for index in range(len(dataset)):
         labels = dataset.labels(index)
@@ -123,7 +123,7 @@ def summary(dataset: Dataset) -> str:
 
 
 def in_words(dataset: Dataset, counts: Sequence[int], *, empty: int = 0) -> str:
-    """`summary`, of images that are counted already: those of each class, and those without a label."""
+    """The line of `summary` from counts: images of each class, and images without a label (`empty`)."""
     listed = [f"{name} ({count})" for name, count in zip(dataset.classes.names, counts, strict=True)]
     if len(listed) > LISTED_CLASSES:
         listed = [*listed[: LISTED_CLASSES - 2], "...", listed[-1]]
@@ -142,13 +142,13 @@ def _count(number: int, what: str) -> str:
 
 
 def folder_of(dataset: Dataset) -> Folder | None:
-    """The folder whose images these are; None for other data sets."""
+    """The folder of a data set, also of an excerpt; None for generated scenes."""
     whole = dataset.whole if isinstance(dataset, Excerpt) else dataset
     return whole if isinstance(whole, Folder) else None
 
 
 class Excerpt:
-    """A few images of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
+    """Some images of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
 
     def __init__(self, whole: Dataset, *, limit: int | None, long_side: int | None) -> None:
         self.whole, self.limit, self.long_side = whole, limit, long_side
@@ -180,12 +180,12 @@ class Excerpt:
     def _shrunk_mask(self, mask: UInt8[Tensor, "h w"] | None) -> UInt8[Tensor, "h2 w2"] | None:
         return None if mask is None else self._shrunk(mask[None], InterpolationMode.NEAREST_EXACT)[0]
 
-    def _shrunk(self, picture: UInt8[Tensor, "c h w"], interpolation: InterpolationMode) -> UInt8[Tensor, "c h2 w2"]:
-        sides = picture.shape[-2:]
+    def _shrunk(self, image: UInt8[Tensor, "c h w"], interpolation: InterpolationMode) -> UInt8[Tensor, "c h2 w2"]:
+        sides = image.shape[-2:]
         scale = 1.0 if self.long_side is None else self.long_side / max(sides)
         if scale >= 1:
-            return picture
-        return F.resize(picture, [max(1, round(side * scale)) for side in sides], interpolation=interpolation)
+            return image
+        return F.resize(image, [max(1, round(side * scale)) for side in sides], interpolation=interpolation)
 
 
 class Item(NamedTuple):
@@ -196,11 +196,11 @@ class Item(NamedTuple):
 
 
 class TrainSet(TorchDataset):
-    """Augmented images for training, asked for by (epoch, index) as `EpochSampler` yields them.
+    """Augmented images for training. The keys are (epoch, index), as `EpochSampler` yields them.
 
-    The augmentation depends on seed, epoch and index alone: neither the number of workers nor resuming a run
-    changes it. `pixel_labels` gives an image's labels made beforehand, by its index, for what learns from such, and
-    `pixel_weights` how much each of them counts (255: fully).
+    The augmentation depends on seed, epoch and index alone, so neither the number of workers nor resuming a run changes
+    it. `pixel_labels` maps the index of an image to its pseudo-labels [h w], for stages that learn from pixel labels.
+    `pixel_weights` maps the index to the weights of these labels [h w]; 255 is a weight of 1.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class TrainSet(TorchDataset):
         if pixel_labels is not None and pixel_labels.shape != sample.image.shape[1:]:
             (height, width), (rows, columns) = sample.image.shape[1:], pixel_labels.shape
             raise DataError(
-                f"{sample.name}: an image of {height} x {width} pixels and a mask of {rows} x {columns}; "
+                f"{sample.name}: the image has {height} x {width} pixels and its mask {rows} x {columns}; "
                 "use masks of the size of their images"
             )
         crop = transforms.augment(
@@ -245,6 +245,7 @@ class TrainSet(TorchDataset):
 
 
 def collate(items: Sequence[Item]) -> Batch:
+    """The batch of some items."""
     crops, labels = zip(*items, strict=True)
     images, valid, pixel_labels, pixel_weights = zip(*crops, strict=True)
     return Batch(
@@ -257,9 +258,9 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def batches(loader: DataLoader) -> Iterator[Batch]:
-    """The batches of a loader. An error of a worker process arrives as the one line that it was over there.
+    """Yields the batches of a loader, and raises an error of a worker process with its original one-line message.
 
-    The loader itself would hand on the worker's traceback as the text of the error.
+    The loader itself would raise an error whose message is the traceback of the worker.
     """
     try:
         yield from loader
@@ -270,11 +271,11 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) in an order drawn anew for each epoch from (seed, epoch).
+    """Yields (epoch, index) in a random order, which (seed, epoch) determines.
 
-    The epoch travels with each index because a worker process that outlives an epoch would not hear of the
-    next one otherwise. Every replica gets the same number of items: with `batch_size` the epoch ends with its
-    last batch that is full on all replicas, without it some items come twice to fill up.
+    Each key contains the epoch, because a worker process that lives for several epochs does not learn of the next epoch
+    in another way. All replicas get the same number of items: with `batch_size`, the epoch ends with the last batch
+    that is full on all replicas; without `batch_size`, some items come twice.
     """
 
     def __init__(
@@ -318,6 +319,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A generator for this key alone. The key is hashed: neighbouring seeds do not give related numbers."""
+    """A generator that depends on the key alone. The key is hashed, so similar keys give unrelated numbers."""
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64).tolist()
     return torch.Generator().manual_seed(seed)

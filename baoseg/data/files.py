@@ -1,4 +1,4 @@
-"""Files that are called a little different on disk than in a list: copied from another system, or typed by hand."""
+"""Finds files whose name on disk differs a little from the name in a list (copied or typed names)."""
 
 import os
 import posixpath
@@ -11,7 +11,7 @@ from baoseg.core.text import folded, tidy
 
 
 class Tree:
-    """What lies below a folder. Each folder is listed once: faster than asking for each file."""
+    """The files below a folder. Each folder is listed once, which is faster than a system call for each file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -20,10 +20,10 @@ class Tree:
         self._tidied: dict[str, Mapping[str, Sequence[str]]] = {}
 
     def find(self, path: str) -> str | None:
-        """The path on disk of what a list calls `path`, relative to the root; None if there is none, or no single one.
+        """The path on disk, relative to the root, of the file that a list names `path`; None if no file fits.
 
-        It is the file of exactly that name or else the one whose name differs in the form of Unicode (NFC, NFD),
-        in spaces or in invisible characters alone, as `text.tidy` has it. Letter case has to agree.
+        It is the file of exactly this name. Without such a file, it is the file whose name differs only in the form of
+        Unicode (NFC, NFD), in spaces or in invisible characters (`core.text.tidy`). Letter case must agree.
         """
         folder, name = posixpath.split(path)
         listed = self._listed.get(folder)
@@ -34,7 +34,7 @@ class Tree:
         return posixpath.join(where or "", alike[0]) if len(alike) == 1 else None
 
     def hint(self, path: str) -> str:
-        """Files that may be meant by a path that is not found: of another letter case or suffix. Empty without any."""
+        """Up to two files that a missing path may mean: another letter case, or another suffix. Empty for none."""
         folder, name = posixpath.split(path)
         where = self._like(folder)
         if where is None:
@@ -51,7 +51,7 @@ class Tree:
         return self._folders[path]
 
     def _like(self, path: str) -> str | None:
-        """The folder of this path; where there is none, the one that may be meant, of another letter case."""
+        """The folder of this path; without one, the only folder whose path differs in letter case."""
         if (there := self._folder(path)) is not None:
             return there
         above, name = posixpath.split(path)

@@ -2,11 +2,11 @@
 
     FOLDER/
       labels.csv                  image,labels          e.g.  JPEGImages/cat_7.jpg,cat sofa
-      classes.txt                 optional: one class a line; fixes the order of the indices
+      classes.txt                 optional: one class per line, in the order of the indices
     images anywhere below the folder, and, as in PASCAL VOC
-      ImageSets/Segmentation/SPLIT.txt     optional: one name a line
+      ImageSets/Segmentation/SPLIT.txt     optional: one name per line
       SegmentationClass/NAME.png           optional: ground truth, for evaluation only; see `baoseg.data.truth`
-    or, plain,
+    or, in the plain layout,
       splits/SPLIT.txt
       masks/NAME.png
 
@@ -40,15 +40,15 @@ ALL = "all"  # the split of every image in labels.csv, unless a split file of th
 _SPLITS = ("ImageSets/Segmentation", "splits")
 _MASKS = ("SegmentationClass", "masks")
 _FILES = ("labels.csv", "classes.txt", "boxes.csv")
-_FOUND_UNASKED = ("train", "val")  # splits that are taken where they are there
+_FOUND_UNASKED = ("train", "val")  # splits that are used if they exist, without being named
 
 
 class Folder:
-    """The images of one split of a folder; see the head of this file for its layout.
+    """The images of one split of a folder; the docstring of this module describes the layout of the folder.
 
-    An image without labels is one that shows the background alone. With `training=True` some image needs a label,
-    and masks are not looked at. Opening checks all that can be checked without decoding: raises DataError, which names
-    the first case of a problem and counts the others.
+    An image without labels shows the background alone. With `training=True`, at least one image must have a label, and
+    masks are ignored. Opening a folder checks all that can be checked without decoding an image, and raises DataError,
+    which names the first case of a problem and counts the others.
     """
 
     def __init__(self, root: str | Path, split: str = ALL, *, training: bool = False) -> None:
@@ -63,7 +63,9 @@ class Folder:
         position = {name: index for index, name in enumerate(table.classes)}
         self._labels = [tuple(sorted(position[label] for label in line.labels)) for line in lines]
         if training and not any(self._labels):
-            raise DataError(f"{table.path}: no image of the split {split} has a label; training needs some that have")
+            raise DataError(
+                f"{table.path}: no image of the split {split} has a label; training needs images with labels"
+            )
         self._paths = _existing(self.root, lines, table.path)
         self._truth = None if training else truth.find(mask_folder(self.root), [line.name for line in table.lines])
         files = () if self._truth is None else self._truth.files
@@ -76,13 +78,13 @@ class Folder:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes the image, and its mask where there is one."""
+        """Decodes the image, and its mask if it has one."""
         image = read_image(self.root / self._paths[index])
         height, width = image.shape[-2:]
         return Sample(self.names[index], image, self.labels(index), self._read_mask(index, (height, width)))
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of an image, without decoding it."""
+        """Label vector y in {0, 1} of an image, without decoding the image."""
         vector = torch.zeros(len(self.classes))
         vector[list(self._labels[index])] = 1.0
         return vector
@@ -94,26 +96,26 @@ class Folder:
         return self._read_mask(index, image_size(self.root / self._paths[index]))
 
     def fingerprint(self, *, masks: bool = True) -> str:
-        """SHA-256 of class list, split, names, labels and the sizes in bytes of the files that are read.
+        """SHA-256 (hex) of class list, split, names, labels and file sizes in bytes; with `masks`, of mask files too.
 
-        Without `masks`, the ground truth does not count. A folder may be moved, copied and touched.
+        The hash does not change if the folder is moved or copied.
         """
         truth = [mask for mask in self._masks if mask] if masks else []
         content = [self.classes.names, self.split, self.names, self._labels, [self.image_bytes(), _bytes(truth)]]
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
     def image_bytes(self) -> list[int]:
-        """The size of each image file."""
+        """The sizes of the image files in bytes."""
         return _bytes([self.root / path for path in self._paths])
 
     def mask_count(self) -> int:
-        """How many images have ground truth."""
+        """The number of images with ground truth."""
         return sum(mask is not None for mask in self._masks)
 
     def mask_remarks(self) -> list[str]:
-        """Lines on ground truth that is not read as one may think: files without an image, and what 255 means.
+        """Lines for the user about the ground truth: mask files without an image, and an unusual meaning of 255.
 
-        Raises DataError where the masks of the folder cannot be what the labels say.
+        Raises DataError if the masks of the folder contradict the labels.
         """
         if self._truth is None:
             return []
@@ -124,7 +126,7 @@ class Folder:
 
     @functools.cached_property
     def _reader(self) -> truth.Reader:
-        """From the masks of all splits, those of this one first."""
+        """The reader of the masks, chosen from the masks of all splits, this split first."""
         assert self._truth is not None
         own = [path for path in self._masks if path is not None]
         masks = [(path, self._labelled[path]) for path in dict.fromkeys([*own, *self._labelled])]
@@ -152,16 +154,17 @@ class Folder:
 def _bytes(paths: Iterable[Path]) -> list[int]:
     try:
         return [path.stat().st_size for path in paths]
-    except OSError as error:  # gone since opening, or a link that leads nowhere
+    except OSError as error:  # the file is gone since the folder was opened, or is a link to a missing file
         raise DataError(f"{error.filename}: {error.strerror}; restore the file") from None
 
 
 def has_split(root: str | Path, split: str) -> bool:
+    """Whether the folder has a list for the split."""
     return _split_file(Path(root).expanduser(), split).is_file()
 
 
 def split_files(root: Path) -> list[Path]:
-    """The lists of the splits, without hidden files. Raises DataError for a folder that cannot be listed."""
+    """The files that list the splits, without hidden files. Raises DataError if their folder cannot be listed."""
     folder = _first(root, _SPLITS)
     try:
         found = sorted(folder.iterdir())
@@ -173,7 +176,7 @@ def split_files(root: Path) -> list[Path]:
 
 
 def misnamed(root: Path) -> list[Problem]:
-    """What is passed over as it is, and would be read if it had its name of the layout: `Masks`, `splits/val.lst`."""
+    """Files and folders that are not read because their name differs a little: `Masks`, `splits/val.lst`."""
     problems = []
     for path in (*_FILES, *_MASKS, "ImageSets", *_SPLITS):
         place = (root / path).parent
@@ -183,18 +186,20 @@ def misnamed(root: Path) -> list[Problem]:
             continue  # the system does not tell letter case apart
         for other in sorted(listed - {name}):
             if folded(other) == folded(name):
-                problems.append(Problem(str(place / other), "", "is not read", f"call it {path}, or take it away"))
+                problems.append(Problem(str(place / other), "", "is not read", f"rename it to {path}, or remove it"))
     lists = _listed(_first(root, _SPLITS))
     for name in sorted(lists):
         stem, suffix = posixpath.splitext(name)
         if folded(stem) in _FOUND_UNASKED and suffix.lower() != ".txt" and not has_split(root, folded(stem)):
             where = str(_first(root, _SPLITS) / name)
-            problems.append(Problem(where, "", "is not read", f"call it {folded(stem)}.txt, one name a line"))
+            problems.append(
+                Problem(where, "", "is not read", f"rename it to {folded(stem)}.txt, with one name per line")
+            )
     return problems
 
 
 def _listed(folder: Path) -> set[str]:
-    """Of a folder that is not there or may not be listed nothing: that is said where it is needed."""
+    """The names in a folder; none for a folder that is missing or cannot be listed."""
     try:
         return set(os.listdir(folder))  # noqa: PTH208 - names, not paths
     except (OSError, ValueError):
@@ -202,17 +207,17 @@ def _listed(folder: Path) -> set[str]:
 
 
 def mask_folder(root: Path) -> Path:
-    """Where the ground truth lies; where it would, if there is none."""
+    """The folder of the ground truth, whether or not it exists."""
     return _first(root, _MASKS)
 
 
 def _first(root: Path, names: Sequence[str]) -> Path:
-    """The first of the folders that is there, or else the last."""
+    """The first of the folders that exists, otherwise the last."""
     return next((root / name for name in names if (root / name).is_dir()), root / names[-1])
 
 
 def _split_file(root: Path, split: str) -> Path:
-    """The list of a split; where there is none of this name, one that differs from it in letter case alone."""
+    """The file that lists a split. Without such a file, the only one whose name differs in letter case."""
     path, files = _first(root, _SPLITS) / f"{split}.txt", split_files(root)
     alike = [] if path in files else [other for other in files if folded(other.stem) == folded(split)]
     return alike[0] if len(alike) == 1 else path
@@ -229,11 +234,11 @@ def _lines_of(root: Path, split: str, lines: Sequence[Line]) -> Sequence[Line]:
         known = ", ".join(file.stem for file in split_files(root)) or "none"
         raise DataError(f"{path}: no such split; the splits of {root} are: {known}") from None
     if not listed:
-        raise DataError(f"{path}: the split is empty; write the name of an image on each line")
+        raise DataError(f"{path}: the split is empty; write one image name per line")
     by_name = {line.name: line for line in lines}
     names = matched(listed, by_name)
     unlabelled = [name for name in names if name not in by_name]
-    _refuse(unlabelled, path, "has no line in labels.csv", "add one, or take it out of the split")
+    _refuse(unlabelled, path, "has no line in labels.csv", "add a line, or remove the image from the split")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     _refuse(repeated, path, "is in the split more than once", "keep one line")
     return [by_name[name] for name in names]
@@ -245,7 +250,9 @@ def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
     found = [files.find(line.path) for line in lines]
     missing = [line.path for line, path in zip(lines, found, strict=True) if path is None]
     hint = next(filter(None, map(files.hint, missing[:1])), None)
-    remedy = f"paths are relative to {root}" if hint is None else f"there is {hint}: write the path as it is on disk"
+    remedy = (
+        f"paths are relative to {root}" if hint is None else f"the folder has {hint}: write the path as it is on disk"
+    )
     _refuse(missing, table, "does not exist", remedy)
     return [path for path in found if path is not None]
 

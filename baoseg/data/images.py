@@ -20,7 +20,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.core.types import IGNORE
 
-# What Pillow raises for files that are damaged, cut short, of no known kind, or absurdly large.
+# The errors that Pillow raises for files that are damaged, truncated, of an unknown kind, or too large.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -36,10 +36,10 @@ DAMAGE = (
     Image.DecompressionBombError,
 )
 
-# Formats that Pillow knows and that are not taken for images: data that need a program beside it (BUFR, GRIB, HDF5),
-# drawings (EPS, WMF), video (FLI, MPEG), and Kodak's Photo CD, whose suffix .pcd is that of point clouds today.
+# Formats that Pillow knows and that are not read as images: data that need another program (BUFR, GRIB, HDF5),
+# vector graphics (EPS, WMF), video (FLI, MPEG), and Kodak's Photo CD, whose suffix .pcd means point clouds today.
 _NOT_TAKEN = frozenset({"BUFR", "GRIB", "HDF5", "EPS", "WMF", "FLI", "MPEG", "PCD"})
-# Suffixes of what people call an image, whether or not it can be opened here: web, documents, cameras, science.
+# Suffixes of common image files, whether or not they can be read here: web, documents, cameras, science.
 _OF_IMAGES = frozenset(
     {
         *(".avif", ".avifs", ".heic", ".heics", ".heif", ".hif", ".jp2", ".jxl", ".jxr", ".wdp", ".webp"),
@@ -50,16 +50,16 @@ _OF_IMAGES = frozenset(
     }
 )
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # of files that keep class indices as they are
-_MASK_FORMATS = {"PNG", "BMP", "DIB", "TIFF"}  # Pillow's names of the same
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor  # arrays: uint8 [h w 3], tensors: uint8 [3 h w]
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # formats that keep class indices exactly
+_MASK_FORMATS = {"PNG", "BMP", "DIB", "TIFF"}  # Pillow's names of these formats
 _LOSSY_IN_TIFF = {"jpeg", "tiff_jpeg", "webp"}
-# Formats whose header says the size, but for the orientation. Images of other formats are decoded to learn it.
+# Formats whose header has the size without the orientation. Images of other formats are decoded to find their size.
 _SIZE_IN_HEADER = {*_MASK_FORMATS, "GIF", "JPEG", "MPO", "PPM", "WEBP"}
 _SIXTEEN_BITS = {"PNG", "PPM"}  # formats whose mode "I" is 16 bits scaled to 0..65535
 _ORIENTATION = 0x0112  # the EXIF tag
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
-# EXIF orientation -> what turns the stored image upright; those from 5 on swap the sides.
+# EXIF orientation -> operation that turns the stored image upright; from 5 on, width and height are exchanged.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,10 +72,10 @@ _UPRIGHT = {
 
 
 def image_suffixes() -> frozenset[str]:
-    """The suffixes, in small letters, of files that are taken for images: all that the installed Pillow opens.
+    """The suffixes (lower case) of files that are read as images: of all formats that the installed Pillow opens.
 
-    Left out are `_NOT_TAKEN` and what it only writes (PDF, PALM).
-    A plugin that is registered with Pillow, as for HEIC, adds its suffixes.
+    The formats in `_NOT_TAKEN` and formats that Pillow only writes (PDF, PALM) are left out. A plugin that is
+    registered with Pillow adds its suffixes, e.g. for HEIC.
     """
     Image.init()
     opened = (Image.OPEN.keys() | {"MPO"}) - _NOT_TAKEN  # MPO is opened as JPEG
@@ -83,7 +83,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def unread_suffixes() -> frozenset[str]:
-    """The suffixes, in small letters, of files that people call images and that are not taken for such here."""
+    """The suffixes (lower case) of common image files that cannot be read here."""
     return _OF_IMAGES - image_suffixes()
 
 
@@ -98,32 +98,35 @@ def read_image(path: Path) -> UInt8[Tensor, "3 h w"]:
 
 
 def from_pil(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """An image that Pillow holds, as `read_image` gives that of a file. Raises DataError as `read_image`."""
+    """A Pillow image as RGB, 8 bit, upright, as by `read_image`. Raises DataError as `read_image`."""
     try:
         return _upright(image)
     except DAMAGE as error:
         raise DataError(f"image {getattr(image, 'filename', '')}: {what_is_wrong(error, 'image')}") from None
 
 
-def as_picture(image: Picture) -> UInt8[Tensor, "3 h w"]:
-    """An image in any of its forms. Raises DataError as `read_image`, and for arrays and tensors of another kind."""
+def as_image(image: ImageLike) -> UInt8[Tensor, "3 h w"]:
+    """An image from a path, a Pillow image, an array [h w 3] or a tensor [3 h w], both uint8.
+
+    Raises DataError as `read_image`, and for arrays and tensors of another type or shape.
+    """
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return from_pil(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise DataError(f"an array of {image.dtype} {image.shape} is no image; give uint8 of [h w 3]")
+            raise DataError(f"an array of {image.dtype} {image.shape} is not an image; give uint8 of shape [h w 3]")
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is no image; give uint8 of [3 h w]")
+        raise DataError(f"a tensor of {image.dtype} {tuple(image.shape)} is not an image; give uint8 of shape [3 h w]")
     return image
 
 
 def from_bytes(content: bytes) -> UInt8[Tensor, "3 h w"]:
-    """An image file in memory. Raises DataError as `read_image`, without a name.
+    """Decode the content of an image file. Raises DataError as `read_image`, without the name of the file.
 
-    Pillow's warnings are left to the caller: threads may read, and to silence them is a matter of the process.
+    The caller silences Pillow's warnings, because warning filters belong to the process and threads may call this.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -133,7 +136,7 @@ def from_bytes(content: bytes) -> UInt8[Tensor, "3 h w"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of the upright image: those of `read_image`, as far as possible from the header alone.
+    """Height and width of the upright image, as `read_image` returns it, if possible from the header alone.
 
     Raises DataError as `read_image`.
     """
@@ -141,27 +144,31 @@ def image_size(path: Path) -> tuple[int, int]:
         if file.format not in _SIZE_IN_HEADER:
             file.load()
         width, height = file.size
-        if file.format == "TIFF":  # Pillow turns these by itself, some versions when they are opened, some when loaded
+        if (
+            file.format == "TIFF"
+        ):  # Pillow itself turns TIFF files, when it opens or when it loads them, depending on its version
             tags = getattr(file, "tag_v2")  # noqa: B009 - of this kind of file alone
             width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
         if isinstance(file, PngImagePlugin.PngImageFile) and not _may_have_exif(path):
-            return height, width  # asking Pillow would decode the whole image to look behind it
+            return height, width  # Pillow would decode the whole image to search for EXIF data behind it
         return (width, height) if _orientation(file) >= 5 else (height, width)
 
 
 def read_mask(path: Path, *, classes: int = IGNORE - 1) -> UInt8[Tensor, "h w"]:
-    """A mask of class indices: the palette index or the grey value of each pixel as it is stored, in up to 8 bits.
+    """Read a mask of class indices [h w]: the stored palette index or grey value (up to 8 bits) of each pixel.
 
-    Where a palette has only the colours that VOC gives to 0..`classes` and 255, but at other indices, the colours
-    count; so they do in an RGB file of these colours. Any other palette is taken as indices.
+    If a palette has only the VOC colours of 0..`classes` and 255 but at other indices, the colours determine the class
+    indices; likewise in an RGB file of these colours. With any other palette, the palette indices are the class
+    indices.
+
     Raises DataError if the file is missing or unreadable, if its format does not keep values exactly (JPEG), or if it
-    holds other colours, or larger values.
+    has other colours or values above 255.
     """
     with _opened(path, "mask") as file:
         lossy = file.format == "TIFF" and file.info.get("compression") in _LOSSY_IN_TIFF
         if lossy or file.format not in _MASK_FORMATS:
             raise DataError(
-                f"{path}: inside a {'JPEG or WebP' if lossy else file.format} image, which does not keep class "
+                f"{path}: is a {'JPEG or WebP' if lossy else file.format} image, which does not keep class "
                 "indices exactly; make the mask again from its source, as a palette or 8-bit greyscale PNG"
             )
         step = _scaled_by(file)
@@ -178,7 +185,7 @@ def read_mask(path: Path, *, classes: int = IGNORE - 1) -> UInt8[Tensor, "h w"]:
         indices = values.astype(np.uint8) // step if mode in {"P", "L", "1"} else None
     if indices is None:
         raise DataError(
-            f"{path}: a mask holds class indices, this file holds {mode} pixels"
+            f"{path}: a mask must hold class indices, but this file has {mode} pixels"
             f"{f' of other colours than those of VOC for 0..{classes} and {IGNORE}' if mode == 'RGB' else ''}; "
             "save it as a palette or 8-bit greyscale PNG"
         )
@@ -188,7 +195,7 @@ def read_mask(path: Path, *, classes: int = IGNORE - 1) -> UInt8[Tensor, "h w"]:
 
 
 def _scaled_by(file: Image.Image) -> int:
-    """By what Pillow multiplies the values of a greyscale file with less than 8 bits a pixel; before it is loaded."""
+    """The factor by which Pillow scales greyscale values of less than 8 bits when it loads the file."""
     layout = str(file.tile[0][3]) if isinstance(file, ImageFile.ImageFile) and file.tile else ""
     bits = re.search(r"\bL;([24])", layout)
     return 255 // (2 ** int(bits[1]) - 1) if bits else 1
@@ -197,17 +204,17 @@ def _scaled_by(file: Image.Image) -> int:
 def _of_many_bits(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
     if values.min() < 0 or values.max() > IGNORE:
         raise DataError(
-            f"{path}: the mask holds the value {max(values.max(), values.min(), key=abs)}, and class indices are "
+            f"{path}: the mask holds the value {max(values.max(), values.min(), key=abs)}, but class indices are "
             f"0..{IGNORE}; save it as a palette or 8-bit greyscale PNG of class indices"
         )
     return values.astype(np.uint8)
 
 
 def _by_palette(values: UInt8[np.ndarray, "h w"], palette: list[int], classes: int) -> UInt8[np.ndarray, "h w"]:
-    """The indices, or what the colours say where they are VOC's in another order: see `read_mask`.
+    """The class indices of a palette image: its values, or the classes of its colours (see `read_mask`).
 
-    Greys that are class indices themselves count in the same way: programs that make greyscale files smaller leave
-    these. Other greys from dark to light are there to be looked at.
+    Grey colours whose grey values are class indices count as class indices too: programs that compress greyscale files
+    make such palettes. Other palettes of greys from dark to light are only for display.
     """
     if bytes(palette) == _palette()[: len(palette)]:
         return values
@@ -227,10 +234,10 @@ def _by_palette(values: UInt8[np.ndarray, "h w"], palette: list[int], classes: i
 def _in_order_of(
     own: UInt8[np.ndarray, "256 3"], colours: UInt8[np.ndarray, "n 3"], used: UInt8[np.ndarray, "u"], classes: int
 ) -> UInt8[np.ndarray, "256"] | None:
-    """By index in `colours`, the index of its colour in `own`: of those used. None where it cannot be told.
+    """A table from the index of a colour in `colours` to its index in `own`; None if the colours do not determine it.
 
-    It can where each colour is in its own place or that of a class, the background or 255, and a colour that is used
-    stands for one index alone.
+    They do if each colour is at its own index or is the colour of a class, the background or 255, and if no colour in
+    `used` has two indices.
     """
     meant, codes = _meaning(own.tobytes(), classes), _codes(colours).tolist()
     lookup = np.arange(IGNORE + 1, dtype=np.uint8)
@@ -244,7 +251,7 @@ def _in_order_of(
 
 
 def _by_colour(values: UInt8[np.ndarray, "h w 3"], classes: int) -> UInt8[np.ndarray, "h w"] | None:
-    """The classes that VOC's colours stand for; None where there are others."""
+    """The class indices of an RGB mask in VOC colours; None if it has other colours."""
     meant = _meaning(_palette(), classes)
     codes, position = np.unique(_codes(values), return_inverse=True)
     if any(code not in meant for code in codes.tolist()):
@@ -259,7 +266,7 @@ def _codes(colours: UInt8[np.ndarray, "*shape 3"]) -> np.ndarray:
 
 @functools.cache
 def _meaning(palette: bytes, classes: int) -> dict[int, int]:
-    """The indices 0..`classes` and 255 by the code of their colour in a palette of 256."""
+    """A table from the code of a colour to its index, for 0..`classes` and 255 of a palette of 256."""
     codes = _codes(np.frombuffer(palette, dtype=np.uint8).reshape(-1, 3)).tolist()
     return {codes[index]: index for index in (*range(classes + 1), IGNORE)}
 
@@ -269,7 +276,7 @@ def _greys() -> UInt8[np.ndarray, "256 3"]:
 
 
 def write_mask(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
-    """Write class indices as a palette PNG in VOC colours, whole or not at all."""
+    """Write class indices as a palette PNG in VOC colours, atomically. Raises RunError as `core.files.atomic`."""
     image = with_palette(mask)
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
@@ -288,7 +295,7 @@ def _palette() -> bytes:
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of PASCAL VOC: the bits of an index, in threes, are the high bits of red, green, blue."""
+    """The palette of PASCAL VOC: each three bits of an index are high bits of red, green and blue."""
     index = np.arange(256)[:, None]
     channel = np.arange(3)[None]
     colour = np.zeros((256, 3), dtype=np.uint8)
@@ -299,10 +306,10 @@ def voc_palette() -> UInt8[np.ndarray, "256 3"]:
 
 @contextlib.contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    """An image file; what goes wrong with it is a DataError, and what does no harm is not spoken of."""
+    """Open an image file: errors become DataError, and warnings are silenced."""
     try:
-        # As a stream: Pillow maps an uncompressed file that it opens by its path into memory, and takes the rows of a
-        # TIFF that lies on its side for as long as those of the upright image.
+        # A stream, not a path: Pillow maps an uncompressed file that it opens by its path into memory, and reads the
+        # rows of a rotated TIFF with the row length of the upright image.
         with warnings.catch_warnings(action="ignore"), path.open("rb") as stream, Image.open(stream) as file:
             yield file
     except DAMAGE as error:
@@ -319,7 +326,7 @@ def _upright(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 class _UnknownRange(ValueError):
-    """Pixels of which nobody can tell what is black and what is white."""
+    """Pixel values whose black and white are unknown."""
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -337,7 +344,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; a damaged EXIF block counts as none, as in every viewer."""
+    """EXIF orientation 1..8; a damaged EXIF block is ignored, as in every viewer."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except DAMAGE:
@@ -351,7 +358,7 @@ def _may_have_exif(path: Path) -> bool:
 
 
 def what_is_wrong(error: BaseException, kind: str) -> str:
-    """One line without the name of the file: what is wrong with it, and the remedy."""
+    """What is wrong with a file and how to fix it, in one line without the name of the file."""
     if isinstance(error, FileNotFoundError):
         return f"no such {kind}; restore the file or correct its path"
     if isinstance(error, PermissionError):

@@ -1,6 +1,6 @@
-"""WebDataset shards: tar files whose neighbouring members of one key belong together (`key.jpg`, `key.json`).
+"""WebDataset shards: tar files in which adjacent members with one key (`key.jpg`, `key.json`) are one sample.
 
-They are read and written as streams, in memory that does not grow with the number of members.
+Shards are read and written as streams; the memory does not grow with the number of members.
 """
 
 import io
@@ -23,10 +23,10 @@ SUFFIX = walk.SHARD
 
 
 class Member(NamedTuple):
-    """A file in a shard. The key is its path up to the first dot of the file's name, as in WebDataset."""
+    """A file in a shard. The key is the path up to the first dot of the file name, as in WebDataset."""
 
     name: str
-    content: bytes | None  # None for a link or a device: a stream does not go back to what a link leads to
+    content: bytes | None  # None for a link or a device: a stream cannot go back to the target of a link
 
     @property
     def key(self) -> str:
@@ -35,32 +35,32 @@ class Member(NamedTuple):
 
     @property
     def whole_suffix(self) -> str:
-        """What comes after the key, in small letters: .input.jpg."""
+        """The part after the key, in lower case: .input.jpg."""
         return self.name[len(self.key) :].lower()
 
     @property
     def suffix(self) -> str:
-        """What comes after the last dot, in small letters: .jpg."""
+        """The last dot and the part after it, in lower case: .jpg."""
         return posixpath.splitext(self.name)[1].lower()
 
     @property
     def stem(self) -> str:
-        """What comes before the last dot."""
+        """The path without its suffix."""
         return posixpath.splitext(self.name)[0]
 
 
 def groups(path: Path, suffixes: Container[str]) -> Iterator[tuple[str, list[Member]]]:
-    """Each key of a shard (STDIN: of the one piped in) with its files of these suffixes, which are in small letters.
+    """Yields (key, members) for each group of adjacent members with one key in a shard (STDIN: from stdin).
 
-    Members of one key follow one another; a key that comes again is a further group. Hidden files are left out. Raises
-    DataError for a damaged shard.
+    Only members with one of `suffixes` (lower case) are given; hidden files are left out. A key that appears again
+    later is a further group. Raises DataError for a damaged shard.
     """
     for key, members in itertools.groupby(_members(path, suffixes), key=attrgetter("key")):
         yield key, list(members)
 
 
 def add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Append a member without time and owner: the same content makes the same bytes."""
+    """Append a member without time and owner, so that the same content gives the same bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     shard.addfile(member, io.BytesIO(content))
@@ -84,16 +84,19 @@ def _members(path: Path, suffixes: Container[str]) -> Iterator[Member]:
 
 
 def _require_end(shard: tarfile.TarFile) -> None:
-    """Tarfile takes a cut between two members, or a damaged header, for the end. That is two blocks of zeros."""
+    """Raise an error if the shard does not end with two blocks of zeros.
+
+    `tarfile` itself takes a cut between two members, or a damaged header, for the end of the file.
+    """
     ended = False
     while rest := shard.fileobj.read(tarfile.RECORDSIZE):
         if rest.strip(b"\0"):
-            raise tarfile.ReadError("it goes on after its end: a damaged member, or a second shard behind the first")
+            raise tarfile.ReadError("data follow its end: a damaged member, or a second shard appended")
         ended = True
     if not ended:
-        raise tarfile.ReadError("it is cut short")
+        raise tarfile.ReadError("it is truncated")
 
 
 def _forget(shard: tarfile.TarFile) -> None:
-    """Tarfile remembers every member."""
+    """Free the memory of the members, which `tarfile` keeps in a list."""
     shard.members.clear()  # type: ignore[attr-defined]

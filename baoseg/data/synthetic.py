@@ -166,15 +166,15 @@ def _apart(one: _Animal, other: _Animal) -> bool:
 def _draw(
     rng: np.random.Generator, animals: list[_Animal], size: int
 ) -> tuple[UInt8[Array, "3 h w"], UInt8[Array, "h w"]]:
-    picture = _ground(rng, size)
+    image = _ground(rng, size)
     mask = np.zeros((size, size), dtype=np.uint8)
     for _ in range(rng.integers(3, 8)):
-        _draw_clutter(rng, picture)
+        _draw_clutter(rng, image)
     for animal in animals:
-        _draw_animal(rng, picture, mask, animal)
-    picture *= 1 + 0.25 * (_noise(rng, size, 3) - 0.5)  # light and shade
-    picture += 0.02 * rng.standard_normal((size, size), dtype=np.float32)
-    return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8), mask
+        _draw_animal(rng, image, mask, animal)
+    image *= 1 + 0.25 * (_noise(rng, size, 3) - 0.5)  # light and shade
+    image += 0.02 * rng.standard_normal((size, size), dtype=np.float32)
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8), mask
 
 
 def _ground(rng: np.random.Generator, size: int) -> Float32[Array, "3 h w"]:
@@ -182,10 +182,10 @@ def _ground(rng: np.random.Generator, size: int) -> Float32[Array, "3 h w"]:
     texture = _GROUNDS[rng.integers(len(_GROUNDS))]
     mix = texture(rng, size)
     low, high = _muted(rng), _muted(rng)
-    picture = low + mix * (high - low)
+    image = low + mix * (high - low)
     patches = np.clip(6 * (_noise(rng, size, 5) - rng.uniform(0.5, 0.8)), 0, 1)
-    picture += patches * (_muted(rng) - picture)
-    return picture
+    image += patches * (_muted(rng) - image)
+    return image
 
 
 def _grain(rng: np.random.Generator, size: int) -> Float32[Array, "h w"]:
@@ -218,13 +218,13 @@ def _weave(rng: np.random.Generator, size: int) -> Float32[Array, "h w"]:
 _GROUNDS = (_grain, _waves, _slope, _pebbles, _weave)
 
 
-def _draw_clutter(rng: np.random.Generator, picture: Float32[Array, "3 h w"]) -> None:
+def _draw_clutter(rng: np.random.Generator, image: Float32[Array, "3 h w"]) -> None:
     """A smooth leaf in a strong colour, or a pebble with scales in a muted one: half of what makes a body."""
     leaf = rng.random() < 0.6
     long = rng.uniform(4, 12) if leaf else rng.uniform(6, 16)
     wide = long * rng.uniform(0.3, 0.9)
     x, y = rng.uniform(0, _UNITS), rng.uniform(0, _UNITS)
-    size = picture.shape[-1]
+    size = image.shape[-1]
     window = _window(size, x, y, long + 2)
     along, across = _turned(size, window, x, y, rng.uniform(0, math.pi))
     cover = _cover(1 - np.hypot(along / long, across / wide), wide, size)
@@ -234,12 +234,12 @@ def _draw_clutter(rng: np.random.Generator, picture: Float32[Array, "3 h w"]) ->
     else:
         low, high = _muted(rng), _muted(rng)
         colour = low + _scales(along, across, rng.uniform(4, 7)) * (high - low)
-    _paint(picture[:, *window], colour, cover)
+    _paint(image[:, *window], colour, cover)
 
 
 def _draw_animal(
     rng: np.random.Generator,
-    picture: Float32[Array, "3 h w"],
+    image: Float32[Array, "3 h w"],
     mask: UInt8[Array, "h w"],
     animal: _Animal,
 ) -> None:
@@ -258,7 +258,7 @@ def _draw_animal(
     light = _hsv(animal.hue + rng.normal(0, 0.03), saturation, rng.uniform(0.65, 0.95))
     scales = _scales(along, across, rng.uniform(4, 7))
     shade = 1.1 - 0.3 * radius.clip(0, 1) ** 2
-    _paint(picture[:, *window], (dark + scales * (light - dark)) * shade, body)
+    _paint(image[:, *window], (dark + scales * (light - dark)) * shade, body)
 
     ahead, aside = (along - 0.95 * animal.long) / animal.head_radius, across / animal.head_radius
     distance = np.hypot(ahead, aside)
@@ -267,7 +267,7 @@ def _draw_animal(
     hue, saturation, value = base
     ground = _hsv(hue + rng.normal(0, 0.015), saturation, value * rng.uniform(0.8, 1))
     marks = np.clip(4 * pattern(ahead, aside, distance) + 0.5, 0, 1)
-    _paint(picture[:, *window], ground + marks * (_hsv(*mark) - ground), head)
+    _paint(image[:, *window], ground + marks * (_hsv(*mark) - ground), head)
 
     mask[window][np.maximum(body, head) > 0.5] = animal.kind + 1
 
@@ -348,8 +348,8 @@ def _cover(depth: Float32[Array, "h w"], radius: float, size: int) -> Float32[Ar
     return np.clip(depth * radius * size / _UNITS + 0.5, 0, 1)
 
 
-def _paint(picture: Float32[Array, "3 h w"], colour: Float32[Array, "3 h w"], cover: Float32[Array, "h w"]) -> None:
-    picture += cover * (colour - picture)
+def _paint(image: Float32[Array, "3 h w"], colour: Float32[Array, "3 h w"], cover: Float32[Array, "h w"]) -> None:
+    image += cover * (colour - image)
 
 
 def _stretch(field: Float32[Array, "h w"]) -> Float32[Array, "h w"]:

@@ -1,7 +1,7 @@
-"""labels.csv, classes.txt and lists of images, as people and spreadsheets write them.
+"""labels.csv and classes.txt of a folder, as people and spreadsheets write them.
 
-They are read strictly and in one form (`text.tidy`), and what may mean two things is a problem with a remedy: a
-separator that is none, a class under two spellings, the background as a class.
+The files are read strictly and in one form of Unicode (`core.text.tidy`). Ambiguous lines are problems
+(`table_checks`), not guesses.
 """
 
 import os
@@ -18,7 +18,7 @@ from baoseg.data.table_lines import HEADERS, Line, Row, below_images, numbered_l
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """labels.csv and classes.txt of a folder, and what is wrong with them."""
+    """The lines of labels.csv, the class names, and all problems of both."""
 
     path: Path
     lines: Sequence[Line]
@@ -27,9 +27,9 @@ class Table:
 
 
 def read(root: Path) -> Table:
-    """Read labels.csv and, if it is there, classes.txt. Raises DataError where nothing can be understood."""
+    """Read labels.csv and, if it exists, classes.txt. Raises DataError if a file cannot be read at all."""
     if root.is_file():
-        raise DataError(f"{root}: is a file; name the folder of labels.csv")
+        raise DataError(f"{root}: is a file; give the folder of labels.csv")
     path = root / "labels.csv"
     header, rows = read_rows(path)
     good = [row for row in rows if len(row.cells) == 2 and row.cells[0].strip()]
@@ -56,7 +56,7 @@ def _line(root: Path, row: Row, cell: str, labels: Sequence[str]) -> Line:
 
 
 def _class_list(path: Path) -> list[tuple[int, str]] | None:
-    """The class names of classes.txt and their lines; None where there is no such file."""
+    """The line numbers and class names of classes.txt; None without this file."""
     try:
         return numbered_lines(path, "one class a line")
     except FileNotFoundError:
@@ -64,6 +64,6 @@ def _class_list(path: Path) -> list[tuple[int, str]] | None:
 
 
 def _with_slashes(root: Path, path: str) -> str:
-    """Backslashes are slashes unless there is a file that has them in its name."""
-    there = os.path.exists(root / path)  # noqa: PTH110 - where Path raises, this is False
+    """The path with slashes for backslashes, unless a file has the backslashes in its name."""
+    there = os.path.exists(root / path)  # noqa: PTH110 - False where Path.exists would raise
     return path if there else path.replace("\\", "/")

@@ -20,11 +20,11 @@ _DRIVE = re.compile(r"[A-Za-z]:/")
 
 _QUOTES = "'\"`´‘’“”„«»"
 _QUOTED = re.compile(f"[{_QUOTES}](.+)[{_QUOTES}]")
-_HALF_QUOTED = re.compile(r"""["“„«][^"”»]*|[^"“„«]*(?<!\d)["”»]""")  # but for 5", of a pipe
+_HALF_QUOTED = re.compile(r"""["“„«][^"”»]*|[^"“„«]*(?<!\d)["”»]""")  # but not 5", the size of a pipe
 _LISTED = re.compile(r"\[(.*)\]|\{(.*)\}|\((.*[,;'\"].*)\)")
 _COMMAS = re.compile("[,|，、；]")  # hardly ever part of a name
-_SLASHES = re.compile(r"[/+&\\]")  # part of a name, unless what stands between is a class itself
-_HYPHENS = re.compile(r"[-_.:=>#~·•]|\b(?:and|or)\b")  # the same, unless classes.txt has the name
+_SLASHES = re.compile(r"[/+&\\]")  # part of a name, unless the parts between are classes
+_HYPHENS = re.compile(r"[-_.:=>#~·•]|\b(?:and|or)\b")  # likewise, unless classes.txt has the whole name
 _BETWEEN_WORDS = re.compile(r"(?i:and|or)|[-_.:=>#~·•]+")
 _ONLY_MARKS = re.compile(r"[,|，、；/+&\\]*")
 _NUMBER = re.compile(r"^\d+\s*[:.,)=\-\s]\s*|\s*[:,=(\s]\s*\d+\)?$")
@@ -34,7 +34,7 @@ _NOTHING = re.compile(f"[-_–—.?*{_QUOTES}]+")
 
 
 class Problem(NamedTuple):
-    """What is wrong, in the words of one line."""
+    """A fault of a file and how to fix it. `where` is the file and line, `case` the name or text in question."""
 
     where: str
     case: str
@@ -42,13 +42,14 @@ class Problem(NamedTuple):
     remedy: str
 
     def line(self, others: int = 0) -> str:
+        """The one-line message; `others` is the number of further problems of the same kind."""
         case = f"{self.case} " if self.case else ""
         more = f" (and {others} more)" if others else ""
         return f"{self.where}: {case}{self.what}{more}; {self.remedy}"
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise a DataError that names the first problem and counts the others of its kind, if there are any."""
+    """Raise DataError for the first problem, with the number of others of its kind. Without problems do nothing."""
     if problems:
         alike = sum(problem.what == problems[0].what for problem in problems)
         raise DataError(problems[0].line(alike - 1))
@@ -65,7 +66,7 @@ def table_problems(
     listed: Sequence[tuple[int, str]] | None,
     single: bool,
 ) -> list[Problem]:
-    """The problems of the lines of labels.csv and of the class names, in the order in which they are told.
+    """All problems of the lines of labels.csv and of the class names, in the order of the messages.
 
     `names` are the classes, `listed` the numbered lines of classes.txt (None where there is no such file). `single`
     says that the header is image,label.
@@ -92,7 +93,7 @@ def malformed_rows(path: Path, rows: Sequence[Row], good: Sequence[Row]) -> Iter
             yield Problem(
                 f"{path}, line {row.number}",
                 "",
-                "not of the form 'path,labels'",
+                "is not of the form 'path,labels'",
                 "separate labels by semicolons or spaces, and quote a path with a comma",
             )
 
@@ -105,8 +106,8 @@ def _paths(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
             remedy = f"write paths relative to {path.parent}"
             yield Problem(f"{path}, line {line.number}", line.image, "lies outside the folder", remedy)
     for image, numbers in _repeated((line.image, line.number) for line in lines):
-        case = f"{image} has the lines {_and(numbers)}"
-        yield Problem(str(path), case, "and may have one", "keep one, with all of its labels")
+        case = f"{image} is on the lines {_and(numbers)}"
+        yield Problem(str(path), case, "but may have one line", "keep one, with all of its labels")
 
 
 def is_outside(path: str) -> bool:
@@ -116,25 +117,25 @@ def is_outside(path: str) -> bool:
 def _same_names(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
     unique = {line.image: line.name for line in lines}
     for name, images in _repeated((name, image) for image, name in unique.items()):
-        what = "have the same name but for suffix or folder"
-        yield Problem(str(path), _and(images), what, f"{name} can be one image only, rename the others")
+        what = "differ only in suffix or folder, so they have the same name"
+        yield Problem(str(path), _and(images), what, f"rename all but one of them, as only one image can be {name}")
 
 
 def _background(root: Path, listed: Iterable[tuple[int, str]], lines: Sequence[Line]) -> Iterator[Problem]:
-    """The background, which every class list has at index 0 without naming it."""
+    """Yields problems of names that mean the background, which has index 0 and is never named."""
     for number, name in listed:
         if _is_background(name):
-            where, what = f"{root / 'classes.txt'}, line {number}", "is the background, which is index 0 by itself"
+            where, what = f"{root / 'classes.txt'}, line {number}", "is the background, which always has index 0"
             yield Problem(where, name, what, "delete this line")
     meant = set(filter(_is_background, {label for line in lines for label in line.labels}))
     for line in lines:
         for label in meant.intersection(line.labels):
-            where, what = f"{root / 'labels.csv'}, line {line.number}", "is the background, index 0, and no label"
+            where, what = f"{root / 'labels.csv'}, line {line.number}", "is the background, which is not a label"
             yield Problem(where, label, what, "delete it; an image that shows no class has an empty cell")
 
 
 def _is_background(name: str) -> bool:
-    """Whether other tools mean no class by a name, e.g. `__background__`, `0: background`, `None`, `-`."""
+    """Whether the name means no class in other tools, e.g. `__background__`, `0: background`, `None`, `-`."""
     plain = _NUMBER.sub("", name).strip("_-<>[](){} \"'").casefold()
     return plain in _BACKGROUND or _NOTHING.fullmatch(name) is not None
 
@@ -143,7 +144,7 @@ def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
     for name in (name for name, count in Counter(names).items() if count > 1):
         yield Problem(str(source), name, "is named more than once", "keep one line")
     for _, alike in _repeated((folded(name), name) for name in dict.fromkeys(names)):
-        yield Problem(str(source), _and(alike), "differ in letter case only", "write them alike, or rename one")
+        yield Problem(str(source), _and(alike), "differ in letter case only", "use one spelling, or rename one of them")
     try:
         ClassSet(tuple(dict.fromkeys(names)))
     except DataError as error:
@@ -152,35 +153,35 @@ def _class_set(source: Path, names: Sequence[str]) -> Iterator[Problem]:
 
 
 def _joined_otherwise(path: Path, names: Sequence[str]) -> Iterator[Problem]:
-    """Classes such as `dining table` and `dining_table`, or `cat` in letters of full width, which nobody has named."""
+    """Yields problems of classes that differ only in joints or forms of letters: `dining table` and `dining_table`."""
     plain = {name: folded(unicodedata.normalize("NFKC", name)) for name in names}
     for _, alike in _repeated((" ".join(_JOINTS.split(plain[name])).strip(), name) for name in names):
         if len({folded(str(name)) for name in alike}) > 1:
             what = "differ in spaces, hyphens, underscores or forms of letters only"
-            yield Problem(str(path), _and(alike), what, "write them alike, or name both in classes.txt")
+            yield Problem(str(path), _and(alike), what, "use one spelling, or name both in classes.txt")
 
 
 def _unknown(path: Path, lines: Iterable[Line], names: Sequence[str], *, told: set[str]) -> Iterator[Problem]:
-    """Labels that are in no list, but for those that something is `told` of already."""
+    """Yields problems of labels that are not in `names`, but not of the labels and cells in `told`."""
     known = set(names) | told
     numbered = {_NUMBER.sub("", name): name for name in names}
     cased = {folded(name): name for name in names}
     for line in lines:
         for label in line.labels:
             if label not in known and line.cell not in told:
-                remedy = "correct the label or add the class there"
+                remedy = "correct the label, or add the class to classes.txt"
                 if label in numbered:
-                    remedy = f"write the line {numbered[label]!r} there without the number"
+                    remedy = f"write the line {numbered[label]!r} of classes.txt without the number"
                 elif folded(label) in cased:
-                    remedy = f"write {cased[folded(label)]} as there"
+                    remedy = f"write {cased[folded(label)]} as in classes.txt"
                 where, case = f"{path}, line {line.number}", f"{label} (of {line.image})"
                 yield Problem(where, case, "is not a class of classes.txt", remedy)
 
 
 def _doubtful(path: Path, lines: Sequence[Line], *, named: Sequence[str] | None) -> Iterator[Problem]:
-    """Cells that most likely mean other labels than those that they are.
+    """Yields problems of cells that most likely mean other labels than the labels that were read from them.
 
-    A name that classes.txt has is one, unless it consists of other classes.
+    A name in classes.txt (`named`) is a label, unless it consists of other classes.
     """
     labels = {label for line in lines for label in line.labels}
     known = {folded(name) for name in (labels if named is None else named)}
@@ -207,12 +208,12 @@ def _doubtful(path: Path, lines: Sequence[Line], *, named: Sequence[str] | None)
                 remedy = f"separate labels by semicolons: {'; '.join(meant)}"
                 if named is None:
                     remedy += ", or name the class in classes.txt"
-                yield Problem(where, cell, "has a separator that is none here", remedy)
+                yield Problem(where, cell, "has a separator that is not used here", remedy)
                 break
 
 
 def _half_known(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
-    """Cells with spaces that are one name, as other cells have semicolons, and hold another class: `cat bird`."""
+    """Yields problems of cells with spaces that were read as one name but contain another class: `cat bird`."""
     between = between_semicolons(line.cell for line in lines)
     known = {folded(label): label for line in lines for label in line.labels}
     for cell, line in {line.cell: line for line in reversed(lines)}.items():
@@ -221,13 +222,13 @@ def _half_known(path: Path, lines: Sequence[Line]) -> Iterator[Problem]:
         words = f" {folded(cell)} "
         held = [label for name, label in known.items() if f" {name} " in words and name != folded(cell)]
         if held and not _as_classes(cell.split(), set(known)):
-            what = f"may be one name or several, as {held[0]} is a class"
+            what = f"may be one name or several names, because {held[0]} is a class"
             remedy = f"write '{cell};' for one name, and semicolons between several"
             yield Problem(f"{path}, line {line.number}", cell, what, remedy)
 
 
 def _listed(cell: str) -> list[str]:
-    """The words of a list as programs print one, `['cat', 'dog']`, or in quotes, be it one alone; empty for others."""
+    """The words of a printed list (`['cat', 'dog']`) or of quoted text; empty for other cells."""
     found = _LISTED.fullmatch(cell) or _QUOTED.fullmatch(cell)
     if found is None:
         return [cell.strip(_QUOTES)] if _HALF_QUOTED.fullmatch(cell) else []
@@ -237,7 +238,7 @@ def _listed(cell: str) -> list[str]:
 
 
 def _several(label: str, *, declared: bool, known: set[str], shared: Mapping[str, int]) -> list[str]:
-    """The labels that a name between semicolons consists of; none where it is one name."""
+    """The labels that a name between semicolons consists of; empty if it is one name."""
     if _ONLY_MARKS.fullmatch(label):
         return [] if declared else [label]
     others = known - {folded(label)}
@@ -255,7 +256,7 @@ def _several(label: str, *, declared: bool, known: set[str], shared: Mapping[str
 
 
 def _made_of(label: str, known: set[str], marks: re.Pattern[str]) -> list[str]:
-    """The classes, two or more, that a label joins by marks, which may be in their names, too: `C++/cat`."""
+    """The two or more classes that a label joins by marks; names may contain marks too: `C++/cat`."""
     for mark in marks.finditer(label):
         first, rest = label[: mark.start()].strip(), label[mark.end() :].strip()
         if folded(first) in known:
@@ -266,7 +267,7 @@ def _made_of(label: str, known: set[str], marks: re.Pattern[str]) -> list[str]:
 
 
 def _as_classes(words: Sequence[str], known: set[str]) -> list[str]:
-    """Words as a sequence of two classes or more, of which the first are the longest; empty where they are none."""
+    """The words as two or more classes, the first as long as possible; empty if they are not classes."""
     for end in range(len(words) - 1, 0, -1):
         name = " ".join(words[:end])
         if folded(name) in known:
@@ -282,7 +283,7 @@ def _parts(marks: re.Pattern[str], label: str) -> list[str]:
 
 
 def _repeated(pairs: Iterable[tuple[str, object]]) -> Iterator[tuple[str, list[object]]]:
-    """The keys that occur more than once, each with its values."""
+    """Yields the keys that occur more than once, each with its values."""
     pairs = list(pairs)
     counts, values = Counter(key for key, _ in pairs), defaultdict(list)
     for key, value in pairs:

@@ -9,48 +9,49 @@ from typing import NamedTuple
 from baoseg.core.errors import DataError
 from baoseg.core.text import tidy, tidy_path
 
-HEADERS = (["image", "labels"], ["image", "label"])  # with the second a cell is one label unless it has semicolons
+HEADERS = (["image", "labels"], ["image", "label"])  # with "label", a cell is one label unless it has semicolons
 _IMAGES = ("JPEGImages/", "images/")
 _CELL = re.compile(r'[ \t]*+(?:"(?P<quoted>[^"]*+(?:""[^"]*+)*+)"[ \t]*+|(?P<plain>(?!")[^,\n]*+))(?P<end>[,\n])')
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Row(NamedTuple):
-    """The cells of a line of a CSV file as they are written; lines count from 1."""
+    """The cells of a line of a CSV file as written; `number` counts lines from 1."""
 
     number: int
     cells: list[str]
 
 
 class Line(NamedTuple):
-    """What labels.csv says of one image."""
+    """One image in labels.csv."""
 
     number: int
-    path: str  # as written, but for "." and "..", and slashes
+    path: str  # as written, but with slashes, and "." and ".." resolved
     image: str  # the path, tidied
-    name: str  # the path below the folder of the images without the suffix, tidied
-    cell: str  # of the labels, tidied
+    name: str  # the path below JPEGImages/ or images/, without suffix, tidied
+    cell: str  # the cell of the labels, tidied
     labels: tuple[str, ...]
 
 
 def below_images(path: str) -> str:
-    """A path without the folder of the images, where it begins with one."""
+    """A path without a leading JPEGImages/ or images/."""
     for folder in _IMAGES:
         path = path.removeprefix(folder)
     return path
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a file that are not empty, tidied. Raises DataError where it cannot be read, but for a missing one:
-    FileNotFoundError.
+    """The lines of a file, tidied, without empty lines.
+
+    Raises FileNotFoundError for a missing file, and DataError for a file that cannot be read.
     """
     return [name for _, name in numbered_lines(path, "one name a line")]
 
 
 def matched(listed: Sequence[str], names: Mapping[str, object]) -> list[str]:
-    """The names that the lines of a split mean: with or without suffix and the folder of the images.
+    """The names in `names` that the lines of a split mean; a line may have a suffix and the folder of the images.
 
-    A line that means none of `names` stays as it is.
+    A line that means none of `names` is returned without suffix and folder.
     """
 
     def match(line: str) -> str:
@@ -65,12 +66,12 @@ def matched(listed: Sequence[str], names: Mapping[str, object]) -> list[str]:
 
 
 def parse_labels(fields: Sequence[str], classes: Iterable[str] = (), *, single: bool = False) -> list[list[str]]:
-    """Class names in each field of the `labels` column, tidied; those of `classes` as they are spelt there.
+    """The class names in each cell of the column `labels`: tidied, with the spelling of `classes`.
 
-    Semicolons separate where a field has them, spaces elsewhere. A field with spaces and without semicolons
-    is one name if it is one of `classes` or stands between semicolons in another field. Where `classes` is
-    empty and other fields use semicolons, it is also one name unless each of its words labels another field.
-    With `single` (the column `label`) spaces never separate.
+    In a cell with semicolons, semicolons separate names; in other cells, spaces do. But a cell with spaces and without
+    semicolons is one name if it is in `classes`, or if it stands between semicolons in another cell. If `classes` is
+    empty and other cells have semicolons, it is one name too, unless each of its words is a label of another cell.
+    With `single` (the column is `label`), spaces never separate.
     """
     given = {tidy(name): name for name in classes}
     tidied = {field: tidy(field) for field in set(fields)}
@@ -102,7 +103,10 @@ def _split_off(text: str, separator: str) -> list[str]:
 
 
 def _text(path: Path, form: str) -> str:
-    """The text of a file with "\\n" at the end of each line. Raises FileNotFoundError, and DataError for no text."""
+    """The text of a file with "\\n" after each line.
+
+    Raises FileNotFoundError, and DataError for a file without text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -110,10 +114,10 @@ def _text(path: Path, form: str) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it, or change its permissions") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as {form}") from None
+        raise DataError(f"{path}: cannot be read ({error}); save the file as {form}") from None
     if (found := _CONTROL.search(text)) is not None:
         where = f"{path}, line {text.count(chr(10), 0, found.start()) + 1}"
-        raise DataError(f"{where}: has the character {found[0]!r}, which is no text; save it as {form}")
+        raise DataError(f"{where}: has the character {found[0]!r}, which is not text; save the file as {form}")
     return text if text.endswith("\n") else text + "\n"
 
 
@@ -123,11 +127,11 @@ def numbered_lines(path: Path, form: str) -> list[tuple[int, str]]:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The header and the other rows; those without any text are passed over."""
+    """The header in lower case, and the other rows of a CSV file; rows without text are ignored."""
     try:
         text = _text(path, "CSV in UTF-8")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; write one with the columns image,labels") from None
+        raise DataError(f"{path}: no such file; write a file with the columns image,labels") from None
     first, *rows = list(_csv(path, text)) or [Row(1, [])]
     header = [tidy(cell).casefold() for cell in first.cells]
     if first.number != 1 or header not in HEADERS:
@@ -139,7 +143,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[Row]:
-    """Strict CSV: a quote opens at the start of a cell, closes at its end and in its line, and is doubled inside."""
+    """Yields the rows of strict CSV: a quote opens at the start of a cell, closes at its end, and is doubled inside."""
     position, number, cells = 0, 1, list[str]()
     while position < len(text):
         cell = _CELL.match(text, position)
@@ -147,7 +151,7 @@ def _csv(path: Path, text: str) -> Iterator[Row]:
         if cell is None or (quoted is not None and "\n" in quoted):
             raise DataError(
                 f'{path}, line {number}: a quote is not closed, or not at the end of its cell; write "..." around the '
-                "whole cell, in one line, or no quotes"
+                "whole cell, within one line, or use no quotes"
             )
         cells.append(cell["plain"] if quoted is None else quoted.replace('""', '"'))
         position = cell.end()

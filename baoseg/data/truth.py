@@ -1,12 +1,12 @@
-"""Masks that others made: which file is the mask of which image, what its values mean, and whether labels agree.
+"""Ground-truth masks in a folder: the mask file of each image, the meaning of its values, agreement with the labels.
 
-A file is the mask of the image NAME if it is called, below the folder of the masks,
+Below the folder of the masks, the mask of the image NAME is the first of these files that exists:
 
-    NAME.png        or else with another of MASK_SUFFIXES, in upper or lower case
-    NAME.jpg.png    the image's file name, whatever its suffix, and one of a mask
+    NAME.png        or another suffix of MASK_SUFFIXES, in upper or lower case
+    NAME.jpg.png    the file name of the image, with any suffix, and the suffix of a mask
     NAME_mask.png
 
-The first of these that is there counts. Hidden files are left out.
+Hidden files are ignored.
 """
 
 import os
@@ -26,32 +26,32 @@ from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.data.images import MASK_SUFFIXES, image_suffixes, read_mask, unread_suffixes
 
 _FIRST_CLASS = BACKGROUND + 1
-_NO_IMAGES = (".npy", ".npz", ".mat")  # may be masks too, of a kind that is not read
-_FEW = 0.1  # share of masks without any class that is no cause to speak: where small objects are ignored
+_NO_IMAGES = (".npy", ".npz", ".mat")  # these files may be masks, in formats that are not read
+_FEW = 0.1  # share of masks without any class up to which there is no message: small objects may be ignored
 
 
 @dataclass(frozen=True)
 class Found:
-    """The masks of images, in their order, and the files that look like masks and belong to none of the images."""
+    """The mask file of each image (None: no mask), and files that look like masks and belong to no image."""
 
     folder: Path
     files: tuple[Path | None, ...]
     unmatched: tuple[str, ...]
 
     def remark(self) -> str | None:
-        """A line about files that may be misspelt: there are some, and images without a mask."""
+        """A line for the user if there are both mask files without an image and images without a mask."""
         if not self.unmatched or all(self.files):
             return None
         count = len(self.unmatched)
         return (
             f"{self.folder}: {count} {'file matches' if count == 1 else 'files match'} no image of labels.csv, e.g. "
-            f"{min(self.unmatched)}; call a mask as its image, NAME.png (or {', '.join(MASK_SUFFIXES[1:])}), or take "
-            "the file out"
+            f"{min(self.unmatched)}; give a mask the name of its image, NAME.png (or {', '.join(MASK_SUFFIXES[1:])}), "
+            "or remove the file"
         )
 
 
 def find(folder: Path, names: Sequence[str]) -> Found:
-    """The masks in a folder for images of these names. Raises DataError for two that are as good."""
+    """Find the masks of the images `names` in a folder. Raises DataError if an image has two masks of the same rank."""
     wanted = {tidy_path(name): name for name in names}
     ways: dict[str, list[tuple[int, str]]] = {}
     unmatched = []
@@ -71,7 +71,7 @@ def find(folder: Path, names: Sequence[str]) -> Found:
 
 
 def _files(folder: Path, below: Iterable[str]) -> Iterator[str]:
-    """Relative paths of all files, also of those in the folders `below` that are links. No hidden ones."""
+    """Yields relative paths of all files but hidden ones, also in the folders `below` that are links."""
     seen = set()
     for top in ("", *sorted(below)):
         for place, folders, files in os.walk(folder / top, onerror=_not_listed):
@@ -85,13 +85,13 @@ def _files(folder: Path, below: Iterable[str]) -> Iterator[str]:
 
 
 def _not_listed(error: OSError) -> None:
-    """Without masks nothing is evaluated, so a folder that hides them is not passed over."""
+    """Raise DataError for a folder that cannot be listed: without its masks nothing would be evaluated."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); change its permissions")
 
 
 def _image_of(path: str, names: dict[str, str]) -> tuple[int, str | None]:
-    """The name of the image whose mask a file is, None for none, and how well it fits: 0 is best."""
+    """The rank of a file name (0 is best) and the name of the image whose mask the file is, or None."""
     stem, suffix = posixpath.splitext(tidy_path(path))
     if suffix.lower() not in MASK_SUFFIXES:
         return 0, None
@@ -110,7 +110,7 @@ def _looks_like_a_mask(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the masks of a set of images; `white`: 255 is the one class, and nothing is ignored."""
+    """Reads the masks of a set of images. With `white`, 255 means the only class, and no pixel is ignored."""
 
     classes: int
     white: bool = False
@@ -122,23 +122,25 @@ class Reader:
         return mask
 
     def remark(self, folder: Path, names: Sequence[str]) -> str | None:
+        """A line for the user if 255 is read as a class."""
         if not self.white:
             return None
         return f"{folder}: the masks hold 0 and {IGNORE} only; {IGNORE} is read as {names[0]}, not as pixels to ignore"
 
 
 def reader(folder: Path, masks: Iterable[tuple[Path, bool]], classes: int) -> Reader:
-    """How the masks are to be read, from all of them: each comes with whether its image has labels.
+    """Choose how to read the masks, from (path, whether the image has labels) of all masks.
 
-    Reads masks until one shows a class: the first, most often. Where none does, although there are labels, 255 is the
-    class if there is but one. Raises DataError if there are more, and if all is background.
+    Reads masks until one has a class, which is most often the first. If no mask has a class although images have
+    labels, 255 means the class if there is only one. Raises DataError if there are more classes, or if all pixels of
+    all masks are background.
     """
     seen: set[int] = set()
     count = labelled = 0
     for path, has_labels in masks:
         try:
             seen.update(_values(read_mask(path, classes=classes)))
-        except DataError:  # its turn to be refused comes when it is wanted
+        except DataError:  # the error is raised again when the mask is needed
             continue
         if seen - {BACKGROUND, IGNORE}:
             return Reader(classes)
@@ -161,25 +163,27 @@ def reader(folder: Path, masks: Iterable[tuple[Path, bool]], classes: int) -> Re
 
 @dataclass
 class Agreement:
-    """What masks show against what the labels of their images name, counted mask by mask.
+    """Counts how the classes in masks agree with the labels of their images.
 
-    Labels may leave out what is small, so a mask may show more than they name: that is said and not refused. Masks
-    that show other classes *instead* contradict the labels; where most do, or where all masks show the first class
-    alone, indices and names do not belong together, and no score would mean anything.
+    Labels may leave out small objects, so a mask may have classes that the labels do not name: that is a remark, not an
+    error. A mask that has other classes *instead* of the labels contradicts them. If most masks do, or if all masks
+    have the first class alone, the indices and the class names do not belong together, and scores would be meaningless.
     """
 
     classes: Sequence[str]
     masks: int = 0
-    judged: int = 0  # show something, and their images have labels
-    more: int = 0
-    instead: int = 0
-    empty: int = 0  # show nothing where labels name something
+    judged: int = 0  # masks with a class, whose images have labels
+    more: int = 0  # masks with classes that the labels do not name
+    instead: int = 0  # of these, masks without any class that the labels name
+    empty: int = 0  # masks without a class, whose images have labels
     shown: set[int] = field(default_factory=set)
-    named: dict[int, str] = field(default_factory=dict)  # where labels name a class first, and the mask shows something
+    named: dict[int, str] = field(
+        default_factory=dict
+    )  # class -> first image whose labels name it and whose mask has a class
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, mask: UInt8[Tensor, "h w"], named: AbstractSet[int]) -> None:
-        """Count the mask of an image whose labels name the classes of these indices, 1..K."""
+        """Count the mask of the image `name`, whose labels name the class indices `named` (1..K)."""
         seen = set(_values(mask)) - {BACKGROUND, IGNORE}
         self.masks += 1
         self.shown |= seen
@@ -208,7 +212,7 @@ class Agreement:
         )
 
     def remarks(self) -> list[str]:
-        """A line for each kind of mask that does not go with its labels."""
+        """A line for the user for each kind of disagreement between masks and labels."""
         lines, example = [], self.examples
         if self.more:
             lines.append(
@@ -228,7 +232,7 @@ class Agreement:
         return lines
 
     def refusal(self) -> str | None:
-        """Why the masks cannot be meant for these labels; None where they can."""
+        """An error message if the masks contradict the labels; None if they do not."""
         told = f"{_share(self.instead, self.judged)} classes that their labels do not name"
         example = self.examples.get("instead")
         if self.shown == {_FIRST_CLASS} and self.instead > _FEW * self.judged:

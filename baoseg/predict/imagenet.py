@@ -30,7 +30,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.core.text import tidy
 from baoseg.core.types import ClassSet, Maps
-from baoseg.data.images import Picture, as_picture, read_image, write_mask
+from baoseg.data.images import ImageLike, as_image, read_image, write_mask
 from baoseg.methods.base import Method
 from baoseg.methods.components.decisions import Cut, find_cut
 from baoseg.nets import embedded
@@ -143,7 +143,7 @@ class ImageNetLabeler:
     def __init__(self, network: Network) -> None:
         self.network = network.eval()
 
-    def __call__(self, image: Picture, labels: Sequence[str | Group] | None = None, *, crf: bool = True) -> Result:
+    def __call__(self, image: ImageLike, labels: Sequence[str | Group] | None = None, *, crf: bool = True) -> Result:
         """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
 
         `labels` are classes or groups of ImageNet or their names; in the mask they are 1, 2, ... in the order given.
@@ -151,7 +151,7 @@ class ImageNetLabeler:
         image.
         Raises DataError for an unknown name and an unreadable image.
         """
-        pixels = as_picture(image)
+        pixels = as_image(image)
         wanted = [self.likeliest(pixels, count=1)[0][0]] if labels is None else labels
         groups = [one if isinstance(one, Group) else group(one) for one in wanted]
         seen = _reduced(pixels)
@@ -175,11 +175,11 @@ class ImageNetLabeler:
         return Labeler(GroupCAM(self.network, groups), names, maps=MAPS, masks=masks.Config())
 
     @torch.inference_mode()
-    def likeliest(self, image: Picture, *, count: int = 5) -> list[tuple[Group, float]]:
+    def likeliest(self, image: ImageLike, *, count: int = 5) -> list[tuple[Group, float]]:
         """The likeliest classes of an image and their probabilities, the likeliest first."""
         backbone = self.network.backbone
         views = maps.views(
-            _reduced(as_picture(image)).to(self.device),
+            _reduced(as_image(image)).to(self.device),
             maps.middle(MAPS),
             config=MAPS,
             normalisation=backbone.normalisation,

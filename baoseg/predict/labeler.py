@@ -19,7 +19,7 @@ from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
 from baoseg.core.types import ClassSet, Maps
 from baoseg.data import Dataset
-from baoseg.data.images import Picture, as_picture
+from baoseg.data.images import ImageLike, as_image
 from baoseg.data.voc import CLASSES as VOC_CLASSES
 from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
@@ -68,7 +68,7 @@ class Labeler:
         self.label_cut = label_cut
 
     def __call__(
-        self, image: Picture, labels: Sequence[str] | None = None, *, threshold: float | None = None
+        self, image: ImageLike, labels: Sequence[str] | None = None, *, threshold: float | None = None
     ) -> Result:
         """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
 
@@ -76,7 +76,7 @@ class Labeler:
         `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
         an empty list, an unreadable image, and maps that are NaN or infinite.
         """
-        pixels = as_picture(image)
+        pixels = as_image(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
         seed = self.seed(pixels, vector).upsample()
         if threshold is None and not seed.decided:

@@ -19,7 +19,7 @@ from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
 from baoseg.core.types import IGNORE, Batch, ClassSet, full_precision
-from baoseg.data.images import Picture, as_picture
+from baoseg.data.images import ImageLike, as_image
 from baoseg.data.transforms import Normalisation, normalise
 from baoseg.nets import segmentation, weights
 from baoseg.nets.base import enlarge_cells
@@ -141,13 +141,13 @@ class Segmenter:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def __call__(self, image: Picture, labels: Sequence[str] | None = None) -> Segmentation:
+    def __call__(self, image: ImageLike, labels: Sequence[str] | None = None) -> Segmentation:
         """A path, PIL image, uint8 array [h w 3] or tensor [3 h w]. With `labels` no other class is considered.
 
         The scores of a large image are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
         for an unreadable image, and where the network's logits are NaN or infinite.
         """
-        picture = as_picture(image)
+        picture = as_image(image)
         scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
         for window in self.inference.windows(picture.shape[-2:]):
             scores[:, *window.kept] = self._probabilities(picture, window, self._absent(labels)).cpu()
@@ -155,9 +155,9 @@ class Segmenter:
             scores = crf.from_probabilities(picture.permute(1, 2, 0), scores, config=self.inference.crf_settings)
         return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
 
-    def mask(self, image: Picture, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
+    def mask(self, image: ImageLike, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
         """The mask alone, window by window: memory grows with the image by a few bytes a pixel."""
-        picture = as_picture(image)
+        picture = as_image(image)
         windows = self.inference.windows(picture.shape[-2:])
         if self.inference.crf and len(windows) == 1:
             return self(picture, labels).mask

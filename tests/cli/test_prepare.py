@@ -153,7 +153,7 @@ def test_all_faults_of_a_folder_are_printed(bao, tmp_path, capsys):
         bao("folder", root)
     told = capsys.readouterr()
     assert ended.value.code == 2
-    assert "a.jpg has the lines 2 and 3" in told.out and "c.jpg: no such image" in told.out
+    assert "a.jpg is on the lines 2 and 3" in told.out and "c.jpg: no such image" in told.out
     assert told.err == f"bao: {root}: problems found: 2; correct them and run the same command again\n"
     assert "Type next" not in told.out
 

@@ -78,7 +78,7 @@ def test_training_on_few_pictures_needs_one_with_a_label(tmp_path):
     (tmp_path / "splits/train.txt").write_text("c\na\n")
     few = data.open_dataset(data.Config(path=path, limit=2), "train")
     assert [few.labels(index).sum() for index in range(2)] == [0, 1]
-    with pytest.raises(DataError, match=r"none of the 1 images chosen of train has a label; raise data\.limit"):
+    with pytest.raises(DataError, match=r"none of the 1 chosen images of train has a label; raise data\.limit"):
         data.open_dataset(data.Config(path=path, limit=1), "train")
 
 

@@ -48,5 +48,5 @@ def test_the_fingerprint_tells_what_was_left_out() -> None:
 
 @pytest.mark.parametrize("choices", [{"limit": 0}, {"long_side": -1}])
 def test_nothing_is_no_excerpt(choices: dict[str, int]) -> None:
-    with pytest.raises(RecipeError, match=r"^data: limit .*; choose 1 or more"):
+    with pytest.raises(RecipeError, match=r"^data: limit .*; choose at least 1"):
         Config(path="synthetic", **choices)

@@ -154,7 +154,7 @@ def test_missing_image(tmp_path):
 def test_picture_with_two_lines(tmp_path):
     make(tmp_path, {"a.png": "cat"})
     (tmp_path / "labels.csv").write_text("image,labels\na.png,cat\n./a.png,dog\n")
-    refused(tmp_path, "labels.csv", "a.png has the lines 2 and 3", "may have one")
+    refused(tmp_path, "labels.csv", "a.png is on the lines 2 and 3", "may have one")
 
 
 def test_two_pictures_of_one_name(tmp_path):
@@ -190,7 +190,12 @@ def test_unlabelled_picture(tmp_path):
         assert Folder(root, training=training).labels(1).tolist() == [0]  # the background alone
     assert len(Folder(root, "none")) == 2
     refused(
-        root, "labels.csv", "no image of the split none has a label", "training needs some", split="none", training=True
+        root,
+        "labels.csv",
+        "no image of the split none has a label",
+        "training needs images",
+        split="none",
+        training=True,
     )
 
 
@@ -220,8 +225,8 @@ def test_empty_split(tmp_path):
         ("imagesets/Segmentation/train.txt", "ImageSets"),
         ("Classes.txt", "classes.txt"),
         ("LABELS.CSV", "labels.csv"),
-        ("splits/train.csv", "train.txt, one name a line"),
-        ("ImageSets/Segmentation/Val", "val.txt, one name a line"),
+        ("splits/train.csv", "train.txt, with one name per line"),
+        ("ImageSets/Segmentation/Val", "val.txt, with one name per line"),
     ],
 )
 def test_what_is_called_a_little_different_is_not_passed_over(tmp_path, path, meant):
@@ -231,7 +236,7 @@ def test_what_is_called_a_little_different_is_not_passed_over(tmp_path, path, me
     call = root / path if meant.endswith("line") or "/" not in path else (root / path).parent
     if meant == "ImageSets":
         call = call.parent
-    message = refused(root, f"{call}: is not read; call it {meant}")
+    message = refused(root, f"{call}: is not read; rename it to {meant}")
     assert message in folder(root)
 
 

@@ -168,10 +168,12 @@ def test_words_that_are_classes_one_after_the_other(tmp_path):
 def test_a_name_that_holds_another_class_and_may_be_two(tmp_path):
     refused(
         write(tmp_path, cells("dog; car", "dog bird")),
-        "line 3: dog bird may be one name or several, as dog is",
+        "line 3: dog bird may be one name or several names, because dog is",
         "'dog bird;'",
     )
-    refused(write(tmp_path, cells("traffic light; car", "red Traffic light")), "line 3", "as traffic light is a class")
+    refused(
+        write(tmp_path, cells("traffic light; car", "red Traffic light")), "line 3", "because traffic light is a class"
+    )
     for number, right in enumerate(
         (["dog; car", "dog bird;"], ["dog; car", "dogbird bird"], ["dog bird; car", "dog bird"])
     ):
@@ -201,7 +203,9 @@ def test_unicode_and_spaces(tmp_path):
 
 def test_letter_case(tmp_path):
     refused(write(tmp_path, cells("Dog", "cat", "dog")), "Dog and dog differ in letter case only")
-    refused(write(tmp_path / "1", cells("Dog"), ["dog", "cat"]), "line 2: Dog (of 0.png)", "write dog as there")
+    refused(
+        write(tmp_path / "1", cells("Dog"), ["dog", "cat"]), "line 2: Dog (of 0.png)", "write dog as in classes.txt"
+    )
     refused(write(tmp_path / "2", cells("dog"), ["dog", "Dog"]), "classes.txt: dog and Dog differ")
 
 
@@ -233,7 +237,7 @@ BACKGROUNDS = [
 @pytest.mark.parametrize("name", BACKGROUNDS)
 def test_the_background_under_its_names(tmp_path, name):
     root = write(tmp_path, cells("cat", "dog"), ["cat", name, "dog"])
-    refused(root, f"classes.txt, line 2: {name} is the background, which is index 0", "delete this line")
+    refused(root, f"classes.txt, line 2: {name} is the background, which always has index 0", "delete this line")
     root = write(tmp_path / "1", cells("cat;", f'"{name};"'))
     refused(root, f"labels.csv, line 3: {name} is the background", "an empty cell")
 
@@ -248,7 +252,11 @@ def test_real_classes_that_sound_like_it(tmp_path, name):
 
 def test_numbered_lines_of_classes(tmp_path):
     root = write(tmp_path, cells("cat", "dog"), ["1: cat", "2: dog"])
-    refused(root, "cat (of 0.png) is not a class of classes.txt", "write the line '1: cat' there without the number")
+    refused(
+        root,
+        "cat (of 0.png) is not a class of classes.txt",
+        "write the line '1: cat' of classes.txt without the number",
+    )
     assert labels_of(write(tmp_path / "1", cells("001.Albatross"), ["001.Albatross"])) == [("001.Albatross",)]
 
 
@@ -280,7 +288,7 @@ def test_characters_that_are_no_text(tmp_path, mark):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252"])
 def test_other_encodings(tmp_path, encoding):
-    refused(write(tmp_path, cells("möwe").encode(encoding)), "labels.csv", "save it as CSV in UTF-8")
+    refused(write(tmp_path, cells("möwe").encode(encoding)), "labels.csv", "save the file as CSV in UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +315,7 @@ def test_quotes_inside(tmp_path):
 
 def test_the_folder_is_asked_for(tmp_path):
     write(tmp_path, cells("cat"))
-    with pytest.raises(DataError, match=r"labels\.csv: is a file; name the folder of labels\.csv"):
+    with pytest.raises(DataError, match=r"labels\.csv: is a file; give the folder of labels\.csv"):
         read(tmp_path / "labels.csv")
 
 

@@ -95,7 +95,7 @@ def test_fingerprint_hears_of_boxes_and_labels(folder):
     ("file", "text", "message"),
     [
         ("labels.csv", "picture,label\n", "first line"),
-        ("labels.csv", "image,label\npictures/a.png\n", "line 2: not of the form"),
+        ("labels.csv", "image,label\npictures/a.png\n", "line 2: is not of the form"),
         ("labels.csv", "image,label\npictures/z.png,dog\n", "no line in labels.csv|no such image"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/z.png,0,0,1,1\n", "no line in labels.csv"),
         ("boxes.csv", "image,x0,y0,x1,y1\npictures/a.png,5,0,1,1\n", "ends before it starts"),
@@ -104,8 +104,8 @@ def test_fingerprint_hears_of_boxes_and_labels(folder):
         ("classes.txt", "dog\n", "line 2: grey cat .* is not a class of classes.txt"),
         ("splits/test.txt", "pictures/y.png\n", "has no line"),
         ("splits/other.txt", "", r"test\.txt: no such split; the splits of .* are: other"),
-        ("Boxes.csv", "", r"Boxes\.csv: is not read; call it boxes\.csv"),
-        ("Splits/test.txt", "a", r"Splits: is not read; call it splits"),
+        ("Boxes.csv", "", r"Boxes\.csv: is not read; rename it to boxes\.csv"),
+        ("Splits/test.txt", "a", r"Splits: is not read; rename it to splits"),
         ("splits/test.csv", "a", r"test\.txt: no such split"),
     ],
 )
@@ -349,10 +349,10 @@ def test_an_image_twice(tmp_path):
     several(tmp_path)
     lines = ["image,label", "p0.png,cat", "./p1.png,dog", "p2.png,cat"]
     write(tmp_path / "labels.csv", "\n".join([*lines, "p1.png,cat"]))
-    with pytest.raises(DataError, match=r"p1\.png has the lines 3 and 5 and may have one; keep one"):
+    with pytest.raises(DataError, match=r"p1\.png is on the lines 3 and 5 but may have one line; keep one"):
         opened(tmp_path)
     write(tmp_path / "labels.csv", "\n".join([*lines, "p1.jpg,dog"]))
-    with pytest.raises(DataError, match=r"p1\.png and p1\.jpg have the same name"):
+    with pytest.raises(DataError, match=r"p1\.png and p1\.jpg differ only in suffix or folder"):
         opened(tmp_path)
     several(tmp_path)
     write(tmp_path / "splits/test.txt", "p0.png\np2\np0.png\n")
@@ -393,8 +393,8 @@ def test_the_header_of_segmentation_is_read_as_there(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ('"cat,dog"', "line 4: cat,dog has a separator that is none here"),
-        ("cat|dog", r"line 4: cat\|dog has a separator that is none here"),
+        ('"cat,dog"', "line 4: cat,dog has a separator that is not used here"),
+        ("cat|dog", r"line 4: cat\|dog has a separator that is not used here"),
         ("dog; cat", r"line 4: p2\.png has 2 labels; for localization an image has one"),
     ],
 )

@@ -409,7 +409,7 @@ def test_crops_that_mix_picture_and_padding_in_a_cell_are_refused(tmp_path: Path
 
 
 def scene(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture [64 64 3] and mask [64 64]."""
+    """ImageLike [64 64 3] and mask [64 64]."""
     sample = Synthetic(SyntheticConfig(size=64))[index]
     assert sample.mask is not None
     return sample.image.permute(1, 2, 0).numpy(), sample.mask.numpy()

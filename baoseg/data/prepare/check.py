@@ -82,9 +82,9 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
             if name not in labelled:
                 yield f"{file}: {name} has no line in labels.csv; add one, or take it out of the split"
         if file.stem.startswith("train") and names and not any(labelled.get(name, True) for name in names):
-            yield f"{file}: no image has a label; training needs some that have"
+            yield f"{file}: no image has a label; training needs images with labels"
     if lines and not any(labelled.values()) and not any(file.stem.startswith("train") for file in files):
-        yield f"{root / 'labels.csv'}: no image has a label; training needs some that have"
+        yield f"{root / 'labels.csv'}: no image has a label; training needs images with labels"
 
 
 class _Masks:

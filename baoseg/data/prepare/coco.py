@@ -26,7 +26,7 @@ from baoseg.core.types import IGNORE
 from baoseg.data.images import read_image, write_mask
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive
-from baoseg.data.prepare.common import MASKS, PICTURES, SPLITS, each, listed, need, refuse, write_labels, write_lines
+from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, listed, need, refuse, write_labels, write_lines
 
 # The ids of the annotations, with gaps, and the names of their classes. The n-th is class n of the masks, n = 1..80.
 # fmt: off
@@ -78,7 +78,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnnotatedImage:
     """An image and its annotations as the JSON file has them."""
 
     name: str  # without suffix
@@ -103,27 +103,27 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
     unpack = functools.partial(packs.unpack_once, archives=archives, target=folder, config=config.unpacking)
     unpack(config.annotations, place=_place_annotations)
     with packs.unpacked_from(config.annotations, folder):
-        splits = {split: read_pictures(folder / _instances(split)) for split in ("train", "val")}
+        splits = {split: read_images(folder / _instances(split)) for split in ("train", "val")}
     for split, count in (("train", config.train_images), ("val", config.val_images)):
         if len(splits[split]) != count:
             problem = f"{len(splits[split])} images with annotations instead of {count}"
             raise packs.incomplete(folder / _instances(split), problem, config.annotations, folder)
     for split, source in (("train", config.train), ("val", config.val)):
-        names = {picture.name for picture in splits[split]}
-        unpack(source, place=functools.partial(_place_picture, names=names))
-        packs.require(names, folder / PICTURES, source, folder)
-        write_lines(folder / SPLITS / f"{split}.txt", (picture.name for picture in splits[split]))
-        outlined = sum(any(not entry.get("iscrowd") for entry in picture.annotations) for picture in splits[split])
+        names = {image.name for image in splits[split]}
+        unpack(source, place=functools.partial(_place_image, names=names))
+        packs.require(names, folder / IMAGES, source, folder)
+        write_lines(folder / SPLITS / f"{split}.txt", (image.name for image in splits[split]))
+        outlined = sum(any(not entry.get("iscrowd") for entry in image.annotations) for image in splits[split])
         say(f"{split}: {len(names):,} images, {outlined:,} of them with an object that is no crowd")
     everything = splits["train"] + splits["val"]
     present = listed(folder / MASKS)
-    todo = [picture for picture in everything if picture.name not in present]
+    todo = [image for image in everything if image.name not in present]
     each(functools.partial(_write_mask, folder), todo, title="masks", workers=workers)
-    write_labels(folder, CLASSES, {picture.name: picture.classes() for picture in everything})
+    write_labels(folder, CLASSES, {image.name: image.classes() for image in everything})
     return folder
 
 
-def read_pictures(path: Path) -> list[Picture]:
+def read_images(path: Path) -> list[AnnotatedImage]:
     """The images of an instances JSON that have annotations, in the order of their ids. Raises DataError."""
     try:
         content = json.loads(path.read_bytes())
@@ -145,7 +145,7 @@ def read_pictures(path: Path) -> list[Picture]:
         ]
     )
     return [
-        Picture(PurePosixPath(image["file_name"]).stem, image["height"], image["width"], annotations[number])
+        AnnotatedImage(PurePosixPath(image["file_name"]).stem, image["height"], image["width"], annotations[number])
         for number, image in sorted(images.items())
         if number in annotations
     ]
@@ -179,22 +179,22 @@ def _encode(outline: Any, *, height: int, width: int) -> dict[str, Any]:
     return outline
 
 
-def _write_mask(folder: Path, picture: Picture) -> None:
-    path = folder / PICTURES / f"{picture.name}.jpg"
+def _write_mask(folder: Path, image: AnnotatedImage) -> None:
+    path = folder / IMAGES / f"{image.name}.jpg"
     try:
         size = tuple(read_image(path).shape[-2:])
     except DataError as error:
         what = str(error).rpartition(";")[0]  # another remedy fits here
-        url = f"http://images.cocodataset.org/{picture.name.split('_')[1]}/{path.name}"
+        url = f"http://images.cocodataset.org/{image.name.split('_')[1]}/{path.name}"
         raise DataError(f"{what}; put a whole copy there, from {url}, and run the same command again") from None
-    if size != (picture.height, picture.width):
+    if size != (image.height, image.width):
         raise DataError(f"{path}: not of the size that its annotations say; put the official image there")
     try:
-        mask = draw(picture.annotations, height=picture.height, width=picture.width)
+        mask = draw(image.annotations, height=image.height, width=image.width)
     except Exception as error:  # pycocotools raises whatever a damaged outline leads it to
         what = " ".join(str(error).split())
         raise DataError(f"{path}: its annotations cannot be decoded ({what}); take the official annotations") from None
-    write_mask(folder / MASKS / f"{picture.name}.png", torch.from_numpy(mask))
+    write_mask(folder / MASKS / f"{image.name}.png", torch.from_numpy(mask))
 
 
 def _instances(split: str) -> str:
@@ -205,6 +205,6 @@ def _place_annotations(name: str) -> str | None:
     return name if name in {_instances("train"), _instances("val")} else None
 
 
-def _place_picture(name: str, *, names: set[str]) -> str | None:
+def _place_image(name: str, *, names: set[str]) -> str | None:
     path = PurePosixPath(name)
-    return f"{PICTURES}/{path.name}" if path.suffix == ".jpg" and path.stem in names else None
+    return f"{IMAGES}/{path.name}" if path.suffix == ".jpg" and path.stem in names else None

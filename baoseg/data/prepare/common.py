@@ -19,7 +19,7 @@ from baoseg.core.progress import track
 T = TypeVar("T")
 R = TypeVar("R")
 
-PICTURES = "JPEGImages"
+IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
 SPLITS = "ImageSets/Segmentation"
 
@@ -88,7 +88,7 @@ def write_labels(folder: Path, classes: Sequence[str], labels: Mapping[str, Iter
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "labels"])
         for name, names in labels.items():
-            writer.writerow([f"{PICTURES}/{name}.jpg", ";".join(sorted(names, key=classes.index))])
+            writer.writerow([f"{IMAGES}/{name}.jpg", ";".join(sorted(names, key=classes.index))])
 
 
 def listed(folder: Path) -> set[str]:

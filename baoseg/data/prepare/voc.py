@@ -21,7 +21,7 @@ from baoseg.core.progress import say
 from baoseg.data.images import read_image, read_mask, write_mask
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive
-from baoseg.data.prepare.common import MASKS, PICTURES, SPLITS, each, need, read_split, write_labels, write_lines
+from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, need, read_split, write_labels, write_lines
 from baoseg.data.voc import CLASSES
 
 _DEVKIT = "VOCdevkit/VOC2012/"
@@ -68,7 +68,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageClasses:
     """What the annotations say of one image."""
 
     objects: frozenset[str]
@@ -102,11 +102,11 @@ def voc12(
 
     names = sorted({*splits["train_aug"], *splits["val"]})
     describe = functools.partial(_describe, folder=folder, sbd=sbd, config=config)
-    pictures = dict(zip(names, each(describe, names, title="masks", workers=workers), strict=True))
-    chosen = {name: _labels(picture, labels) for name, picture in pictures.items()}
+    images = dict(zip(names, each(describe, names, title="masks", workers=workers), strict=True))
+    chosen = {name: _labels(image, labels) for name, image in images.items()}
     chosen |= {name: frozenset() for name in splits.get("test", [])}
     write_labels(folder, CLASSES, chosen)
-    say(_table(splits, pictures))
+    say(_table(splits, images))
     if not tests:
         say(f"no test split: {config.test.by_hand}, put {config.test.name} into {archives}, and run this again")
     return folder
@@ -159,15 +159,15 @@ def _splits(folder: Path, sbd: Path, config: Config, *, tests: bool) -> dict[str
             raise packs.incomplete(folder, f"{len(splits[split])} images in {split} instead of {count}", source, target)
     # SBD's masks would take the place of VOC's
     packs.require([*splits["train"], *splits["val"]], folder / MASKS, config.trainval, folder)
-    packs.require(splits.get("test", []), folder / PICTURES, config.test, folder)
+    packs.require(splits.get("test", []), folder / IMAGES, config.test, folder)
     write_lines(lists / "train_aug.txt", splits["train_aug"])
     return splits
 
 
-def _describe(name: str, *, folder: Path, sbd: Path, config: Config) -> _Picture:
+def _describe(name: str, *, folder: Path, sbd: Path, config: Config) -> _ImageClasses:
     """Reads all that there is about an image, and makes its mask from SBD's where VOC has none."""
     with packs.unpacked_from(config.trainval, folder):
-        size = read_image(folder / PICTURES / f"{name}.jpg").shape[-2:]
+        size = read_image(folder / IMAGES / f"{name}.jpg").shape[-2:]
         objects, easy = read_objects(folder / "Annotations" / f"{name}.xml")
     path = folder / MASKS / f"{name}.png"
     if not path.exists():
@@ -178,7 +178,7 @@ def _describe(name: str, *, folder: Path, sbd: Path, config: Config) -> _Picture
         raise DataError(f"{path}: not of the size of its image; delete it and run the same command again")
     values = np.unique(mask.numpy())
     masked = frozenset(CLASSES[value - 1] for value in values if 1 <= value <= len(CLASSES))
-    return _Picture(objects, easy, masked)
+    return _ImageClasses(objects, easy, masked)
 
 
 def _read_outlines(path: Path) -> np.ndarray:
@@ -196,21 +196,21 @@ def _read_outlines(path: Path) -> np.ndarray:
     return classes
 
 
-def _labels(picture: _Picture, source: Labels) -> frozenset[str]:
+def _labels(image: _ImageClasses, source: Labels) -> frozenset[str]:
     match source:
         case Labels.OBJECTS:
-            return picture.objects
+            return image.objects
         case Labels.EASY:
-            return picture.easy or picture.objects
+            return image.easy or image.objects
         case Labels.MASKS:
-            return picture.masked
+            return image.masked
 
 
-def _table(splits: Mapping[str, Sequence[str]], pictures: Mapping[str, _Picture]) -> Table:
+def _table(splits: Mapping[str, Sequence[str]], images: Mapping[str, _ImageClasses]) -> Table:
     """Numbers of images, and of those whose labels from masks differ from those from objects."""
     table = Table("split", "images", "masks differ from objects", "... from those not difficult")
     for split, names in splits.items():
-        known = [pictures[name] for name in names if name in pictures]
-        objects, easy = (sum(getattr(picture, of) != picture.masked for picture in known) for of in ("objects", "easy"))
+        known = [images[name] for name in names if name in images]
+        objects, easy = (sum(getattr(image, of) != image.masked for image in known) for of in ("objects", "easy"))
         table.add_row(split, f"{len(names):,}", f"{objects:,}", f"{easy:,}")
     return table

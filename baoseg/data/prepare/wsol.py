@@ -19,7 +19,7 @@ from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive, Place
 from baoseg.data.wsol import Layout, open_boxed
 
-CUB_PICTURES = Archive(
+CUB_IMAGES = Archive(
     name="CUB_200_2011.tgz",
     md5="97eceeb196236b17998738112f37df78",
     url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
@@ -54,7 +54,7 @@ OPENIMAGES_LISTS = Archive(
     md5=None,
     url=f"https://github.com/clovaai/wsolevaluation/archive/{_COMMIT}.zip",
 )
-OPENIMAGES_PICTURES = Archive(
+OPENIMAGES_IMAGES = Archive(
     name="OpenImages_images.zip",
     md5=None,
     by_hand="open https://drive.google.com/open?id=1oOb4WQ-lb8SYppHEg3lWnpHk1X8WVO4e in a browser",
@@ -70,7 +70,7 @@ OPENIMAGES_MASKS = Archive(
 class Cub:
     """CUB-200-2011: 200 kinds of birds. Segmentations are an archive of their own."""
 
-    pictures: Archive = CUB_PICTURES
+    images: Archive = CUB_IMAGES
     segmentations: Archive = CUB_SEGMENTATIONS
     train_images: int = 5994
     test_images: int = 5794
@@ -94,7 +94,7 @@ class OpenImages:
     """OpenImages30k (Choe et al., CVPR 2020): 100 classes with masks; the lists are in the authors' repository."""
 
     lists: Archive = OPENIMAGES_LISTS
-    pictures: Archive = OPENIMAGES_PICTURES
+    images: Archive = OPENIMAGES_IMAGES
     masks: Archive = OPENIMAGES_MASKS
     train_images: int = 29819
     val_images: int = 2500
@@ -111,12 +111,12 @@ def cub200(root: Path, *, archives: Path | None = None, segmentations: bool = Fa
     folder, archives = root / "CUB_200_2011", archives or root / "archives"
     unpack = functools.partial(packs.unpack_once, archives=archives, target=folder, config=config.unpacking)
     lists = "images|image_class_labels|train_test_split|bounding_boxes|classes"
-    unpack(config.pictures, place=_what(rf"CUB_200_2011/((?:{lists})\.txt|images/.+\.jpg)"))
+    unpack(config.images, place=_what(rf"CUB_200_2011/((?:{lists})\.txt|images/.+\.jpg)"))
     if segmentations:
         unpack(config.segmentations, place=_what(r"(segmentations/.+\.png)"))
     masks = config.segmentations if segmentations else None
     counts = {"train": config.train_images, "test": config.test_images}
-    _check(folder, Layout.CUB, {name: _Split(n, config.pictures, config.pictures, masks) for name, n in counts.items()})
+    _check(folder, Layout.CUB, {name: _Split(n, config.images, config.images, masks) for name, n in counts.items()})
     return folder
 
 
@@ -148,18 +148,18 @@ def openimages(root: Path, *, archives: Path | None = None, config: OpenImages =
     DataError where an archive is missing, damaged or incomplete.
     """
     folder, archives = root / "OpenImages", archives or root / "archives"
-    packs.require_at_hand([config.pictures, config.masks], archives, folder)
+    packs.require_at_hand([config.images, config.masks], archives, folder)
     unpack = functools.partial(packs.unpack_once, archives=archives, target=folder, config=config.unpacking)
     unpack(
         config.lists,
         place=_what(r"metadata/OpenImages/(\w+/(?:class_labels|localization)\.txt)", below="metadata/"),
     )
-    for archive in (config.pictures, config.masks):
+    for archive in (config.images, config.masks):
         unpack(archive, place=_what(r"((?:train|val|test)/\w+/\w+\.(?:jpg|png))"))
     splits = {
-        "train": _Split(config.train_images, config.lists, config.pictures),
-        "val": _Split(config.val_images, config.lists, config.pictures, config.masks),
-        "test": _Split(config.test_images, config.lists, config.pictures, config.masks),
+        "train": _Split(config.train_images, config.lists, config.images),
+        "val": _Split(config.val_images, config.lists, config.images, config.masks),
+        "test": _Split(config.test_images, config.lists, config.images, config.masks),
     }
     _check(folder, Layout.OPENIMAGES, splits)
     return folder
@@ -173,7 +173,7 @@ def boxed_folder(root: Path) -> list[str]:
 class _Split(NamedTuple):
     """What a split should have, and which archive to ask for if it has not."""
 
-    pictures: int
+    images: int
     counted: Archive  # where their number is wrong
     opened: Archive  # where one of them lacks what the lists say
     masks: Archive | None = None  # where one has no mask; None: they need none
@@ -185,8 +185,8 @@ def _check(folder: Path, layout: Layout, splits: Mapping[str, _Split]) -> None:
     for name, split in splits.items():
         with packs.unpacked_from(split.opened, folder):
             entries = open_boxed(wsol.Config(path=str(folder), layout=layout, eval_split=name), "eval").entries
-        if len(entries) != split.pictures:
-            problem = f"{len(entries)} images in {name} instead of {split.pictures}"
+        if len(entries) != split.images:
+            problem = f"{len(entries)} images in {name} instead of {split.images}"
             raise packs.incomplete(folder, problem, split.counted, folder)
         masked = {entry.name for entry in entries if entry.masks and all(mask.is_file() for mask in entry.masks)}
         if split.masks is not None and len(masked) < len(entries):

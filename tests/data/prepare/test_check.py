@@ -81,7 +81,7 @@ FAULTS = {
     "no labels to train on": ({"ImageSets/Segmentation/train.txt": b"c\n"}, ["train.txt", "no image has a label"]),
     "separator that is none": (table(*TABLE[:3], '"JPEGImages/c.jpg","cat,dog"'), ["line 4", "cat; dog"]),
     "quote left open": (table(*TABLE[:2], 'JPEGImages/b.jpg,"dog', TABLE[3]), ["line 3", "a quote is not closed"]),
-    "letter case of a label": (table(*TABLE[:3], "JPEGImages/c.jpg,Dog"), ["line 4", "write dog as there"]),
+    "letter case of a label": (table(*TABLE[:3], "JPEGImages/c.jpg,Dog"), ["line 4", "write dog as in classes.txt"]),
     "letter case of a file": (table(*TABLE[:3], "JPEGImages/c.JPG,dog"), ["c.JPG", "there is JPEGImages/c.jpg"]),
     "background by another name": ({"classes.txt": b"_background_\ncat\ndog\n"}, ["line 1", "delete this line"]),
 }
@@ -132,7 +132,7 @@ def test_pictures_without_labels_are_no_problem_as_long_as_there_are_others(tmp_
     shutil.rmtree(root / "ImageSets")
     assert folder(root) == [] and opens(root)
     write(root, "labels.csv", "\n".join([TABLE[0], *(line.split(",")[0] + "," for line in TABLE[1:])]).encode())
-    assert folder(root) == [f"{root}/labels.csv: no image has a label; training needs some that have"]
+    assert folder(root) == [f"{root}/labels.csv: no image has a label; training needs images with labels"]
 
 
 def test_hidden_files_are_no_splits(tmp_path):
@@ -220,7 +220,7 @@ def test_a_mask_that_is_a_jpeg_inside(tmp_path):
     root = make(tmp_path)
     write(root, "SegmentationClass/c.png", jpeg(3, 2))
     (problem,) = folder(root)
-    assert "c.png: inside a JPEG image" in problem and not opens(root)
+    assert "c.png: is a JPEG image" in problem and not opens(root)
 
 
 def test_a_folder_that_may_not_be_listed_hides_no_other_problem(tmp_path, monkeypatch):

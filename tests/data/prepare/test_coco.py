@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from baoseg.core.errors import DataError
 from baoseg.data import Folder
 from baoseg.data.prepare import coco, coco14
-from baoseg.data.prepare.coco import Config, draw, read_pictures
+from baoseg.data.prepare.coco import Config, draw, read_images
 
 SIZE = (24, 32)  # height, width
 
@@ -201,7 +201,7 @@ def test_each_pixel_is_of_the_smallest_object_on_it(entries):
 def test_equal_to_pycocotools_on_real_annotations(shared, capsys, split):
     path = shared / f"data/coco-mini/annotations/instances_{split}2014.json"
     tool = read_by_pycocotools(path, capsys)
-    pictures = read_pictures(path)
+    pictures = read_images(path)
     assert len(pictures) == 60
     for picture, number in zip(pictures, sorted(tool.imgToAnns), strict=True):
         image = tool.loadImgs(number)[0]

@@ -52,7 +52,7 @@ BIRD_MASKS = {f"segmentations/{bird.removesuffix('.jpg')}.png": png(SHAPE) for b
 
 def birds(packs, *, files=CUB, masks=BIRD_MASKS):
     return Cub(
-        pictures=pack(packs / "birds.tgz", files),
+        images=pack(packs / "birds.tgz", files),
         segmentations=pack(packs / "outlines.tgz", masks),
         train_images=2,
         test_images=1,
@@ -198,7 +198,7 @@ LISTS = {
         "test/0b_c/4.jpg,test/0b_c/4_m0b_c_d.png,test/0b_c/4_ignore.png", "test/0b_c/4.jpg,test/0b_c/4_m0b_c_e.png,"
     ),
 }
-PICTURES = {f"{name}.jpg": jpeg(WIDTH, HEIGHT) for name in ("train/0a/1", "train/0b_c/2", "val/0a/3", "test/0b_c/4")}
+IMAGES = {f"{name}.jpg": jpeg(WIDTH, HEIGHT) for name in ("train/0a/1", "train/0b_c/2", "val/0a/3", "test/0b_c/4")}
 IGNORED = [[255] * WIDTH, *[[0] * WIDTH] * 3]
 MASKS = {
     "val/0a/3_m0a_f.png": png(SHAPE),
@@ -208,18 +208,18 @@ MASKS = {
 }
 
 
-def things(packs, *, lists=LISTS, pictures=PICTURES, masks=MASKS):
-    unverified = {"lists.zip": lists, "pictures.zip": pictures, "masks.zip": masks}
+def things(packs, *, lists=LISTS, images=IMAGES, masks=MASKS):
+    unverified = {"lists.zip": lists, "images.zip": images, "masks.zip": masks}
     made = [replace(pack(packs / name, files), md5=None) for name, files in unverified.items()]
-    names = ("lists", "pictures", "masks")
+    names = ("lists", "images", "masks")
     counts = {"train_images": 2, "val_images": 1, "test_images": 1}
     return OpenImages(**dict(zip(names, made, strict=True)), **counts, unpacking=QUICK)
 
 
 @pytest.mark.parametrize("top", ["", "OpenImages/"])
 def test_openimages(tmp_path, capsys, top):
-    pictures = {f"{top}{name}": content for name, content in PICTURES.items()}
-    config = things(tmp_path / "packs", pictures=pictures)
+    images = {f"{top}{name}": content for name, content in IMAGES.items()}
+    config = things(tmp_path / "packs", images=images)
     folder = openimages(tmp_path, archives=tmp_path / "packs", config=config)
     assert folder == tmp_path / "OpenImages"
     opened = Config(path=str(folder), layout=Layout.OPENIMAGES)
@@ -234,7 +234,7 @@ def test_openimages(tmp_path, capsys, top):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pictures": without(PICTURES, "val/0a/3.jpg")}, ["val/0a/3.jpg", ".pictures.zip.unpacked"]),
+        ({"images": without(IMAGES, "val/0a/3.jpg")}, ["val/0a/3.jpg", ".images.zip.unpacked"]),
         ({"masks": without(MASKS, "test/0b_c/4_m0b_c_e.png")}, ["test/0b_c/4", "masks.zip is incomplete"]),
         (
             {"lists": without(LISTS, "repository-1/metadata/OpenImages/val/localization.txt")},
