@@ -1,12 +1,10 @@
-"""Which recipe on which data a run folder holds: places, data that change, additions, and two processes at a time."""
+"""Which recipe on which data a run folder holds: places, data that change, and two processes at a time."""
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,79 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import torch
 from PIL import Image
+from pipeline.project import (
+    NAMES,
+    NET,
+    SEGMENTATION,
+    backbone,
+    begin,
+    recipe_on,
+    state_of,
+    write_data,
+)
 from safetensors.torch import save_file
 
-from baoseg import cli, nets, pipeline, recipes
-from baoseg.core import run_folder, settings
+from baoseg import nets, pipeline, recipes
+from baoseg.core import run_folder
 from baoseg.core.errors import (
-    BaosegError,
-    CheckpointError,
     DataError,
-    DivergenceError,
-    NotFiniteError,
-    RecipeError,
     RunError,
-    TargetError,
 )
 from baoseg.core.files import read_json, write_json
 from baoseg.core.run_folder import Run
 from baoseg.data import Folder
-from baoseg.methods import amn, bas, cam
 from baoseg.pipeline import manifest
-from baoseg.predict import segment
-from baoseg.recipes import Recipe
-from baoseg.training import train
 
 ROOT = Path(__file__).parents[2]
-NAMES = tuple(f"p{index}" for index in range(6))
-SHORT = train.Config(epochs=1, batch_size=4, lr=1e-3)
-RECIPE = replace(tiny.RECIPE, stages=(recipes.Stage(method=cam.Config(), schedule=SHORT),))
-
-
-def write_data(root: Path, *, masks: bool = True) -> Path:
-    """Six images of two classes: four to train on, two to evaluate."""
-    generator = np.random.default_rng(0)
-    (root / "splits").mkdir(parents=True)
-    lines = ["image,labels"]
-    for index, name in enumerate(NAMES):
-        Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(root / f"{name}.png")
-        lines.append(f"{name}.png,{('cat', 'dog')[index % 2]}")
-        if masks:
-            (root / "masks").mkdir(exist_ok=True)
-            Image.fromarray(np.full((48, 64), index % 2 + 1, dtype=np.uint8)).save(root / "masks" / f"{name}.png")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    (root / "splits" / "train.txt").write_text("\n".join(NAMES[:4]) + "\n")
-    (root / "splits" / "val.txt").write_text("\n".join(NAMES[4:]) + "\n")
-    return root
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data and a finished run on them, which tests copy."""
-    root = tmp_path_factory.mktemp("project")
-    pipeline.run(tiny.with_data(RECIPE, write_data(root / "data")), root / "run", hardware=tiny.HARDWARE)
-    return root
-
-
-@pytest.fixture
-def copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The run in a copy of the project, from which the original cannot be reached; the current folder."""
-    copied = Path(shutil.copytree(project, tmp_path / "copy"))
-    hidden = project.with_name("hidden")
-    project.rename(hidden)
-    monkeypatch.chdir(copied)
-    yield copied
-    hidden.rename(project)
-
-
-def recipe_on(path: object) -> Recipe:
-    return tiny.with_data(RECIPE, path)
-
-
-def begin(recipe: Recipe, out: Path) -> Run:
-    return pipeline.begin(recipe, out, hardware=tiny.HARDWARE)
 
 
 # ------------------------------------------------------------------------------------------- places
@@ -361,276 +311,6 @@ def test_the_fingerprint_of_a_folder_is_that_of_earlier_versions(tmp_path: Path)
     assert Folder(tmp_path).fingerprint() == "b0a016983819dde38c359ec986b17cb186c0f98b6cf7aad37e99603f51f08f36"
 
 
-# ---------------------------------------------------------------------------------------- additions
-
-CNN = nets.Config(backbone="timm:test_resnet")
-SEGMENTATION = recipes.Segmentation(
-    masks="cam",
-    schedule=SHORT,
-    net=segment.NetConfig(name="deeplab-largefov:timm:test_resnet", stride=16),
-    inference=segment.Inference(scales=(1.0,)),
-)
-NET = "deeplab-largefov:timm:test_resnet"
-
-
-def state_of(folder: Run) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        ({"net": "smp:unet/resnet188"}, "smp:unet/resnet188: no such encoder"),
-        ({"net": "deeplabv3:resnet101"}, "unknown network"),
-        ({"net": NET, "weights": "nope.pth"}, "nope.pth: no such weights; check the path"),
-        ({"net": NET, "weights": "labels.csv"}, "labels.csv"),
-        ({"net": NET, "masks": "bao+crf"}, "neither a stage of this run nor a folder with masks"),
-        ({"net": NET, "called": "a/b"}, "'a/b' cannot name a folder"),
-        ({"net": NET, "called": "run.json"}, "'run.json' cannot name a folder of the run"),
-        ({"net": NET, "called": "x" * 300}, "cannot name a folder of the run"),
-        ({"net": NET, "called": "cam"}, "name each once"),
-        ({"net": NET, "epochs": 0}, "0 epochs"),
-        ({"net": NET, "rounds": 0}, "0 rounds"),
-        ({"net": NET, "reweight": True, "masks": "data/masks"}, "do not reweight"),
-    ],
-)
-def test_a_segmentation_that_cannot_be_made_leaves_the_run_as_it_is(
-    copy: Path, words: dict[str, Any], problem: str
-) -> None:
-    shutil.copy(copy / "data" / "labels.csv", copy)
-    folder = Run(copy / "run")
-    before = state_of(folder)
-    weights = Path(words.pop("weights")) if "weights" in words else None
-    with pytest.raises(BaosegError) as caught:
-        pipeline.add_segmentation(folder, weights=weights, **{"called": "segment", **words})
-    assert problem in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert state_of(folder) == before
-
-
-def test_weights_that_do_not_fit_are_refused_before_they_are_noted(copy: Path) -> None:
-    folder = Run(copy / "run")
-    save_file({"backbone.weight": torch.zeros(3)}, copy / "w.safetensors")
-    before = state_of(folder)
-    with pytest.raises(CheckpointError, match=r"w\.safetensors"):
-        pipeline.add_segmentation(folder, called="segment", net=NET, weights=Path("w.safetensors"))
-    assert state_of(folder) == before
-
-
-def test_refinements_that_cannot_be_made_leave_the_run_as_it_is(copy: Path) -> None:
-    folder = Run(copy / "run")
-    before = state_of(folder)
-    for kinds, of, problem in (
-        (["irn"], [], "no stages; use a convolutional network"),
-        (["psa"], [], "no stages; use a convolutional network"),
-        (["crf"], ["nosuchstage"], "cannot refine nosuchstage"),
-        (["rcf"], [], "unknown refinement 'rcf'"),
-        (["crf", "irn"], [], "no stages"),
-    ):
-        with pytest.raises(RecipeError, match=problem):
-            pipeline.add_refinements(folder, kinds, of=of)
-    assert state_of(folder) == before
-    pipeline.add_refinements(folder, ["crf"])
-    assert list(read_json(folder.manifest)["refinements"]) == ["cam+crf"]
-
-
-def test_an_addition_to_what_is_no_run_folder_makes_none(tmp_path: Path) -> None:
-    for step in (
-        lambda: pipeline.add_refinements(Run(tmp_path / "none"), ["crf"]),
-        lambda: pipeline.add_segmentation(Run(tmp_path / "none"), called="segment"),
-    ):
-        with pytest.raises(RunError, match=r"run\.json: no such file; is .*none a run folder"):
-            step()
-    assert not any(tmp_path.iterdir())
-
-
-def test_an_addition_that_made_nothing_can_be_replaced(copy: Path) -> None:
-    folder = Run(copy / "run")
-    pipeline.add_segmentation(folder, called="segment", net=NET, epochs=3, weights=backbone(copy))
-    labels = folder.stage("segment").label("train", "p0")
-    labels.parent.mkdir(parents=True)
-    labels.write_text("for what it was to be")
-    pipeline.add_segmentation(folder, called="segment", net=NET, epochs=1, weights=backbone(copy))
-    assert read_json(folder.manifest)["segmentations"]["segment"]["schedule"]["epochs"] == 1
-    assert not labels.exists()
-    pipeline.add_segmentation(folder, called="segment", net=NET, epochs=1, weights=backbone(copy))
-    folder.stage("segment").state.parent.mkdir()
-    folder.stage("segment").state.touch()
-    with pytest.raises(RunError, match=r"another segment \(schedule\.epochs was 1, now 2\); delete .*segment to make"):
-        pipeline.add_segmentation(folder, called="segment", net=NET, epochs=2, weights=backbone(copy))
-    pipeline.add_segmentation(folder, called="other", net=NET, epochs=2, weights=backbone(copy))
-    shutil.rmtree(folder.stage("segment").root)  # as the line says
-    pipeline.add_segmentation(folder, called="segment", net=NET, epochs=2, weights=backbone(copy))
-    assert [*read_json(folder.manifest)["segmentations"]] == ["segment", "other"]
-
-
-def test_the_commands_look_at_ways_and_splits_first(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = state_of(Run(copy / "run"))
-    device = ["--accelerator", "cpu", "--workers", "0"]
-    for words, problem in (
-        (["refine", "run", "--with"], "--with: name one way or more, of crf, psa and irn"),
-        (["refine", "run", "--with", "crf", "--split", "vla"], "splits/vla.txt: no such split; the splits of"),
-        (["segment", "run", "--net", NET, "--weights", str(backbone(copy)), "--split", "vla"], "no such split"),
-    ):
-        with pytest.raises(SystemExit) as caught, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["bao", *words, *device])
-            cli.main()
-        assert caught.value.code == 2
-        assert problem in capsys.readouterr().err
-    assert state_of(Run(copy / "run")) == before
-
-
-def test_an_addition_that_fails_does_not_stop_later_ones(copy: Path) -> None:
-    folder, weights = Run(copy / "run"), backbone(copy)
-    pipeline.add_segmentation(folder, called="fast", net=NET, epochs=3, lr=1e30, rounds=2, weights=weights)
-    with pytest.raises(NotFiniteError, match=r"fast, p4: the network gives probabilities"):
-        pipeline.segment_images(folder, hardware=tiny.HARDWARE)
-    assert read_json(folder.manifest)["segmentations"] == {}
-    assert not folder.stage("fast").root.exists()
-    pipeline.add_segmentation(folder, called="slow", net=NET, epochs=1, weights=weights)
-    pipeline.segment_images(folder, hardware=tiny.HARDWARE)
-    assert folder.stage("slow").mask("val", "p4").exists()
-    assert [*read_json(folder.manifest)["segmentations"]] == ["slow"]
-
-
-@pytest.mark.parametrize(
-    ("error", "file", "stays"),
-    [
-        (RunError("no space left"), None, False),
-        (RunError("no space left"), "state", True),
-        (DivergenceError("NaN"), "state", False),
-        (DivergenceError("NaN"), "network", True),
-        (KeyboardInterrupt(), None, True),
-    ],
-)
-def test_an_addition_that_is_begun_goes_on_unless_it_diverged(
-    copy: Path, error: BaseException, file: str | None, stays: bool
-) -> None:
-    folder = Run(copy / "run")
-    pipeline.add_segmentation(folder, called="one", net=NET, weights=backbone(copy))
-    stage = folder.stage("one")
-    stage.root.mkdir()
-    if file is not None:
-        getattr(stage, file).touch()
-    with pytest.raises(type(error)), manifest.made_or_withdrawn(folder, "one"):
-        raise error
-    assert stage.root.exists() == ("one" in read_json(folder.manifest)["segmentations"]) == stays
-
-
-def backbone(folder: Path) -> Path:
-    """Weights of the segmentation network's backbone."""
-    path = folder / "backbone.safetensors"
-    if not path.exists():
-        model = nets.make_backbone(CNN, 1).model
-        assert isinstance(model, torch.nn.Module)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    return path
-
-
-def test_what_an_earlier_version_noted_and_cannot_be_made_is_withdrawn(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Run(copy / "run")
-    noted = read_json(folder.manifest)
-    bad = replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/resnet188"))
-    noted["segmentations"]["segment"] = settings.to_json(bad)
-    irn = replace(recipes.refined(recipe_on("data"), ["irn"]).refinements[0], schedule=SHORT)
-    noted["refinements"]["cam+irn"] = settings.to_json(irn)
-    write_json(folder.manifest, noted)
-    pipeline.add_refinements(folder, ["crf"])
-    assert "cam+irn: withdrawn, as it cannot be made: Conformer: no stages" in capsys.readouterr().out
-    pipeline.run(recipe_on("data"), folder.root, hardware=tiny.HARDWARE)
-    assert "segment: withdrawn, as it cannot be made: smp:unet/resnet188" in capsys.readouterr().out
-    assert [*read_json(folder.manifest)["refinements"]] == ["cam+crf"]
-    assert not read_json(folder.manifest)["segmentations"]
-    assert folder.stage("cam+crf").mask("val", "p4").exists()
-
-
-# ------------------------------------------------------------------------- refused before it begins
-
-
-def refusals() -> dict[str, tuple[Recipe, str]]:
-    base = replace(RECIPE, data=tiny.RECIPE.data)
-    (stage,) = base.stages
-    return {
-        "irn": (recipes.refined(base, ["irn"]), "no stages"),
-        "bas": (replace(base, stages=(replace(stage, method=bas.Config()),)), "no stages to put a generator"),
-        "amn": (replace(base, stages=(replace(stage, method=amn.Config()),)), "learns from seeds; name the stage"),
-        "backbone": (replace(base, net=nets.Config(backbone="conformer_giant")), "unknown backbone"),
-        "pretrained": (replace(base, net=replace(tiny.NET, pretrained=True)), "timm has no weights of it"),
-        "crop": (replace(base, augment=replace(base.augment, crop=60)), "crops of 60 pixels are no multiple"),
-        "weights": (replace(base, net=replace(tiny.NET, weights="none.pth")), "none.pth: no such weights"),
-        "masks": (replace(base, segmentations=(replace(SEGMENTATION, masks="none"),)), "none: neither a stage"),
-        "network": (
-            replace(base, segmentations=(replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/x")),)),
-            "no such encoder",
-        ),
-        "seeds": (
-            replace(base, fusions=(recipes.Fusion(called="sum", sources=("cam", "none")),)),
-            "none: neither a stage of this run nor a folder",
-        ),
-        "devices": (replace(base, stages=(replace(stage, schedule=replace(SHORT, batch_size=3)),)), "divided by 2"),
-    }
-
-
-@pytest.mark.parametrize("case", refusals())
-def test_what_cannot_work_is_refused_and_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recipe, problem = refusals()[case]
-    hardware = replace(tiny.HARDWARE, devices=2 if case == "devices" else 1)
-    with pytest.raises(BaosegError) as caught:
-        pipeline.begin(recipe, tmp_path / "deep" / "run", hardware=hardware)
-    assert problem in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not any(tmp_path.iterdir())
-
-
-def test_settings_that_contradict_themselves_are_no_recipe() -> None:
-    with pytest.raises(RecipeError, match="the seed is -1; choose one of 0 to"):
-        recipes.override(RECIPE, seed=-1)
-    both = recipes.refined(RECIPE, ["crf"])
-    with pytest.raises(RecipeError, match=r"cam\+crf is there already; choose another name \(--called\)"):
-        replace(both, segmentations=(replace(SEGMENTATION, called="cam+crf"),))
-
-
-def test_a_batch_larger_than_the_data_set_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_data(tmp_path / "data")
-    stage = replace(RECIPE.stages[0], schedule=replace(SHORT, batch_size=64))
-    begin(replace(recipe_on(tmp_path / "data"), stages=(stage,)), tmp_path / "run")
-    assert "Batches of 4 instead of 64: there are no more images" in capsys.readouterr().out
-
-
-def test_a_batch_larger_than_the_data_set_is_said_of_an_addition(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for size, words in ((4, ""), (9, "Batches of 4 instead of 9: there are no more images to train on.\n")):
-        pipeline.add_segmentation(Run(copy / "run"), called="s", net=NET, batch_size=size, weights=backbone(copy))
-        assert capsys.readouterr().out == words
-
-
-def test_a_name_that_no_mask_can_have_is_refused_before_training(tmp_path: Path) -> None:
-    data = write_data(tmp_path / "data")
-    long = "y" * 252
-    shutil.copy(data / "p5.png", data / long)
-    for file in ("labels.csv", "splits/val.txt"):
-        (data / file).write_text((data / file).read_text().replace("p5.png", long).replace("p5", long))
-    with pytest.raises(
-        TargetError, match=r"y\.npz: cannot be written: the name is too long for the file system; shorten"
-    ):
-        begin(recipe_on(data), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_with_files_of_the_system_alone_is_free(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".DS_Store").touch()
-    begin(tiny.RECIPE, tmp_path / "run")
-    begin(replace(tiny.RECIPE, seed=3), tmp_path / "run")
-    assert read_json(tmp_path / "run" / "run.json")["recipe"]["seed"] == 3
-
-
 # ----------------------------------------------------------------------------- two processes at once
 
 HOLD = """
@@ -693,35 +373,3 @@ def test_the_commit_of_the_code_is_noted(tmp_path: Path) -> None:
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
     assert read_json(folder.manifest)["environment"]["commit"] == commit
-
-
-def test_segment_without_choices_means_the_networks_of_the_recipe(tmp_path: Path) -> None:
-    own = recipes.Segmentation(masks="cam", schedule=SHORT, net=segment.NetConfig(name=NET), called="network")
-    folder = pipeline.begin(replace(RECIPE, segmentations=(own,)), tmp_path / "run")
-    pipeline.add_segmentation(folder)
-    assert [one.name for one in pipeline.recipe_of(folder).segmentations] == ["network"]
-    pipeline.add_segmentation(folder, epochs=2)
-    first, second = pipeline.recipe_of(folder).segmentations
-    assert (first, second.name, second.schedule.epochs, second.net) == (own, "segment", 2, own.net)
-    with pytest.raises(RecipeError, match="0 rounds"):
-        pipeline.add_segmentation(folder, rounds=0)
-
-
-def test_settings_of_what_is_added_are_set_by_their_paths(tmp_path: Path) -> None:
-    folder = pipeline.begin(replace(RECIPE, segmentations=()), tmp_path / "run")
-    pipeline.add_refinements(folder, ["crf"], values=["refinements.cam+crf.by.steps=3"])
-    values = ["segmentations.segment.schedule.epochs=2", "segmentations.segment-2.inference.flip=false"]
-    pipeline.add_segmentation(folder, net=NET, weights=backbone(tmp_path), rounds=2, values=values)
-    recipe = pipeline.recipe_of(folder)
-    assert [one.by.steps for one in recipe.refinements] == [3]
-    epochs = recipes.SEGMENTATION_SCHEDULE.epochs
-    assert [(one.name, one.schedule.epochs, one.inference.flip) for one in recipe.segmentations] == [
-        ("segment", 2, True),
-        ("segment-2", epochs, False),
-    ]
-    for path in ("stages.cam.schedule.epochs", "refinements.cam+crf.by.steps", "segmentations.segment.reweight"):
-        with pytest.raises(RecipeError, match=rf"{re.escape(path)}: is fixed in this run; .* segmentations\.other\."):
-            pipeline.add_segmentation(folder, called="other", net=NET, values=[f"{path}=1"])
-    with pytest.raises(RecipeError, match=r"did you mean segmentations\.other\.schedule\.epochs"):
-        pipeline.add_segmentation(folder, called="other", net=NET, values=["segmentations.other.schedul.epochs=1"])
-    assert pipeline.recipe_of(folder) == recipe
