@@ -1,7 +1,6 @@
-"""BAS against its equations, followed picture by picture, class by class and cell by cell."""
+"""BAS against its equations, followed image by image, class by class and cell by cell."""
 
 import copy
-import dataclasses
 import itertools
 import math
 
@@ -10,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods.two_stages import K, TwoStages, average, cells_of, make, seeing, slow_logits, slow_value
 from torch import Tensor, nn
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.settings import from_json, to_json
 from baoseg.core.types import Batch
-from baoseg.data.transforms import Normalisation
 from baoseg.methods import Settings as MethodSettings
 from baoseg.methods import bas
 from baoseg.methods.bas import (
@@ -27,51 +26,10 @@ from baoseg.methods.bas import (
     Threshold,
     background_logits,
     empty_logits,
-    image_threshold,
     margins,
 )
-from baoseg.nets.base import Backbone, Features, Heads, Split
+from baoseg.nets.base import Heads
 from baoseg.nets.network import Network
-
-K = 4
-
-
-class TwoStages(Backbone):
-    """Two convolutions, each with batch norm and ReLU: a picture of 12 x 16 becomes 3 x 4 cells after the second."""
-
-    channels = 7
-    stride = 4
-    normalisation = Normalisation()
-    attends = False
-    token_head = None
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 5, first, stride=first), nn.BatchNorm2d(5), nn.ReLU())
-        last = nn.Conv2d(5, self.channels, 3, stride=4 // first, padding=1)
-        self.last = nn.Sequential(last, nn.BatchNorm2d(self.channels), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Features:
-        return Features(self.last(self.first(images)), None, None)
-
-    def split(self, after: int) -> Split:
-        assert after == 1
-        return Split(self.first, self.last, 5)
-
-
-def make(config: Config | None = None, *, first: int = 4, classes: int = K, seed: int = 0, **options) -> BAS:
-    config = dataclasses.replace(config or Config(alpha=0.3, beta=0.7, weight=1.7), generator_after=1, **options)
-    torch.manual_seed(seed)
-    network = Network(TwoStages(first), classes, heads=BAS.heads(config))
-    for name, parameter in network.named_parameters():
-        if ".1." not in name:  # batch norm
-            nn.init.normal_(parameter, std=0.5)
-    with torch.no_grad():
-        network.class_head.weight.add_(0.3)  # most classes are seen, and less so in a part of the features
-    for norm in (network.backbone.first[1], network.backbone.last[1]):  # as after some training
-        nn.init.normal_(norm.running_mean, std=0.2)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
-    return BAS(network.double(), config).eval()
 
 
 @pytest.fixture
@@ -79,44 +37,6 @@ def drawn(monkeypatch) -> list[int]:
     """The classes that a loss draws: the last of a picture's."""
     monkeypatch.setattr(bas.torch, "rand_like", lambda labels: torch.arange(labels[0].numel()).expand_as(labels) / 100)
     return [0, 3, 3]
-
-
-def cells_of(maps: Tensor, cells: Tensor) -> list[tuple[int, int]]:
-    """Rows and columns that count, for a map on the 3 x 4 grid or on one of half its stride."""
-    factor = maps.shape[-1] // cells.shape[-1]
-    return [(i, j) for i in range(maps.shape[-2]) for j in range(maps.shape[-1]) if cells[i // factor, j // factor]]
-
-
-def average(values: Tensor, cells: list[tuple[int, int]]) -> Tensor:
-    return sum((values[i, j] for i, j in cells), torch.zeros((), dtype=torch.float64)) / len(cells)
-
-
-def slow_logits(network: Network, features: Tensor, cells: Tensor, relu: Relu) -> list[list[Tensor]]:
-    """y~ or y^b of each picture and class (eq. 1, 2)."""
-    feature_map = network.backbone.last(features)
-    rows = []
-    for picture in range(len(feature_map)):
-        row = []
-        for index in range(network.num_classes):
-            weight = network.class_head.weight[1 + index, :, 0, 0]
-            class_map = (weight[:, None, None] * feature_map[picture]).sum(dim=0)
-            if relu is Relu.CONFERENCE:
-                class_map = class_map.clamp(min=0)
-            row.append(average(class_map, cells_of(class_map, cells[picture])))
-        rows.append(row)
-    return rows
-
-
-def slow_value(logits: list[Tensor], empty: list[Tensor], k: int, absent: list[int], activation: Activation) -> float:
-    """S or S^b of class k (eq. 3), read from logits as the settings say."""
-    if activation is Activation.RAW:
-        value = logits[k]
-    elif activation is Activation.RELATIVE or not absent:
-        value = logits[k] - empty[k]
-    else:
-        against, nothing = (torch.log(sum(torch.exp(row[j]) for j in absent)) for row in (logits, empty))
-        value = (logits[k] - against) - (empty[k] - nothing)
-    return max(value.item(), 0.0)
 
 
 def slow_terms(method: BAS, batch: Batch, cells: Tensor, drawn: list[int]) -> dict[str, Tensor]:
@@ -427,118 +347,6 @@ def test_classify_is_equation_1(batch, relu):
     features = method.network.backbone.first(batch.images)
     expected = slow_logits(method.network, features, torch.ones(3, 3, 4, dtype=torch.bool), relu)
     torch.testing.assert_close(method.classify(batch.images), torch.stack([torch.stack(row) for row in expected]))
-
-
-@torch.no_grad()
-def slow_threshold(network: Network, image: Tensor, labels: Tensor, scores: Tensor, config: Config) -> list[float]:
-    """L_bas + L_ac of each threshold, its mean over the present classes with S > 0 (fig. 22); empty without any."""
-    features = network.backbone.first(image)
-    everywhere = torch.ones(1, 3, 4, dtype=torch.bool)
-    (whole,) = slow_logits(network, features, everywhere, config.relu)
-    (empty,) = slow_logits(network, torch.zeros_like(features), everywhere, config.relu)
-    absent = [k for k in range(K) if not labels[k]]
-    values = {k: slow_value(whole, empty, k, absent, config.activation) for k in range(K) if labels[k]}
-    seen = [k for k, value in values.items() if value > 0]
-    size = 16 // features.shape[-1]
-    judged = []
-    for threshold in config.thresholds if seen else ():
-        total = 0.0
-        for k in seen:
-            number = list(values).index(k)
-            mask = torch.zeros(features.shape[-2:], dtype=torch.float64)
-            for i, j in itertools.product(range(mask.shape[0]), range(mask.shape[1])):
-                # the scores are of stride 1 here
-                block = scores[number, i * size : (i + 1) * size, j * size : (j + 1) * size]
-                mask[i, j] = float(block.mean() >= threshold)
-            (background,) = slow_logits(network, features * (1 - mask), everywhere, config.relu)
-            left = slow_value(background, empty, k, absent, config.activation)
-            total += min(left / (values[k] + 1e-8), 1.0) + float(mask.mean())
-        judged.append(total / len(seen))
-    return judged
-
-
-@pytest.mark.parametrize("first", [4, 2], ids=["one grid", "finer features"])
-@pytest.mark.parametrize("activation", Activation)
-@pytest.mark.parametrize("seed", range(6))
-def test_threshold_is_that_of_a_search(generator, first, activation, seed):
-    method = make(first=first, seed=seed, relu=list(Relu)[seed % 2], activation=activation, threshold=Threshold.IMAGE)
-    assert method.chooses_threshold
-    images = torch.randn(2, 3, 12, 16, generator=generator, dtype=torch.float64)
-    labels = torch.tensor([1, 0, seed % 2, 1], dtype=torch.float64)
-    scores = torch.rand(int(labels.sum()), 3, 4, generator=generator, dtype=torch.float64)
-    scores = F.interpolate(scores[None], scale_factor=4, mode="bilinear")[0]
-    judged = slow_threshold(method.network, images[:1], labels, scores, method.config)
-    best = method.config.thresholds[judged.index(min(judged))] if judged else 0.123
-    assert method.threshold(images, labels, scores, fixed=0.123) == best
-    assert image_threshold(method.network, images[:1], labels, scores, config=method.config, fixed=0.123) == best
-
-
-def test_threshold_does_not_depend_on_how_many_are_judged_together(generator, monkeypatch):
-    method = make(threshold=Threshold.IMAGE)
-    image = torch.randn(1, 3, 12, 16, generator=generator, dtype=torch.float64)
-    labels, scores = torch.ones(K, dtype=torch.float64), torch.rand(K, 12, 16, generator=generator, dtype=torch.float64)
-    found = []
-    for chunk in (1, 5, 1000):
-        monkeypatch.setattr(bas, "CHUNK", chunk)
-        found.append(method.threshold(image, labels, scores, fixed=0.3))
-    assert len(set(found)) == 1
-
-
-def test_a_threshold_that_cuts_out_the_object_is_found():
-    """One cell excites the class, and the map is 0.6 there, 0.4 beside it and 0 elsewhere: 0.45 to 0.6 cut it out."""
-    config = Config(threshold=Threshold.IMAGE, generator_after=1)
-    network = Network(TwoStages(4), 1, heads=BAS.heads(config)).double().eval()
-    with torch.no_grad():
-        for convolution in (network.backbone.first[0], network.backbone.last[0]):
-            convolution.weight.zero_()
-            convolution.bias.zero_()
-        network.backbone.first[0].weight[0, 0] = 1 / 16
-        network.backbone.last[0].weight[0, 0, 1, 1] = 1
-        network.class_head.weight.fill_(1)
-    image = torch.zeros(1, 3, 12, 16, dtype=torch.float64)
-    image[:, :, 4:8, 4:8] = 1
-    scores = torch.zeros(1, 3, 4, dtype=torch.float64)
-    scores[0, 1, 1], scores[0, 1, 2] = 0.6, 0.4
-    one = torch.ones(1, dtype=torch.float64)
-    chosen = image_threshold(network, image, one, scores, config=config, fixed=0.3)
-    assert chosen == pytest.approx(0.45)
-    assert BAS(network, config).threshold(image, one, scores, fixed=0.3) == chosen
-
-
-def seeing(weights: list[list[float]]) -> Network:
-    """A network of single cells: two channels are the brightness of the red and the green of a cell, logits are their
-    means over the picture, weighted by a row for each class."""
-    network = Network(TwoStages(4), len(weights), heads=Heads(generator_after=1)).double().eval()
-    with torch.no_grad():
-        for convolution in (network.backbone.first[0], network.backbone.last[0]):
-            convolution.weight.zero_()
-            convolution.bias.zero_()
-        for channel in (0, 1):
-            network.backbone.first[0].weight[channel, channel] = 1 / 16
-            network.backbone.last[0].weight[channel, channel, 1, 1] = 1
-        network.class_head.weight.zero_()
-        network.class_head.weight[1:, :2, 0, 0] = torch.tensor(weights, dtype=torch.float64)
-        for norm in (network.backbone.first[1], network.backbone.last[1]):
-            norm.eps = 0.0
-    return network
-
-
-def test_a_class_that_is_not_seen_has_no_say_in_the_threshold():
-    """Class 0 excites one cell; class 1 is present and S <= 0. With both, L_bas of class 1 is 0 at every cut, and its
-    area, which falls with the threshold, would raise the cut to 0.7. Without any class that is seen: the fixed one."""
-    network = seeing([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
-    image = torch.zeros(1, 3, 12, 16, dtype=torch.float64)
-    image[:, :1, 4:8, 4:8] = 1
-    scores = torch.full((2, 3, 4), 0.1, dtype=torch.float64)
-    scores[0, 1, 1], scores[0, 0, 0] = 0.6, 0.2
-    config = Config(generator_after=1, thresholds=(0.05, 0.4, 0.7))
-    labels = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
-    unseen = scores[1:].clone()
-    scores[1] = 0.65  # everywhere: at 0.4 all of the picture, at 0.7 nothing
-    assert image_threshold(network, image, labels, scores, config=config, fixed=0.3) == 0.4
-    alone = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
-    assert image_threshold(network, image, alone, unseen, config=config, fixed=0.3) == 0.3
-    assert image_threshold(network, image, alone, unseen, config=config, fixed=0.25) == 0.25
 
 
 def test_margins_by_hand():
