@@ -27,20 +27,11 @@ from baoseg.recipes.box_schema import Config, Localizer
 from baoseg.recipes.localization import BACKBONES
 from baoseg.report import COLOURS
 from baoseg.reproduce import published
+from baoseg.reproduce.experiments import BAS_WEIGHTS
+from baoseg.reproduce.figures import draw_activations, one_plot, save_figure
+from baoseg.reproduce.lines import Line, called_alike, cells, header, printed, write_csv
 from baoseg.reproduce.published import Column, Row, Table
-from baoseg.reproduce.tables import (
-    BAS_WEIGHTS,
-    Line,
-    called_alike,
-    cells,
-    draw_activations,
-    header,
-    measured_with,
-    one_plot,
-    printed,
-    save_figure,
-    write_csv,
-)
+from baoseg.reproduce.tables import measured_with
 from baoseg.training.train import Hardware
 
 GRID = {  # figure 9, in the ranges that its text speaks of (sec. 4.3): one weight varies, the others are the recipe's

@@ -21,8 +21,10 @@ from baoseg.recipes import Recipe, Segmentation, override, papers
 from baoseg.reproduce import boxes as reproduce_localization
 from baoseg.reproduce import published
 from baoseg.reproduce import tables as reproduce
+from baoseg.reproduce.experiments import EXPERIMENTS
+from baoseg.reproduce.figures import VOC
+from baoseg.reproduce.lines import Line, Measure, Source, called_alike
 from baoseg.reproduce.published import Column
-from baoseg.reproduce.tables import EXPERIMENTS, Line, Measure, Source
 from baoseg.seeds import Seed, masks
 from baoseg.training import train
 
@@ -98,7 +100,7 @@ def test_the_grid_of_figure_18_varies_one_weight_at_a_time() -> None:
     assert len(stages) == 13  # three lines of five points that meet in one
     for stage in stages:
         settings = vars(stage.method)
-        assert sum(settings[weight] != value for weight, value in reproduce.VOC.items()) == (stage.name != "bas")
+        assert sum(settings[weight] != value for weight, value in VOC.items()) == (stage.name != "bas")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_pictures_without_ground_truth_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_data_are_the_papers_only_when_called_so(path: str, data: str, alike: bool) -> None:
-    assert reproduce.called_alike(path, data) is alike
+    assert called_alike(path, data) is alike
 
 
 def test_lines_take_the_numbers_of_metrics_json(tiny_run: Run) -> None:
@@ -361,3 +363,31 @@ def test_the_difference_is_none_where_a_number_is_missing() -> None:
     line = Line(row="", column="", published_on="", ours=50.0, published=None, source="")
     assert line.difference is None
     assert replace(line, published=60.0).difference == -10.0
+
+
+def test_settings_that_are_set_reach_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the recipe before the table is made of it, those of a row afterwards."""
+    made = []
+    monkeypatch.setattr(pipeline, "run", lambda recipe, *_, **__: made.append(recipe) or 1 / 0)
+    values = ["stages.transcam.schedule.epochs=7", "seed=3", "stages.bas-alpha-0.5-beta-1.5.method.weight=0.25"]
+    with pytest.raises(ZeroDivisionError):
+        reproduce.run("bas-table-7", CNN, tmp_path, hardware=tiny.HARDWARE, values=values)
+    (recipe,) = made
+    last = CNN.stages[-1].schedule.epochs
+    assert recipe.seed == 3
+    assert {stage.schedule.epochs for stage in recipe.stages} == {7 + last}  # BAS has the epochs of both
+    assert {stage.name for stage in recipe.stages if stage.method.weight == 0.25} == {"bas-alpha-0.5-beta-1.5"}
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("stages.bnr.called=first", "a table finds its stages by their names; change no method"),
+        ("stages.bao.method.doubt=0.25", "changes nothing of what is to run here"),
+        ("stages.amn.schedule.epochs=2", "no such setting; did you mean stages"),
+    ],
+)
+def test_settings_that_a_table_cannot_take_are_refused(value: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=problem):
+        reproduce.run("bnr-table-1", SHORT, tmp_path, hardware=tiny.HARDWARE, values=[value])
+    assert not [*tmp_path.iterdir()]
