@@ -1,9 +1,9 @@
-"""Generated scenes for trying the methods without data: small animals on natural grounds, with exact masks.
+"""Generated scenes to try the methods without data: small animals on natural backgrounds, with exact masks.
 
-Each animal is a large scaly body and a small head. The head tells the class; the body, which all classes
-share, says "animal" but little about which. A classifier therefore looks at the heads, and plain CAM finds a
-part of each animal instead of the whole. Grounds and clutter have the colours of the bodies or their scales,
-never both, so that a body can be told from the ground by its looks but not by one constant colour.
+Each animal has a large scaly body and a small head. The head shows the class; the bodies of all classes look alike. A
+classifier therefore looks at the heads, and plain CAM finds a part of each animal instead of the whole animal. The
+ground and the clutter have either the colours or the scales of bodies, never both, so that a body differs from the
+ground in its look but not in one constant colour.
 """
 
 import colorsys
@@ -33,10 +33,12 @@ _UNITS = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    """Size and number of the images, and the difficulty of the scenes."""
+
     size: int = 128  # side of the square images in pixels
     train_images: int = 600
     eval_images: int = 100
-    body_hint: float = 0.3  # share of bodies whose hue leans to their class; 0: only heads tell the class
+    body_hint: float = 0.3  # share of bodies whose hue depends on the class; 0: only the heads show the class
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +50,7 @@ class Config:
 
 
 class Synthetic:
-    """One split ("train" or "val") of the scenes. An image depends on seed, split and index alone."""
+    """One split ("train" or "val") of generated scenes. An image depends on seed, split and index alone."""
 
     classes = CLASSES
     has_masks = True
@@ -71,14 +73,15 @@ class Synthetic:
         return Sample(self.names[index], torch.from_numpy(image), _present(animals), torch.from_numpy(mask))
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of an image, without drawing it."""
+        """Label vector y in {0, 1} of an image, without drawing the image."""
         return _present(_place_animals(self._rng(index), self.config.body_hint))
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
+        """The exact mask of an image."""
         return self[index].mask
 
     def fingerprint(self, *, masks: bool = True) -> str:
-        """SHA-256 of all that the images and their masks depend on."""
+        """SHA-256 (hex) of the settings, the split and the version of the drawing code."""
         content = [_VERSION, asdict(self.config), self.split, CLASSES.names]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -111,7 +114,7 @@ class _Animal:
 
 
 def _place_animals(rng: np.random.Generator, body_hint: float) -> list[_Animal]:
-    """One to three animals of one or two classes. Bodies may overlap; heads are in sight, in the image."""
+    """Place one to three animals of one or two classes. Bodies may overlap; heads are visible and inside the image."""
     count = rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2])
     kinds = rng.integers(len(CLASSES), size=2 if rng.random() < 0.6 else 1)
     placed: list[_Animal] = []
@@ -154,7 +157,7 @@ def _inside(animal: _Animal) -> bool:
 
 
 def _apart(one: _Animal, other: _Animal) -> bool:
-    """Neither covers more than an edge of the other's body, nor its head."""
+    """Whether neither animal covers the head or more than an edge of the body of the other."""
     bodies = math.dist((one.x, one.y), (other.x, other.y)) > 0.7 * (one.long + other.long)
     heads = all(math.dist(a.head, (b.x, b.y)) > b.long + 0.5 * a.head_radius for a, b in ((one, other), (other, one)))
     return bodies and heads and math.dist(one.head, other.head) > one.head_radius + other.head_radius
@@ -178,7 +181,7 @@ def _draw(
 
 
 def _ground(rng: np.random.Generator, size: int) -> Float32[Array, "3 h w"]:
-    """Two or three muted colours, mixed by one of five textures."""
+    """A ground of two or three muted colours, mixed by one of five textures."""
     texture = _GROUNDS[rng.integers(len(_GROUNDS))]
     mix = texture(rng, size)
     low, high = _muted(rng), _muted(rng)
@@ -219,7 +222,7 @@ _GROUNDS = (_grain, _waves, _slope, _pebbles, _weave)
 
 
 def _draw_clutter(rng: np.random.Generator, image: Float32[Array, "3 h w"]) -> None:
-    """A smooth leaf in a strong colour, or a pebble with scales in a muted one: half of what makes a body."""
+    """Draw a smooth leaf in a strong colour, or a pebble with scales in a muted colour."""
     leaf = rng.random() < 0.6
     long = rng.uniform(4, 12) if leaf else rng.uniform(6, 16)
     wide = long * rng.uniform(0.3, 0.9)
@@ -309,7 +312,7 @@ def _noise(rng: np.random.Generator, size: int, cells: int) -> Float32[Array, "h
 
 @functools.lru_cache
 def _spread(size: int, cells: int) -> Float32[Array, "size cells"]:
-    """The matrix that interpolates from `cells` values to `size`."""
+    """The matrix of linear interpolation from `cells` values to `size` values."""
     position = np.linspace(0, cells - 1, size)[:, None]
     return np.maximum(0, 1 - np.abs(position - np.arange(cells)[None])).astype(np.float32)
 
@@ -344,7 +347,7 @@ def _window(size: int, x: float, y: float, reach: float) -> _Window:
 
 
 def _cover(depth: Float32[Array, "h w"], radius: float, size: int) -> Float32[Array, "h w"]:
-    """How much of each pixel a shape covers, from its depth under the outline relative to the radius."""
+    """The share of each pixel that a shape covers; `depth` is the depth inside the outline, relative to the radius."""
     return np.clip(depth * radius * size / _UNITS + 0.5, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""From an 8-bit image to what a network sees: augmentation, and the normalisation of a backbone."""
+"""Augmentation of 8-bit images for training, and the normalisation that a backbone expects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from baoseg.core.types import IGNORE
 class Config:
     """Augmentation of training images; the defaults are those of TransCAM and BAO on VOC."""
 
-    resize_long: tuple[int, int] = (320, 640)  # the long side in pixels is drawn from here, ends included
-    crop: int = 512  # side of the square that the network sees
-    flip: bool = True  # left-right, every second time
-    brightness: float = 0.3  # factors are drawn from [1 - x, 1 + x], the hue shift from [-x, x] of a turn
+    resize_long: tuple[int, int] = (320, 640)  # range of the long side in pixels, ends included
+    crop: int = 512  # side of the square crop in pixels
+    flip: bool = True  # left-right, with probability 0.5
+    brightness: float = 0.3  # x: factors come from [1 - x, 1 + x], the hue shift from [-x, x] turns
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 0.1
@@ -31,16 +31,16 @@ class Config:
         low, high = self.resize_long
         if not 2 <= low <= high or self.crop < 1:
             raise RecipeError(
-                f"resize_long {self.resize_long} with crop {self.crop} is no range of at least 2 pixels and a "
-                "crop of at least 1; write the smaller end of resize_long first"
+                f"resize_long {self.resize_long} with crop {self.crop} is not valid; write the smaller end of "
+                "resize_long first, with at least 2 pixels, and a crop of at least 1"
             )
         if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
-            raise RecipeError("strengths of colour jitter are at least 0, that of hue at most 0.5; correct them")
+            raise RecipeError("a strength of colour jitter is out of range; use at least 0, and at most 0.5 for hue")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Mean and standard deviation of RGB in [0, 1] that a backbone's weights expect."""
+    """Mean and standard deviation of RGB in [0, 1] that the weights of a backbone expect."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ def normalise(image: UInt8[Tensor, "*batch 3 h w"], normalisation: Normalisation
 
 
 class Crop(NamedTuple):
-    """What training sees of an image; `valid` is False on padding."""
+    """An augmented crop of c x c pixels; `valid` is False on the padding."""
 
     image: Float[Tensor, "3 c c"]
     valid: Bool[Tensor, "1 c c"]
@@ -71,10 +71,10 @@ def augment(
     pixel_labels: UInt8[Tensor, "h w"] | None = None,
     pixel_weights: UInt8[Tensor, "h w"] | None = None,
 ) -> Crop:
-    """Resize, flip, change colours, normalise, crop.
+    """Resize, flip, change colours, normalise and crop an image.
 
-    Labels and weights of the pixels, where they are given, go the same way (nearest neighbour); padding has the label
-    255 and the weight 0.
+    Pixel labels and pixel weights, if given, are resized (nearest neighbour), flipped and cropped in the same way;
+    padding gets the label 255 and the weight 0.
     """
     image = random_resize(image, config.resize_long, generator=generator)
     flipped = config.flip and _uniform(0.0, 1.0, generator) < 0.5
@@ -102,7 +102,7 @@ def augment(
 def random_resize(
     image: UInt8[Tensor, "3 h w"], long_side: tuple[int, int], *, generator: torch.Generator
 ) -> UInt8[Tensor, "3 H W"]:
-    """Scale so that the long side is uniform in the range, its ends included; bicubic, antialiased."""
+    """Resize so that the long side is uniform in the range, ends included; bicubic, antialiased."""
     low, high = long_side
     target = int(torch.randint(low, high + 1, (), generator=generator))
     height, width = image.shape[-2:]
@@ -114,7 +114,7 @@ def random_resize(
 def jitter_colours(
     image: UInt8[Tensor, "3 h w"], *, config: Config, generator: torch.Generator
 ) -> UInt8[Tensor, "3 h w"]:
-    """Brightness, contrast, saturation and hue in random order; those of strength 0 are left out."""
+    """Change brightness, contrast, saturation and hue in random order; strength 0 means no change."""
     strengths = (config.brightness, config.contrast, config.saturation, config.hue)
     changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     centres = (1.0, 1.0, 1.0, 0.0)
@@ -126,11 +126,15 @@ def jitter_colours(
     return image
 
 
-Place = tuple[tuple[slice, slice], tuple[slice, slice]]  # rows and columns: of the image, and where in the crop
+# for rows and for columns: the part of the image, and its part of the crop
+Place = tuple[tuple[slice, slice], tuple[slice, slice]]
 
 
 def random_place(size: Sequence[int], side: int, *, generator: torch.Generator) -> Place:
-    """Where a square of `side` pixels lies in an image of `size` (height, width), or the image in the square."""
+    """A random position of a square of `side` pixels in an image of `size` (height, width).
+
+    Along an axis on which the image is smaller than the square, it is the position of the image in the square.
+    """
     height, width = size
     return _overlap(height, side, generator), _overlap(width, side, generator)
 
@@ -138,10 +142,10 @@ def random_place(size: Sequence[int], side: int, *, generator: torch.Generator) 
 def cut(
     image: Shaped[Tensor, "channels h w"], place: Place, side: int, *, padding: int = 0
 ) -> Shaped[Tensor, "channels c c"]:
-    """The square of the image at a place.
+    """The square crop of an image at a position.
 
-    Where the image is smaller than the square the rest is `padding`: 0 is the mean colour after normalisation (the
-    crop of the TransCAM, IRN and AffinityNet code).
+    Outside the image, the crop is `padding`; 0 is the mean colour after normalisation, as in the code of TransCAM, IRN
+    and AffinityNet.
     """
     (from_rows, to_rows), (from_columns, to_columns) = place
     crop = image.new_full((image.shape[0], side, side), padding)
@@ -150,7 +154,7 @@ def cut(
 
 
 def _overlap(length: int, side: int, generator: torch.Generator) -> tuple[slice, slice]:
-    """Along one axis: the part of the image that is taken, and where it goes in the crop."""
+    """Along one axis: the part of the image, and its part of the crop."""
     shift = int(torch.randint(0, abs(length - side) + 1, (), generator=generator))
     taken = min(length, side)
     shifted, unshifted = slice(shift, shift + taken), slice(0, taken)

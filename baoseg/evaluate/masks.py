@@ -19,7 +19,7 @@ from baoseg.core import ranks
 from baoseg.core.errors import DataError
 from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.evaluate.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import best_class, label_image
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
@@ -128,7 +128,7 @@ class ThresholdSweep:
         size = num_classes + 1
         self._counts = torch.zeros(size, size, len(self.thresholds) + 1, dtype=torch.int64)
 
-    def update(self, seed: Seed, truth: UInt8[Tensor, "h w"]) -> None:
+    def update(self, seed: SeedMaps, truth: UInt8[Tensor, "h w"]) -> None:
         """Count an image; pixels whose ground truth is 255 do not count.
 
         Raises DataError if the ground truth has another size than the image, or one of them a class beyond
@@ -200,7 +200,7 @@ class ThresholdSweep:
 
 
 def evaluate_seeds(
-    pairs: Iterable[tuple[Seed, UInt8[Tensor, "h w"]]], num_classes: int, *, threshold: float
+    pairs: Iterable[tuple[SeedMaps, UInt8[Tensor, "h w"]]], num_classes: int, *, threshold: float
 ) -> dict[str, Any]:
     """Scores of seeds against ground truth masks in one pass, as metrics.json holds them.
 
@@ -267,7 +267,7 @@ def decision_of(metrics: dict[str, Any]) -> str:
     return next(name for name in (*DECISIONS, *WITHOUT_MAPS) if metrics.get(name) is not None)
 
 
-def _decision(seed: Seed) -> str:
+def _decision(seed: SeedMaps) -> str:
     if seed.background is not None:
         return "threshold_free"
     return "fixed" if seed.threshold is None else "image_specific"

@@ -19,7 +19,7 @@ from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.nets.network import Network
 from baoseg.refine import affinity_labels
 from baoseg.seeds import masks
-from baoseg.seeds.seed_maps import Seed
+from baoseg.seeds.seed_maps import SeedMaps
 from baoseg.training import losses
 
 
@@ -67,7 +67,7 @@ class AMN(Method):
         return Heads(backgrounds=1)
 
     @staticmethod
-    def pixel_labels(config: Config, sample: Sample, seed: Seed) -> UInt8[Tensor, "h w"]:
+    def pixel_labels(config: Config, sample: Sample, seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         low, high = config.background_below, config.foreground_above
         if config.crf:
             return affinity_labels.from_thresholds(sample.image, seed, background=low, foreground=high)

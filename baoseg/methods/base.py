@@ -14,7 +14,7 @@ from baoseg.nets import attention
 from baoseg.nets.base import Features, Heads
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
-from baoseg.seeds.seed_maps import Seed
+from baoseg.seeds.seed_maps import SeedMaps
 from baoseg.training import losses
 from baoseg.training.learner import Learner
 
@@ -59,7 +59,7 @@ class Method(Learner):
         return config
 
     @staticmethod
-    def pixel_labels(config: Any, sample: Sample, seed: Seed) -> UInt8[Tensor, "h w"]:
+    def pixel_labels(config: Any, sample: Sample, seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         """Labels of a training image's pixels from its seed. Asked of methods that have `needs_seeds`."""
         raise NotImplementedError
 

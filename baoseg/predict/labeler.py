@@ -25,7 +25,7 @@ from baoseg.methods import Method, Settings, bao, heads_of, make, transcam
 from baoseg.nets import weights
 from baoseg.nets.network import Network
 from baoseg.predict import maps
-from baoseg.seeds import Seed, masks
+from baoseg.seeds import SeedMaps, masks
 from baoseg.training import guards
 
 LIKELIEST = 1e9  # a label cut that no logit reaches: the likeliest class alone is predicted
@@ -89,7 +89,7 @@ class Labeler:
             background=None if seed.background is None else seed.background.numpy(),
         )
 
-    def seed(self, image: UInt8[Tensor, "3 h w"], labels: Float[Tensor, "K"]) -> Seed:
+    def seed(self, image: UInt8[Tensor, "3 h w"], labels: Float[Tensor, "K"]) -> SeedMaps:
         """Normalised multi-scale maps on the seeds' grid. Raises DataError for an empty label vector."""
         backbone = self.method.network.backbone
         return maps.infer(

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.data.transforms import Normalisation
 from baoseg.data.transforms import normalise as normalise_image
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import Config as MasksConfig
 from baoseg.seeds.normalise import Scaling, normalise
 from baoseg.training import guards
@@ -48,7 +48,7 @@ def infer(
     normalisation: Normalisation,
     stride: int,
     fixed: float = MasksConfig().threshold,
-) -> Seed:
+) -> SeedMaps:
     """The seed of one image; `normalisation` and `stride` are those of the method's backbone.
 
     `fixed` is the threshold for images for which a method that chooses thresholds cannot find one.
@@ -78,13 +78,13 @@ def infer(
     guards.numbers(total, "maps")  # before `normalise`, which would make 0 of -inf
     total = normalise(total[None], scaling=config.scaling)[0].cpu()
     if method.learns_background:
-        return Seed(classes, total[1:], total[0], size)
+        return SeedMaps(classes, total[1:], total[0], size)
     threshold = None
     if method.chooses_threshold:
         inputs = views(image, middle(config), config=config, normalisation=normalisation, stride=stride)
         threshold = method.threshold(inputs, given, total.to(device), fixed=fixed)
         guards.numbers(threshold, "losses of masks")
-    return Seed(classes, total, None, size, threshold)
+    return SeedMaps(classes, total, None, size, threshold)
 
 
 def middle(config: Config) -> int:

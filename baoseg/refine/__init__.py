@@ -8,7 +8,7 @@ from torch import Tensor
 from baoseg.core import settings
 from baoseg.nets.base import Backbone
 from baoseg.refine import affinity_labels, crf, irn, psa
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 
 Settings = crf.Config | psa.Config | irn.Config
 LearnedSettings = psa.Config | irn.Config
@@ -29,7 +29,7 @@ def by_crf(
     return affinity_labels.after_crf(image, mask, config)
 
 
-def labels(image: UInt8[Tensor, "3 h w"], seed: Seed, config: LearnedSettings) -> UInt8[Tensor, "h w"]:
+def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: LearnedSettings) -> UInt8[Tensor, "h w"]:
     """Labels that PSA's or IRN's network learns from: 255 where the seed is in doubt."""
     match config:
         case psa.Config():

@@ -11,13 +11,13 @@ from torch import Tensor
 from baoseg.core.errors import DataError
 from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.refine import crf
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import best_class, label_image
 
 
 def from_alphas(
     image: UInt8[Tensor, "3 h w"],
-    seed: Seed,
+    seed: SeedMaps,
     *,
     low: float,
     high: float,
@@ -36,7 +36,7 @@ def from_alphas(
 
 def from_thresholds(
     image: UInt8[Tensor, "3 h w"],
-    seed: Seed,
+    seed: SeedMaps,
     *,
     background: float = 0.05,
     foreground: float = 0.30,
@@ -57,7 +57,7 @@ def from_thresholds(
 
 
 def from_background(
-    image: UInt8[Tensor, "3 h w"], seed: Seed, *, config: crf.Config = crf.LABELS
+    image: UInt8[Tensor, "3 h w"], seed: SeedMaps, *, config: crf.Config = crf.LABELS
 ) -> UInt8[Tensor, "h w"]:
     """For seeds with a background map (BAO; not of a paper): the mask where the CRF agrees with it. No threshold."""
     check(image, seed)
@@ -76,13 +76,13 @@ def after_crf(
     return present[marginals.argmax(dim=0)].to(torch.uint8)
 
 
-def background_score(seed: Seed, *, alpha: float) -> Float[Tensor, "h w"]:
+def background_score(seed: SeedMaps, *, alpha: float) -> Float[Tensor, "h w"]:
     """(1 - max_s M_s)^alpha on the seed's grid (PSA sec. 3.1); 1 without classes."""
     _, highest = best_class(seed)
     return (1 - highest).clamp(min=0) ** alpha
 
 
-def check(image: UInt8[Tensor, "3 h w"], seed: Seed) -> None:
+def check(image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> None:
     """Raises DataError for a seed of an image of another size, or with values that are no numbers."""
     height, width = image.shape[-2:]
     if (height, width) != seed.size:
@@ -94,7 +94,9 @@ def check(image: UInt8[Tensor, "3 h w"], seed: Seed) -> None:
         raise DataError("refinement: the maps have values that are NaN or infinite; make them again")
 
 
-def _with_alpha(image: UInt8[Tensor, "3 h w"], seed: Seed, *, alpha: float, config: crf.Config) -> UInt8[Tensor, "h w"]:
+def _with_alpha(
+    image: UInt8[Tensor, "3 h w"], seed: SeedMaps, *, alpha: float, config: crf.Config
+) -> UInt8[Tensor, "h w"]:
     seed = seed.upsample()
     if len(seed.classes) == 0:
         return label_image(seed, threshold=1.0)  # all background

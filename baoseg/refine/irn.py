@@ -20,7 +20,7 @@ from baoseg.data.transforms import normalise
 from baoseg.nets.base import Backbone, pad_to_multiple
 from baoseg.refine import affinity_labels, pairs, random_walk
 from baoseg.refine.random_walk import HERE, Offset, within
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import label_image
 from baoseg.training.learner import Learner
 
@@ -48,7 +48,7 @@ class Config:
             raise RecipeError(f"irn: {self}; a radius of 2 or more, beta and power above 0, steps not negative")
 
 
-def labels(image: UInt8[Tensor, "3 h w"], seed: Seed, config: Config) -> UInt8[Tensor, "h w"]:
+def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: Config) -> UInt8[Tensor, "h w"]:
     """Labels to learn from: by the seed's background map where it has one, else by the two thresholds."""
     if config.learned_background and seed.background is not None:
         return affinity_labels.from_background(image, seed)
@@ -126,7 +126,7 @@ class IRNet(Learner):
         return ((logits[0] + logits[1].flip(-1)) / 2).sigmoid()
 
     @torch.inference_mode()
-    def walked(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> Seed:
+    def walked(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> SeedMaps:
         """The class maps, and the background where the seed has one, spread up to the boundaries (sec. 5).
 
         The maps go to the power first, on the grid of the boundary map; after the walk they are divided by the maximum
@@ -140,7 +140,7 @@ class IRNet(Learner):
         config = self.config
         background = seed.background if config.learned_background else None
         if background is None and len(seed.classes) == 0:
-            return Seed(seed.classes, seed.scores, None, seed.size, config.threshold)  # nothing to spread
+            return SeedMaps(seed.classes, seed.scores, None, seed.size, config.threshold)  # nothing to spread
         maps = seed.scores if background is None else torch.cat([background[None], seed.scores])
         edge = self.edge(image)
         maps = random_walk.powered(seeds.resize(maps, (edge.shape[0], edge.shape[1])).to(edge), config.power)
@@ -149,10 +149,10 @@ class IRNet(Learner):
         ).cpu()
         maps = maps / maps.max().clamp(min=torch.finfo(maps.dtype).tiny)
         if background is None:
-            return Seed(seed.classes, maps, None, seed.size, config.threshold)
-        return Seed(seed.classes, maps[1:], maps[0], seed.size)
+            return SeedMaps(seed.classes, maps, None, seed.size, config.threshold)
+        return SeedMaps(seed.classes, maps[1:], maps[0], seed.size)
 
-    def refine(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> UInt8[Tensor, "h w"]:
+    def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         """The mask after the walk. A seed of no class is all background."""
         return label_image(self.walked(image, seed))
 

@@ -19,7 +19,7 @@ from baoseg.data.transforms import normalise
 from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_multiple
 from baoseg.refine import affinity_labels, crf, pairs, random_walk
 from baoseg.refine.random_walk import Offset
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import label_image
 from baoseg.training.learner import Learner
 
@@ -55,7 +55,7 @@ class Config:
         crf.Config(n_labels=self.n_labels)  # refuses what is no number of labels
 
 
-def labels(image: UInt8[Tensor, "3 h w"], seed: Seed, config: Config) -> UInt8[Tensor, "h w"]:
+def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: Config) -> UInt8[Tensor, "h w"]:
     """Labels to learn from: by the seed's background map where it has one, else by the alphas or the fixed scores.
 
     A fixed score is a threshold, so those labels are made as IRN makes its own (`affinity_labels.from_thresholds`).
@@ -127,7 +127,7 @@ class AffinityNet(Learner):
         return pairs.affinity_terms(pairs.means(_sums, labels, features, radius=self.config.radius))
 
     @torch.inference_mode()
-    def walked(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> Seed:
+    def walked(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> SeedMaps:
         """T^t of the class maps and of the background (sec. 3.3), on the grid of the features.
 
         The background is the seed's own, (1 - max_s M_s)^alpha, or the fixed score. Where a side of the image is no
@@ -154,9 +154,9 @@ class AffinityNet(Learner):
         if any(side % self.stride for side in seed.size):
             maps = enlarge_cells(maps, self.stride, seed.size)
         maps = maps[0]
-        return Seed(seed.classes, maps[1:], maps[0], seed.size)
+        return SeedMaps(seed.classes, maps[1:], maps[0], seed.size)
 
-    def refine(self, image: UInt8[Tensor, "3 h w"], seed: Seed) -> UInt8[Tensor, "h w"]:
+    def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         """The mask after the walk. A seed of no class is all background."""
         return label_image(self.walked(image, seed))
 

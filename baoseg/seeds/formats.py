@@ -1,16 +1,16 @@
-"""Seeds that other tools made, one file an image.
+"""Seeds of other tools, one file per image.
 
-- `.npz` of ours (`seeds.save`).
-- `.npy` with a dict, as IRN and its relatives save it: `keys` [k], class indices from 0 without the background, and
-  maps `high_res` [k H W] of the image's size or `cam` [k h w] on a coarser grid.
+- `.npz` files of baoseg (`seeds.save`).
+- `.npy` with a dict, as IRN and tools based on it save it: `keys` [k], class indices from 0 without the background, and
+  maps `high_res` [k H W] of the size of the image, or `cam` [k h w] on a coarser grid.
 - `.npy` with a dict from class index, again from 0 without the background, to a map [H W] (PSA, SEAM, TransCAM).
 
-Maps may hold truth values, integers or fractions: each map is brought to [0, 1] by its own extremes after negative
-values became 0, so neither the type nor the unit counts.
+Maps may hold Booleans, integers or floating-point numbers: negative values become 0, and each map is scaled to [0, 1]
+by its own extremes, so the type and the unit do not matter.
 
-Only the labels of the image tell whether indices are of another order or counted from 1: a file that has maps and none
-of the image's classes is refused, and so is a folder where most files lack a class of their image and have another
-(`survey`).
+Only the labels of the image show whether the indices have another order or start from 1. So a file that has maps but
+none of the classes of its image is refused, and so is a folder in which most files lack a class of their image and have
+another class (`survey`).
 
 A dict in an `.npy` is a pickle; `seeds.pickles` reads it without running it.
 """
@@ -28,13 +28,13 @@ from torch import Tensor
 
 from baoseg import seeds
 from baoseg.core.errors import DataError
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.fusion import scaled
 from baoseg.seeds.pickles import is_pickle, unpickle
 
-STRIDE = 4  # pixels of the image a cell, as in `maps.Config`: keeps other tools' seeds as small as ours
+STRIDE = 4  # pixels per cell, as in `maps.Config`, so that these seeds are as small as ours
 
-LOOKED_AT = 200  # files of a folder, before any is used: an order that is not ours is the same in all of them
+LOOKED_AT = 200  # at most so many files are read by `survey`: a wrong order is the same in all files
 
 ByClass = Mapping[int, Shaped[np.ndarray, "_ _"]]  # class index from 0 -> map
 
@@ -47,26 +47,26 @@ def read(
     size: tuple[int, int],
     allow_pickle: bool = False,
     flat: bool = False,
-) -> Seed:
+) -> SeedMaps:
     """The seed of the image `name` of height and width `size`: `folder/name.npz` or `folder/name.npy`.
 
-    `flat` also admits a file named by the last part of `name` alone, as tools write that do not keep folders; it is
-    for data sets in which those parts differ. Maps are brought to [0, 1] on a grid of a quarter of the image's
-    sides. Classes that the image does not have are dropped; a class that the file lacks has a map of zeros, but
-    a file that has maps and none of the image's classes is refused.
+    With `flat`, the file may be named by the last part of `name` alone, as by tools that write no folders; these parts
+    must be unique. Maps are scaled to [0, 1] on a grid of a quarter of the sides. Classes that the image does not have
+    are dropped. A class that the file lacks gets a map of zeros, but a file with maps and without any class of the
+    image is refused.
 
-    Raises DataError, which names the file, if it is missing, damaged, of another format, of other classes or of
-    another image, and if it is a pickle and `allow_pickle` is not set.
+    Raises DataError, with the path, if the file is missing or damaged, has another format, other classes or the size of
+    another image, and if it is a pickle and `allow_pickle` is False.
     """
     path = find(folder, name, flat=flat)
     if path is None:
         tried = ", ".join(str(each) for pair in _places(folder, name, flat=flat) for each in pair)
-        raise DataError(f"{tried}: no such seed; check the folder, or make a seed of every image")
+        raise DataError(f"{tried}: no such seed; check the folder, or make a seed for each image")
     try:
         if path.suffix == ".npz":
             return _of_ours(seeds.load(path), labels=labels, size=size)
         maps = _maps(_content(path, allow_pickle=allow_pickle), size)
-        return Seed(*_select(maps, labels=labels, size=size), None, size)
+        return SeedMaps(*_select(maps, labels=labels, size=size), None, size)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -79,17 +79,18 @@ def survey(
     allow_pickle: bool = False,
     flat: bool = False,
 ) -> str:
-    """Look at the seeds of these images before any is used: whether all are there, and of which classes they are.
+    """Check the seeds of these images before they are used: that all exist, and that their classes fit the labels.
 
-    `labels` gives those of an image by its number. The classes of at most `LOOKED_AT` files are read, evenly spaced.
-    Gives what is odd about them in a sentence, or nothing. Raises DataError for images without a seed, for files that
-    `read` refuses, and where more than half of the files lack a class of their image and have one that it lacks.
+    `labels` maps the index of an image to its label vector. The classes of at most `LOOKED_AT` files, evenly spaced,
+    are read. Returns a line about seeds that lack a class, or an empty string. Raises DataError for images without a
+    seed, for files that `read` refuses, and if more than half of the files lack a class of their image and have another
+    class.
     """
     paths = [find(folder, name, flat=flat) for name in names]
     if absent := [name for name, path in zip(names, paths, strict=True) if path is None]:
         raise DataError(
             f"{folder}: {len(absent)} of {len(names)} images have no seed, {absent[0]} for one (.npz or .npy); "
-            "check the folder, or make a seed of every image"
+            "check the folder, or make a seed for each image"
         )
     lacking, odd = 0, []
     chosen = range(0, len(names), math.ceil(len(names) / LOOKED_AT) or 1)
@@ -110,33 +111,39 @@ def survey(
             f"{folder}: {len(odd)} of {len(chosen)} seeds lack a class of their image's labels and have another "
             f"({odd[0]}); {_REMEDY}"
         )
-    return f"{folder}: {lacking} of {len(chosen)} seeds lack a class that the labels name; 0 there" if lacking else ""
+    return (
+        f"{folder}: {lacking} of {len(chosen)} seeds lack a class that the labels name; its maps are taken as 0"
+        if lacking
+        else ""
+    )
 
 
-def agree(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> None:
-    """Raises ValueError for a seed that is of another image, or of none of its classes."""
+def agree(seed: SeedMaps, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> None:
+    """Raise ValueError if the size of the seed is not `size`, or if it has maps but no class of the labels."""
     if seed.size != size:
-        raise ValueError(f"the seed of an image of {_sides(seed.size)}, not {_sides(size)}; make it from this image")
+        raise ValueError(
+            f"the seed is for an image of {_sides(seed.size)}, not {_sides(size)}; make it from this image"
+        )
     present = {*labels.nonzero()[:, 0].tolist()}
     _check_classes({index - 1 for index in seed.classes.tolist()}, present, len(labels))
 
 
 _REMEDY = (
-    "indices count from 0 in the order of the classes, the background left out: take 1 off where they count from 1, "
-    "and put the class list into the order of the seeds where that is another"
+    "indices count from 0 in the order of the classes, without the background: subtract 1 if they count from 1, or "
+    "change the order of the class list if it is not the order of the seeds"
 )
 
 
 def _check_classes(held: Collection[int], present: Collection[int], classes: int) -> None:
-    """Of a file and of its image, as indices from 0."""
+    """Raise ValueError unless the class indices of a file fit those of its image; both count from 0."""
     if outside := [index for index in held if not 0 <= index < classes]:
         raise ValueError(
-            f"class index {_listed(outside)} is outside 0..{classes - 1} (the background left out); "
+            f"class index {_listed(outside)} is outside 0..{classes - 1} (without the background); "
             "use seeds of the same classes"
         )
     if held and present and not {*held} & {*present}:
         raise ValueError(
-            f"has maps of the class indices {_listed(held)}, and its image has the labels {_listed(present)}; {_REMEDY}"
+            f"has maps of the class indices {_listed(held)}, but its image has the labels {_listed(present)}; {_REMEDY}"
         )
 
 
@@ -154,7 +161,7 @@ def _classes(path: Path, *, allow_pickle: bool) -> Collection[int]:
 def _content(path: Path, *, allow_pickle: bool) -> Any:
     content = path.read_bytes()
     if not allow_pickle and is_pickle(content):
-        raise ValueError("the file is a pickle (may run code); if you trust its maker, give --allow-pickle")
+        raise ValueError("the file is a pickle; if you trust its source, give --allow-pickle")
     return unpickle(content)
 
 
@@ -164,17 +171,17 @@ def _places(folder: Path, name: str, *, flat: bool) -> list[list[Path]]:
 
 
 def find(folder: Path, name: str, *, flat: bool) -> Path | None:
-    """The file of the seed of an image; None where there is none. Raises DataError for two."""
+    """The file of the seed of an image, or None. Raises DataError if there are two files."""
     for pair in _places(folder, name, flat=flat):
         match [path for path in pair if path.is_file()]:
             case [path]:
                 return path
             case [one, other]:
-                raise DataError(f"{one}: there is {other.name} too; remove the one that is not meant")
+                raise DataError(f"{one}: there is also {other.name}; remove one of them")
     return None
 
 
-def _of_ours(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> Seed:
+def _of_ours(seed: SeedMaps, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> SeedMaps:
     agree(seed, labels=labels, size=size)
     indices = [index - 1 for index in seed.classes.tolist()]
     classes, scores = _select(_by_class(indices, seed.scores.numpy()), labels=labels, size=size)
@@ -183,7 +190,7 @@ def _of_ours(seed: Seed, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -
 
 
 def _maps(content: Any, size: tuple[int, int] | None) -> ByClass:
-    """The maps by class index from 0, of the dict that a tool saved. Shapes are checked where the size is known."""
+    """The maps of the dict that a tool saved, by class index from 0. Shapes are checked if `size` is given."""
     match content:
         case {"keys": keys, "high_res": np.ndarray() as stack}:
             maps = _by_class(_indices(keys), stack)
@@ -197,22 +204,24 @@ def _maps(content: Any, size: tuple[int, int] | None) -> ByClass:
                 _check_size(each.shape, size)
         case _:
             raise ValueError(
-                "holds neither {class index: map} nor {'keys', 'cam' or 'high_res'} with NumPy arrays; save it so"
+                "holds neither {class index: map} nor {'keys', 'cam' or 'high_res'} with NumPy arrays; save one of both"
             )
     return maps
 
 
 def _indices(keys: Any) -> list[int]:
-    """Class indices, one a map. A background of -1 in front of them has no map; see `_by_class`."""
+    """The list of class indices. A leading -1 for the background is allowed; see `_by_class`."""
     values = keys.tolist() if isinstance(keys, np.ndarray) and keys.ndim == 1 else keys
     if not isinstance(values, list | tuple) or not all(type(value) is int for value in values):
-        raise ValueError("'keys' are no list of class indices; save one integer for each map")
+        raise ValueError("'keys' is not a list of class indices; save one integer for each map")
     return list(values)
 
 
 def _by_class(indices: list[int], stack: Shaped[np.ndarray, "..."]) -> ByClass:
-    """Pairs indices and maps [k h w]. IRN's relatives write a background in front; -1 is one beyond doubt, and 0 with
-    one index too many may mean that all indices are shifted, so it is refused.
+    """The maps [k h w] by class index.
+
+    Some tools write the background as a first index without a map. An index of -1 is certainly the background. An index
+    of 0 with one index too many may mean that all indices are shifted, so it is refused.
     """
     if stack.ndim != 3 or 0 in stack.shape[1:]:
         raise ValueError(f"maps of shape {stack.shape}; save them as [classes, height, width]")
@@ -220,7 +229,7 @@ def _by_class(indices: list[int], stack: Shaped[np.ndarray, "..."]) -> ByClass:
         indices = indices[1:]
     if len(indices) != len(stack):
         raise ValueError(
-            f"{len(indices)} class indices for {len(stack)} maps; save one from 0 for each map, the background left out"
+            f"{len(indices)} class indices for {len(stack)} maps; save one for each map, without the background"
         )
     if len(set(indices)) != len(indices):
         raise ValueError("a class has two maps; save one for each class")
@@ -228,7 +237,7 @@ def _by_class(indices: list[int], stack: Shaped[np.ndarray, "..."]) -> ByClass:
 
 
 def _check_sides(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
-    """Of maps on a coarser grid, which may be square for all images, but do not lie where the image stands."""
+    """Raise ValueError for maps in landscape format for an image in portrait format, or the reverse."""
     if size is not None and (shape[0] - shape[1]) * (size[0] - size[1]) < 0:
         raise ValueError(
             f"maps of {shape[0]} x {shape[1]} cells for an image of {_sides(size)}: rows and columns are exchanged; "
@@ -250,15 +259,16 @@ def _grid(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _select(maps: ByClass, *, labels: Float[Tensor, "K"], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Classes [k] and scores [k h w] of the present classes."""
+    """The class indices [k] from 1 and the scores [k h w] of the present classes."""
     _check_classes(maps.keys(), labels.nonzero()[:, 0].tolist(), len(labels))
     present = labels.nonzero()[:, 0]
     scores = torch.zeros(len(present), *_grid(size))
     for row, index in enumerate(present.tolist()):
         if index in maps:
-            with np.errstate(all="ignore"):  # what does not fit into single precision is infinite, and refused
+            # values that do not fit into single precision become infinite, and are refused
+            with np.errstate(all="ignore"):
                 values = torch.from_numpy(maps[index].astype(np.float32))
             if not values.isfinite().all():
-                raise ValueError(f"the map of class index {index} has values that are no numbers; make it again")
+                raise ValueError(f"the map of class index {index} has values that are NaN or infinite; make it again")
             scores[row] = scaled(values[None], _grid(size))[0]
     return present + 1, scores

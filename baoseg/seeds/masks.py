@@ -1,7 +1,7 @@
-"""Seeds to label images: which class each pixel belongs to.
+"""Masks from seeds: the class of each pixel.
 
-With a learned background nothing has to be chosen. Without one, a threshold stands for the background: a
-class whose map stays below it has not been found.
+With a background map, no threshold is needed. Without one, a threshold takes its place: a pixel is background if all
+class maps are below the threshold.
 """
 
 from dataclasses import dataclass
@@ -12,30 +12,32 @@ from torch import Tensor
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import BACKGROUND, IGNORE
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`threshold` is for seeds that do not say themselves where the background is. Its default is a conventional one,
-    not chosen on ground truth; `evaluate` reports the best one on the ground truth under the name oracle.
+    """`threshold` applies to seeds without a background map and without a threshold of their own.
+
+    The default is conventional and was not chosen on ground truth. `evaluate` reports the best threshold on the ground
+    truth under the name "oracle".
     """
 
     threshold: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise RecipeError(f"masks.threshold is {self.threshold}; maps lie in 0..1, choose a value in between")
+            raise RecipeError(f"masks.threshold is {self.threshold}; choose a value in 0..1, the range of the maps")
 
 
-def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
-    """Class index of each pixel of the image: 0 for the background, else one of `seed.classes`.
+def label_image(seed: SeedMaps, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
+    """The mask [h w] of a seed at the size of the image: 0 for the background, otherwise one of `seed.classes`.
 
-    Without a threshold, the argmax over [background, class maps]; ties go to the background, then to the
-    class of the lower index (BAO inference). With a threshold t, which overrides a background map, the class
-    of the largest map where that is >= t and the background elsewhere (attention-noise reduction, sec. 3.4);
-    t is compared in single precision, as the maps are. A seed that brings its own threshold is cut at that (BAS
-    sec. 5.5) where none is given. A seed of no class is all background.
+    Without a threshold, the mask is the argmax over [background, class maps]; ties go to the background, then to the
+    lower class index (BAO inference). With a threshold t, which overrides a background map, a pixel has the class of
+    the largest map if this map is >= t, otherwise the background (attention-noise reduction, sec. 3.4); t is compared
+    in single precision, as are the maps. If no threshold is given, the seed's own threshold applies (BAS sec. 5.5). A
+    seed without classes is all background.
 
     Raises RecipeError if there is neither a background map nor a threshold.
     """
@@ -51,10 +53,11 @@ def label_image(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, 
     return torch.where(found, classes, BACKGROUND).to(torch.uint8)
 
 
-def confident_labels(seed: Seed, *, background: float, foreground: float) -> UInt8[Tensor, "h w"]:
-    """Labels to learn from: the class of the largest map where that is >= `foreground`, the background where it is
-    < `background`, and 255 between the two, where the seed is in doubt (the labels of IRN and AMN, without a CRF).
-    A seed of no class is all background.
+def confident_labels(seed: SeedMaps, *, background: float, foreground: float) -> UInt8[Tensor, "h w"]:
+    """Pixel labels [h w] from two thresholds, as in IRN and AMN (without a CRF).
+
+    A pixel has the class of the largest map if this map is >= `foreground`, the background if it is < `background`, and
+    255 (ignore) in between. A seed without classes is all background.
     """
     if seed.classes.numel() == 0:
         return torch.full(seed.size, BACKGROUND, dtype=torch.uint8)
@@ -63,10 +66,11 @@ def confident_labels(seed: Seed, *, background: float, foreground: float) -> UIn
     return labels.masked_fill(values < torch.tensor(background, dtype=values.dtype), BACKGROUND).to(torch.uint8)
 
 
-def margin(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
-    """How far the largest of background and class maps is above the second, in 1/255; for each pixel of the image.
+def margin(seed: SeedMaps, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
+    """The difference of the largest and the second largest of background and class maps, in 1/255, for each pixel.
 
-    A threshold stands for the background where the seed has none. Without classes all is sure.
+    If the seed has no background map, its threshold or `threshold` is the background. Without classes, all pixels are
+    255. Raises RecipeError if there is neither a background map nor a threshold.
     """
     seed = seed.upsample()
     if seed.classes.numel() == 0:
@@ -81,10 +85,10 @@ def margin(seed: Seed, *, threshold: float | None = None) -> UInt8[Tensor, "h w"
     return (255 * (first - second)).round().clamp(0, 255).to(torch.uint8)
 
 
-def best_class(seed: Seed) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Index of the class with the largest map and the value of that map, for each cell of the seed's grid.
+def best_class(seed: SeedMaps) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]]:
+    """The index of the class with the largest map, and the value of this map, for each cell of the grid.
 
-    Ties go to the class of the lower index. Without classes, the background and 0.
+    Ties go to the lower class index. Without classes, the index is 0 (background) and the value is 0.
     """
     if seed.classes.numel() == 0:
         values = seed.scores.new_zeros(seed.scores.shape[-2:], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The one normalisation of maps to [0, 1]."""
+"""Normalisation of activation maps to [0, 1]: one function for training and inference."""
 
 import math
 from enum import StrEnum
@@ -11,15 +11,16 @@ from baoseg.core.types import full_precision
 
 
 class Scaling(StrEnum):
-    """How a map comes to [0, 1] after its negative values became 0.
+    """The formula that scales a map to [0, 1], after negative values have become 0.
 
-    The released code has three formulas; ours is one, for the pseudo-labels of training and for inference alike. It
-    takes the floor away: A* averages, so a class that is present lifts its map everywhere.
+    The released code of TransCAM and BAO has several formulas. RANGE, our default, is used for the pseudo-labels of
+    training and for inference. It subtracts the minimum, because A* averages over the image, so that a present class
+    raises its map everywhere.
     """
 
     RANGE = "range"  # (x - min) / (max - min)
-    PEAK = "peak"  # x / (max + 1e-5), as the released training makes pseudo-labels
-    RELEASED = "released"  # (x - min - 1e-5) / (max - min + 1e-5), as the released inference of TransCAM and BAO
+    PEAK = "peak"  # x / (max + 1e-5): pseudo-labels of the released training
+    RELEASED = "released"  # (x - min - 1e-5) / (max - min + 1e-5): the released inference of TransCAM and BAO
 
 
 def normalise(
@@ -28,9 +29,9 @@ def normalise(
     valid: Bool[Tensor, "b 1 h w"] | None = None,
     scaling: Scaling = Scaling.RANGE,
 ) -> Float[Tensor, "b k h w"]:
-    """Each map to [0, 1]: negative values to 0, then by its own extremes over the valid cells.
+    """Scale each map to [0, 1]: negative values become 0, then `scaling` uses the map's extremes over the valid cells.
 
-    A map that is nowhere positive, or the same everywhere, becomes all zeros. Invalid cells are 0.
+    A map without positive values becomes zeros, as does, with RANGE, a constant map. Invalid cells become 0.
     """
     maps = full_precision(maps).clamp(min=0)
     inside = torch.ones_like(maps[:, :1], dtype=torch.bool) if valid is None else valid

@@ -42,11 +42,11 @@ def unpickle(content: bytes) -> Any:
 
 
 class _Named(Enum):
-    """What a pickle of arrays names. These stand for the functions and classes; none is ever called."""
+    """Placeholders for the functions and classes that a pickle of arrays names; they are never called."""
 
     NDARRAY = auto()
     DTYPE = auto()
-    RECONSTRUCT = auto()  # an empty array, whose content follows
+    RECONSTRUCT = auto()  # makes an empty array, whose content follows
     SCALAR = auto()
     ENCODE = auto()  # protocol 2 writes bytes as text in latin1
 
@@ -64,11 +64,13 @@ _NAMES = {
 
 @dataclass
 class _DType:
+    """A data type: its code, such as f4, and its byte order."""
+
     code: str
     order: str = "="
 
     def array(self, shape: tuple[int, ...], content: bytes, *, fortran: bool = False) -> Shaped[np.ndarray, "..."]:
-        """An array on the bytes of the file: no shape is larger than they can fill."""
+        """An array on these bytes. NumPy raises an error for a shape that needs more bytes."""
         if not re.fullmatch("b1|[iu][1248]|f[248]", self.code):
             raise ValueError(f"it has an array of {self.code[:60]!r}")
         return np.ndarray(shape, self.order + self.code, content, order="F" if fortran else "C")
@@ -76,17 +78,19 @@ class _DType:
 
 @dataclass
 class _Array:
+    """An array, or a zero-dimensional array of one object."""
+
     content: Any = None
 
 
-_LONGEST = 20_000  # opcodes; a dict of 254 maps, as many as masks can hold, has at most 12,000
+_LONGEST = 20_000  # largest number of opcodes; a dict of 254 maps, the most for 8-bit masks, has at most 12,000
 _MARK = object()
 _CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
-# how many values an opcode takes from the stack; None: all down to the last mark
+# number of values that an opcode takes from the stack; None: all values above the last mark
 _TAKES = {
     **{"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3},
     **{"APPEND": 1, "APPENDS": None, "SETITEM": 2, "SETITEMS": None},
@@ -95,18 +99,20 @@ _TAKES = {
 
 
 class _Reader:
-    """Follows the opcodes that numpy.save writes for a dict, protocols 2 to 4, and does what they mean by itself.
+    """Reads the opcodes that numpy.save writes for a dict (protocols 2 to 4) and builds the dict itself.
 
     Raises ValueError, TypeError, IndexError, KeyError or OverflowError for anything else.
     """
 
     def __init__(self, content: bytes) -> None:
         self.file = io.BytesIO(content)
-        self.left = len(content)  # bytes that may still be decoded: each byte of the file once
+        # bytes that may still be decoded, so that each byte of the file is decoded at most once
+        self.left = len(content)
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def read(self) -> Any:
+        """The dict."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(self.file)):
             if count == _LONGEST:
                 raise ValueError(f"more than {_LONGEST} opcodes")
@@ -166,10 +172,10 @@ class _Reader:
             case "BUILD", [state]:
                 _fill(self.stack[-1], state)
             case _:
-                raise ValueError(f"it has {name} where none belongs")
+                raise ValueError(f"it has the opcode {name} in the wrong place")
 
     def _result(self, function: Any, arguments: Any) -> Any:
-        """What NumPy's function would return for the arguments that NumPy writes."""
+        """The result of a NumPy function for the arguments that NumPy writes."""
         match function, arguments:
             case _Named.RECONSTRUCT, (_Named.NDARRAY, (0,), b"b"):
                 return _Array()
@@ -180,7 +186,7 @@ class _Reader:
             case _Named.ENCODE, (str() as text, "latin1") if len(text) <= self.left:
                 self.left -= len(text)
                 return text.encode("latin1")
-        raise ValueError("it calls what no array needs")
+        raise ValueError("it calls a function that no array needs")
 
 
 def _named(name: str) -> _Named:

@@ -1,9 +1,9 @@
 """Seeds: the normalised activation maps of one image, in memory and on disk.
 
-A seed is what a method says before anything is decided: for each class that the image's labels name a map in
-[0, 1], and, from methods that learn one, a map of the background. It lives on a grid coarser than the image (a
-quarter of its sides by default) and in half precision on disk, which keeps 10,000 images of 500 x 375 below a
-gigabyte; `upsample` brings it back to the image's own size.
+A seed has a map in [0, 1] for each class that the labels of the image name and, if the method learns a background, a
+map of the background. Its grid is coarser than the image (by default a quarter of the sides), and its file is in half
+precision: the seeds of 10,000 images of 500 x 375 pixels take less than a gigabyte. `upsample` gives maps of the size
+of the image.
 """
 
 import zipfile
@@ -21,42 +21,47 @@ from torch import Tensor
 from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 
-_DAMAGED = (  # what NumPy and zipfile raise on a file that is damaged, encrypted or of another kind
+_DAMAGED = (  # the errors of NumPy and zipfile for a file that is damaged, encrypted or of another kind
     *(OSError, KeyError, TypeError, ValueError, EOFError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
 
 
 @dataclass(frozen=True)
-class Seed:
+class SeedMaps:
+    """The maps of one image on one grid. Either `background` or `threshold` is None, or both are."""
+
     classes: Int[Tensor, "k"]  # class indices 1..K of the channels, ascending
     scores: Float[Tensor, "k h w"]  # in [0, 1]
-    background: Float[Tensor, "h w"] | None  # in [0, 1]; None: the method needs a threshold
+    background: Float[Tensor, "h w"] | None  # in [0, 1]; None: the method learns no background
     size: tuple[int, int]  # height and width of the image in pixels
-    threshold: float | None = None  # the cut for this image, of methods that choose one; there is no background then
+    threshold: float | None = None  # in [0, 1], for this image, from methods that choose one
 
     @property
     def decided(self) -> bool:
-        """Whether the seed says itself where the background is, so that masks need no threshold."""
+        """Whether the seed has a background map or a threshold, so that its mask needs no other threshold."""
         return self.background is not None or self.threshold is not None
 
-    def upsample(self) -> "Seed":
-        """The same seed on the pixels of the image: bilinear, corners not aligned."""
+    def upsample(self) -> "SeedMaps":
+        """The seed at the size of the image: bilinear, corners not aligned."""
         if tuple(self.scores.shape[-2:]) == self.size:
             return self
         background = None if self.background is None else resize(self.background[None], self.size)[0]
-        return Seed(self.classes, resize(self.scores, self.size), background, self.size, self.threshold)
+        return SeedMaps(self.classes, resize(self.scores, self.size), background, self.size, self.threshold)
 
 
 def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor, "k H W"]:
+    """Maps at another size (height, width): bilinear, corners not aligned; also for k = 0."""
     if maps.shape[0] == 0:
         return maps.new_zeros((0, *size))
     return F.interpolate(maps[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
 
-def save(path: Path, seed: Seed) -> None:
-    """Write an npz without pickle: `classes` [k], `scores` [k h w] half, `size` [2] and, where the seed has it,
-    `background` [h w] half or `threshold` [].
+def save(path: Path, seed: SeedMaps) -> None:
+    """Write an .npz file without pickles, atomically. Raises RunError.
+
+    It has `classes` [k], `scores` [k h w] (half precision), `size` [2] and, if the seed has them, `background` [h w]
+    (half precision) or `threshold` [].
     """
     arrays: dict[str, Any] = {
         "classes": seed.classes.numpy().astype(np.int16),
@@ -71,8 +76,8 @@ def save(path: Path, seed: Seed) -> None:
         np.savez(file, **arrays)
 
 
-def load(path: Path) -> Seed:
-    """Read a seed. Raises DataError if the file is missing, damaged or of another kind."""
+def load(path: Path) -> SeedMaps:
+    """Read the file of a seed. Raises DataError if the file is missing, damaged or of another kind."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             classes = torch.from_numpy(arrays["classes"].astype(np.int64))
@@ -89,7 +94,7 @@ def load(path: Path) -> Seed:
         raise DataError(f"{path}: no such maps; run `bao maps` on the run folder first") from None
     except _DAMAGED as error:
         raise DataError(f"{path}: not a file of maps ({error}); delete it and run `bao maps` again") from None
-    return Seed(classes, scores, background, (height, width), threshold)
+    return SeedMaps(classes, scores, background, (height, width), threshold)
 
 
 def _check(classes: Tensor, scores: Tensor, background: Tensor | None) -> None:
@@ -98,4 +103,4 @@ def _check(classes: Tensor, scores: Tensor, background: Tensor | None) -> None:
     if background is not None and background.shape != scores.shape[1:]:
         raise ValueError(f"a background of {tuple(background.shape)} for maps of {tuple(scores.shape)}")
     if not all(bool(maps.isfinite().all()) for maps in (scores, background) if maps is not None):
-        raise ValueError("maps with values that are no numbers")
+        raise ValueError("maps with values that are NaN or infinite")

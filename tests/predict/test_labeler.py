@@ -379,7 +379,7 @@ def test_files_that_are_no_weights_are_errors_of_one_line(tmp_path: Path, capsys
     assert "run by the pickle" not in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------------------------- values that are no numbers
+# ---------------------------------------------------------------------------------- values that are NaN or infinite
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -154,7 +154,7 @@ def test_all_formats_say_the_same(tmp_path_factory, size, held, named):
     labels = torch.tensor([float(index in named) for index in range(5)])
     if held and named and not held & named:
         for name in ("psa", "irn", "ours"):
-            with pytest.raises(DataError, match=r"has maps of the class indices [\d, ]+, and its image has the labels"):
+            with pytest.raises(DataError, match=r"has maps of the class indices [\d, ]+, but its image has the labels"):
                 read(folder, name, labels=labels, size=size)
         return
     found = [read(folder, name, labels=labels, size=size) for name in ("psa", "irn", "ours")]
@@ -220,7 +220,7 @@ def test_seeds_counted_from_1_are_refused_one_by_one(tmp_path):
         read(tmp_path)
     path = tmp_path / "a.npy"
     assert str(caught.value).startswith(
-        f"{path}: has maps of the class indices 2, and its image has the labels 1, 3; indices count from 0"
+        f"{path}: has maps of the class indices 2, but its image has the labels 1, 3; indices count from 0"
     )
     assert read(tmp_path, labels=torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])).classes.tolist() == [3, 4]
     assert read(tmp_path, labels=torch.zeros(5)).classes.tolist() == []
@@ -300,7 +300,7 @@ def test_a_missing_seed_names_all_paths(tmp_path):
 def test_two_seeds_of_one_picture_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", psa(), allow_pickle=True)
     (tmp_path / "a.npz").touch()
-    with pytest.raises(DataError, match=r"a\.npz: there is a\.npy too; remove"):
+    with pytest.raises(DataError, match=r"a\.npz: there is also a\.npy; remove"):
         read(tmp_path)
 
 
@@ -311,7 +311,7 @@ MISTAKES = {
     "indices too high": ({1: np.zeros(SIZE), 7: np.zeros(SIZE), 5: np.zeros(SIZE)}, r"class index 5, 7 is outside"),
     "another class": (
         {0: np.zeros(SIZE), 2: np.zeros(SIZE)},
-        "indices 0, 2, and its image has the labels 1, 3; ",
+        "indices 0, 2, but its image has the labels 1, 3; ",
     ),
     "background as a key": ({-1: np.zeros(SIZE), 1: np.zeros(SIZE)}, r"class index -1 is outside 0\.\.4"),
     "size of another picture": ({1: np.zeros((14, 9))}, r"maps of 14 x 9 pixels for an image of 9 x 14 pixels"),
@@ -320,9 +320,9 @@ MISTAKES = {
     "fractions as keys": ({1.0: np.zeros(SIZE)}, "neither integers nor strings"),
     "truth values as keys": ({True: np.zeros(SIZE)}, "neither integers nor strings"),
     "lists as maps": ({1: [[0.0]]}, "holds neither"),
-    "no numbers": ({1: np.full(SIZE, np.nan)}, "class index 1 has values that are no numbers"),
-    "infinity": ({1: np.full(SIZE, np.inf)}, "values that are no numbers"),
-    "beyond single precision": ({1: np.full(SIZE, 1e300)}, "values that are no numbers"),
+    "no numbers": ({1: np.full(SIZE, np.nan)}, "class index 1 has values that are NaN or infinite"),
+    "infinity": ({1: np.full(SIZE, np.inf)}, "values that are NaN or infinite"),
+    "beyond single precision": ({1: np.full(SIZE, 1e300)}, "values that are NaN or infinite"),
     "complex": ({1: np.zeros(SIZE, complex)}, "an array of 'c16'"),
     "text": ({1: np.full(SIZE, "a")}, "an array of 'U1'"),
     "objects": ({1: np.full(SIZE, None)}, "a state that no array has"),
@@ -332,12 +332,12 @@ MISTAKES = {
     "an array class": ({1: np.ma.zeros(SIZE)}, "it names 'numpy.ma"),
     "no keys": ({"cam": np.zeros((1, 3, 4))}, "holds neither"),
     "no maps": ({"keys": np.array([1])}, "holds neither"),
-    "keys that are no indices": ({"keys": np.array([1.0]), "cam": np.zeros((1, 3, 4))}, "no list of class indices"),
-    "a key alone": ({"keys": np.array(1), "cam": np.zeros((1, 3, 4))}, "no list of class indices"),
+    "keys that are no indices": ({"keys": np.array([1.0]), "cam": np.zeros((1, 3, 4))}, "not a list of class indices"),
+    "a key alone": ({"keys": np.array(1), "cam": np.zeros((1, 3, 4))}, "not a list of class indices"),
     "fewer keys than maps": ({"keys": [1], "cam": np.zeros((2, 3, 4))}, "1 class indices for 2 maps"),
     "0 in front": (
         {"keys": [0, 2], "cam": np.zeros((1, 3, 4))},
-        "2 class indices for 1 maps; .* the background left out",
+        "2 class indices for 1 maps; .* without the background",
     ),
     "a map of the background": ({"keys": [-1, 2], "cam": np.zeros((2, 3, 4))}, r"class index -1 is outside"),
     "a class twice": ({"keys": [1, 1], "cam": np.zeros((2, 3, 4))}, "a class has two maps"),
@@ -377,7 +377,7 @@ def test_seeds_of_ours_of_another_picture_or_other_classes_are_refused(tmp_path)
     seeds.save(tmp_path / "b.npz", Seed(torch.tensor([6]), maps, None, SIZE))
     seeds.save(tmp_path / "c.npz", Seed(torch.tensor([2, 2]), maps.expand(2, -1, -1), None, SIZE))
     for name, message in {
-        "a": "of an image of 14 x 9 pixels, not 9 x 14",
+        "a": "for an image of 14 x 9 pixels, not 9 x 14",
         "b": "class index 5",
         "c": "two maps",
     }.items():
@@ -402,7 +402,7 @@ def test_a_damaged_seed_of_ours_is_refused(tmp_path):
 
 def test_a_pickle_is_read_only_where_asked_for(tmp_path):
     np.save(tmp_path / "a.npy", psa(), allow_pickle=True)
-    with pytest.raises(DataError, match=r"a\.npy: the file is a pickle \(may run code\); .* --allow-pickle"):
+    with pytest.raises(DataError, match=r"a\.npy: the file is a pickle; .* --allow-pickle"):
         formats.read(tmp_path, "a", labels=LABELS, size=SIZE)
 
 

@@ -128,7 +128,7 @@ def test_the_formula_of_the_scaling_can_be_chosen():
 
 
 def test_seeds_of_different_pictures_are_refused():
-    with pytest.raises(DataError, match=r"8 x 12 and of one of 12 x 8 pixels cannot be fused; make all of them"):
+    with pytest.raises(DataError, match=r"8 x 12 and for 12 x 8 pixels cannot be fused; make all seeds"):
         fuse([seed_of([1], [[[0.0, 1.0]]]), seed_of([1], [[[0.0, 1.0]]], size=(12, 8))])
 
 

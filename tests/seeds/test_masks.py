@@ -85,7 +85,7 @@ def test_no_background_and_no_threshold_is_an_error_that_names_the_setting():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
 def test_a_threshold_outside_of_the_maps_range_is_refused(threshold):
-    with pytest.raises(RecipeError, match=r"maps lie in 0\.\.1"):
+    with pytest.raises(RecipeError, match=r"choose a value in 0\.\.1"):
         Config(threshold=threshold)
 
 

@@ -1,4 +1,4 @@
-"""Archives of data sets: found in a folder or downloaded, checked, and unpacked so that nothing leaves the target."""
+"""Archives of data sets: find or download them, check them, and unpack them; no member can leave the target folder."""
 
 import contextlib
 import errno
@@ -27,7 +27,7 @@ from baoseg.core.files import atomic
 from baoseg.core.progress import say, track
 from baoseg.data.prepare.common import listed
 
-# What the standard library raises for archives that are cut short, damaged, encrypted or no archives at all.
+# The errors that the standard library raises for files that are truncated, damaged, encrypted or not archives.
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -42,26 +42,27 @@ PORTS = {"http": 80, "https": 443}
 _CHUNK = 2**20  # bytes; the bar of a download counts in these
 
 Place = Callable[[str], str | None]
-"""Where a member goes, as a path below the target; None leaves it out."""
+"""Maps the name of a member to its path below the target; None leaves the member out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """An official archive. Without `url` it cannot be downloaded, and `by_hand` says how a person gets it."""
+    """An official archive. Without `url` it cannot be downloaded; then `by_hand` says how the user can get it."""
 
     name: str
-    md5: str | None  # None: nobody has published one, and the archive is taken as it is
+    md5: str | None  # None: no checksum is public, and the archive is not verified
     url: str | None = None
     by_hand: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    attempts: int = 5  # in a row without a byte gained; a server that fails is asked again
-    pause: float = 1.0  # seconds before the second attempt; doubles with each
+    attempts: int = 5  # attempts in a row without a new byte before the download fails
+    pause: float = 1.0  # seconds before the second attempt; doubles for each further attempt
     timeout: float = 60.0  # seconds without a byte
-    connect: float = 4.0  # seconds for the first connection, which is tried twice: whoever is offline hears so at once
-    ratio: int = 100  # unpacked bytes to those of the archive; text of the data sets reaches 10
+    # seconds for the first connection, which is tried twice: short, so that a user who is offline sees the error soon
+    connect: float = 4.0
+    ratio: int = 100  # largest ratio of unpacked bytes to archive bytes; the texts of the data sets reach 10
 
 
 class _Member(NamedTuple):
@@ -73,9 +74,9 @@ class _Member(NamedTuple):
 
 
 def unpack_once(archive: Archive, archives: Path, target: Path, *, place: Place, config: Config) -> None:
-    """Unpack an archive unless that was done before; `archives` is where it lies, or where it is downloaded to.
+    """Unpack an archive, unless it was unpacked before. It is in the folder `archives`, or is downloaded to it.
 
-    Raises DataError if it cannot be had or is damaged, RunError if the disk is full.
+    Raises DataError if the archive cannot be downloaded or is damaged, and RunError if the disk is full.
     """
     done = marker(archive, target)
     if done.is_file():
@@ -88,13 +89,13 @@ def unpack_once(archive: Archive, archives: Path, target: Path, *, place: Place,
 
 
 def marker(archive: Archive, target: Path) -> Path:
-    """The empty file that says an archive was unpacked: after that the archive itself may be deleted."""
+    """The empty file that marks an archive as unpacked; then the archive itself may be deleted."""
     return target / f".{archive.name}.unpacked"
 
 
 @contextlib.contextmanager
 def unpacked_from(archive: Archive, target: Path) -> Iterator[None]:
-    """A DataError about an unpacked file gets the remedy that helps: to unpack it again."""
+    """Add to a DataError about an unpacked file how to fix it: unpack the archive again."""
     try:
         yield
     except DataError as error:
@@ -106,7 +107,7 @@ def unpacked_from(archive: Archive, target: Path) -> Iterator[None]:
 
 
 def incomplete(where: Path, problem: str, archive: Archive, target: Path) -> DataError:
-    """The error for an archive that lacks something."""
+    """The error for an archive that is incomplete."""
     return DataError(
         f"{where}: {problem}: {archive.name} is incomplete; delete it and {marker(archive, target)}, and run the same "
         "command again"
@@ -114,17 +115,17 @@ def incomplete(where: Path, problem: str, archive: Archive, target: Path) -> Dat
 
 
 def require(names: Iterable[str], folder: Path, archive: Archive, target: Path) -> None:
-    """Raise a DataError unless the folder has a file of each name, whatever its suffix."""
+    """Raise DataError if the folder lacks a file for one of the names (with any suffix)."""
     if missing := sorted(set(names) - listed(folder)):
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise incomplete(folder, f"{missing[0]} is not there{others}", archive, target)
+        raise incomplete(folder, f"{missing[0]} is missing{others}", archive, target)
 
 
 def require_at_hand(needed: Sequence[Archive], archives: Path, target: Path) -> None:
-    """Raise a DataError with the steps to take for all archives that a person has to fetch and that are not there."""
+    """Raise DataError, with the steps to take, if archives are missing that the user must download."""
     if missing := [archive for archive in needed if archive.url is None and not at_hand(archive, archives, target)]:
         steps = "; ".join(f"{archive.name}: {archive.by_hand}" for archive in missing)
-        raise DataError(f"{archives}: put there what cannot be downloaded by programs, and run this again; {steps}")
+        raise DataError(f"{archives}: download these by hand, put them there and run this again; {steps}")
 
 
 def at_hand(archive: Archive, archives: Path, target: Path) -> bool:
@@ -132,9 +133,9 @@ def at_hand(archive: Archive, archives: Path, target: Path) -> bool:
 
 
 def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
-    """The archive in the folder `archives`, downloaded if it is not there. Its MD5, if public, is checked either way.
+    """The path of the archive in the folder `archives`; a missing archive is downloaded. A public MD5 is checked.
 
-    A download that was broken off is kept as NAME.part and continued. Raises DataError if the archive cannot be had or
+    An interrupted download is kept as NAME.part and continued. Raises DataError if the archive cannot be downloaded or
     is not the official one, RunError if it cannot be written.
     """
     path = archives / archive.name
@@ -150,7 +151,7 @@ def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
     if found := _wrong_md5(part, archive):
         part.unlink()
         raise DataError(
-            f"{archive.url}: the server sent something else: {found}; run the same command again, or put the archive "
+            f"{archive.url}: the server sent another file: {found}; run the same command again, or put the archive "
             f"into {archives} yourself"
         )
     part.replace(path)
@@ -158,7 +159,7 @@ def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
 
 
 def download(url: str, path: Path, *, config: Config) -> None:
-    """Download to `path`, continuing after what is there. Raises DataError, or RunError if the disk is full."""
+    """Download to `path`, and continue a partial file. Raises DataError, or RunError if the disk is full."""
     attempt, met = 0, False
     while attempt < (config.attempts if met else min(2, config.attempts)):
         if attempt:
@@ -172,7 +173,7 @@ def download(url: str, path: Path, *, config: Config) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and before:
-                return None  # nothing is left to send; the checksum tells whether it is the file
+                return None  # the file is complete; the checksum is verified later
             if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
                 raise DataError(
                     f"{url}: the server answers {error.code} {error.reason}; download {_whole(path)} in another way "
@@ -194,7 +195,7 @@ def download(url: str, path: Path, *, config: Config) -> None:
 
 
 def unpack(archive: Path, target: Path, *, place: Place, ratio: int) -> None:
-    """Unpack those members of a tar (plain, gz, bz2, xz) or zip file that `place` has a place for.
+    """Unpack the members of a tar (plain, gz, bz2, xz) or zip file for which `place` returns a path.
 
     A plain tar inside a tar is taken for a folder of its name. A file that is there with its size is left alone, so a
     second call continues the first. Raises DataError for a damaged archive, for any member with a path out of the
@@ -211,12 +212,12 @@ def unpack(archive: Path, target: Path, *, place: Place, ratio: int) -> None:
                     "these data sets does; download it again from its official source"
                 )
             if not _stays_inside(member.name):
-                raise DataError(f"{archive}: {member.name} leads out of the archive's folder; {_REMEDY}")
+                raise DataError(f"{archive}: {member.name} would be written outside the target folder; {_REMEDY}")
             destination = place(member.name)
             if destination is None or member.is_folder:
                 continue
             if not member.is_file:
-                raise DataError(f"{archive}: {member.name} is a link or a device and no file; {_REMEDY}")
+                raise DataError(f"{archive}: {member.name} is a link or a device, not a file; {_REMEDY}")
             path = target / destination
             if path.is_file() and _size(path) == member.size:
                 continue
@@ -237,7 +238,7 @@ def _members(archive: Path) -> Iterator[_Member]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as pack:
             for info in pack.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the packer knew of no kinds
+                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the packer stored no type
                 is_file = kind in {0, stat.S_IFREG}
                 yield _Member(info.filename, info.file_size, info.is_dir(), is_file, functools.partial(pack.read, info))
     else:
@@ -271,7 +272,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _meet(url: str, *, seconds: float) -> None:
-    """Connect to the host once, where no proxy does that for us. Raises OSError."""
+    """Connect to the host once, unless a proxy is used. Raises OSError."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
@@ -280,12 +281,12 @@ def _meet(url: str, *, seconds: float) -> None:
 
 
 def _continue(url: str, path: Path, *, timeout: float) -> None:
-    """One request for the bytes after those that are there. Raises OSError if the connection ends too early."""
+    """Request the bytes that are still missing, once. Raises OSError if the connection ends too early."""
     done = _size(path)
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=timeout) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            done = 0  # the server sends the whole file, whatever was asked
+            done = 0  # the server sends the whole file
         length = int(response.headers.get("Content-Length", 0))
         total = done + length
         chunks = iter(lambda: response.read(_CHUNK), b"")
@@ -299,7 +300,7 @@ def _continue(url: str, path: Path, *, timeout: float) -> None:
 
 
 def _wrong_md5(path: Path, archive: Archive) -> str:
-    """What is wrong with the file; empty if nothing is, or if nobody knows."""
+    """What is wrong with the size or the MD5 of a file; empty if it is right, or if no MD5 is public."""
     if archive.md5 is None:
         say(f"no checksum of {archive.name} is public: it is unverified")
         return ""

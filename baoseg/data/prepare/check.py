@@ -1,4 +1,4 @@
-"""What is wrong with a folder of images: all of it at once, where `baoseg.data.Folder` names the first problem."""
+"""All problems of a folder of images at once (`baoseg.data.Folder` names only the first problem)."""
 
 import os
 import posixpath
@@ -51,7 +51,7 @@ def folder(root: Path) -> list[str]:
 
 
 def _say_unlisted(files: Tree, lines: Sequence[Line], masks: Path) -> None:
-    """A line about images that no line of labels.csv names, masks in a folder of another name among them."""
+    """Print a line about images that labels.csv does not name; these may be masks in a folder of another name."""
     listed = {posixpath.normpath(files.find(line.path) or line.path) for line in lines}
     suffixes = image_suffixes() | unread_suffixes()
     others = []
@@ -75,12 +75,12 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
             yield str(error)
             continue
         if not names:
-            yield f"{file}: the split is empty; write the name of an image on each line"
+            yield f"{file}: the split is empty; write one image name per line"
         for name, count in Counter(names).items():
             if count > 1:
                 yield f"{file}: {name} is in the split more than once; keep one line"
             if name not in labelled:
-                yield f"{file}: {name} has no line in labels.csv; add one, or take it out of the split"
+                yield f"{file}: {name} has no line in labels.csv; add a line, or remove the image from the split"
         if file.stem.startswith("train") and names and not any(labelled.get(name, True) for name in names):
             yield f"{file}: no image has a label; training needs images with labels"
     if lines and not any(labelled.values()) and not any(file.stem.startswith("train") for file in files):
@@ -88,7 +88,7 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
 
 
 class _Masks:
-    """The ground truth of a folder: each mask by itself, and what only all of them tell."""
+    """Checks the masks of a folder: each mask alone, and all masks against the labels."""
 
     def __init__(self, root: Path, lines: Sequence[Line], classes: Sequence[str]) -> None:
         self.folder = mask_folder(root)
@@ -97,7 +97,7 @@ class _Masks:
         self.files: dict[str, Path] = {}
         self.reader = truth.Reader(min(len(classes), IGNORE - 1))
         self._problems: list[str] = []
-        self.understood = True  # what files and values mean
+        self.understood = True  # False: the files or their values are not understood
         try:
             found = truth.find(self.folder, [line.name for line in lines])
             paired = list(zip(lines, found.files, strict=True))
@@ -134,11 +134,11 @@ class _Masks:
             )
             return
         known = set(line.labels) <= set(self.classes)
-        if self.understood and line.labels and known:  # without labels it is not known what is there
+        if self.understood and line.labels and known:  # without labels, the classes of the image are unknown
             self.agreement.add(line.name, mask, {self.classes.index(label) + 1 for label in line.labels})
 
     def problems(self) -> list[str]:
-        """After all masks."""
+        """All problems; call this after all masks."""
         refusal = self.agreement.refusal()
         disagreement = self.agreement.remarks() if refusal is None else [refusal]
         return self._problems + [f"{self.folder}: {problem}" for problem in disagreement]

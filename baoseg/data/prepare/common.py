@@ -1,4 +1,4 @@
-"""What the data sets share: work on many files at once, and the files of a folder as `baoseg.data.folder` reads it."""
+"""Shared by the data sets: parallel work on files, and the files of a folder in the layout of `baoseg.data.folder`."""
 
 import csv
 import functools
@@ -25,20 +25,20 @@ SPLITS = "ImageSets/Segmentation"
 
 
 def need(module: str) -> ModuleType:
-    """A module of the extra `prepare`. Raises DataError where it is not installed."""
+    """Import a module of the extra `prepare`. Raises DataError if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
         raise DataError(
-            f"{package} is not installed, and this data set cannot be read without; pip install 'baoseg[prepare]'"
+            f"{package} is not installed, but this data set needs it; pip install 'baoseg[prepare]'"
         ) from None
 
 
 def each(function: Callable[[T], R], items: Sequence[T], *, title: str, workers: int) -> list[R]:
-    """The function of every item, in order, on `workers` processes (0: in this one).
+    """Yields function(item) for each item, in order, computed by `workers` processes (0: by this process).
 
-    All items are done, also after one that fails: then raises the first DataError, and counts the others.
+    An item that fails does not stop the others; at the end, the first DataError is raised, with the number of others.
     """
     attempt = functools.partial(_attempt, function)
     if workers == 0:
@@ -58,7 +58,7 @@ def each(function: Callable[[T], R], items: Sequence[T], *, title: str, workers:
 
 
 def refuse(problems: Sequence[object]) -> None:
-    """Raise a DataError with the first of the problems and the number of the others, if there are any."""
+    """Raise DataError for the first problem, with the number of others. Without problems do nothing."""
     if problems:
         raise DataError(f"{problems[0]}" + (f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""))
 
@@ -82,7 +82,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_labels(folder: Path, classes: Sequence[str], labels: Mapping[str, Iterable[str]]) -> None:
-    """labels.csv and classes.txt, from the class names of each image."""
+    """Write labels.csv and classes.txt from the class names of each image."""
     write_lines(folder / "classes.txt", classes)
     with atomic(folder / "labels.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -92,7 +92,7 @@ def write_labels(folder: Path, classes: Sequence[str], labels: Mapping[str, Iter
 
 
 def listed(folder: Path) -> set[str]:
-    """The names of the files in a folder, without suffix; none where there is no folder."""
+    """The names of the files in a folder, without suffix; empty for a missing folder."""
     try:
         return {name.rpartition(".")[0] for name in os.listdir(folder)}  # noqa: PTH208 (faster for 100,000 files)
     except FileNotFoundError:

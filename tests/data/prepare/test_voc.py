@@ -225,7 +225,7 @@ def test_a_mask_that_the_devkit_lacks_is_not_taken_from_sbd(tmp_path):
     files = devkit()
     del files[f"{DEVKIT}/SegmentationClass/v1.png"]
     lacking = Config(**(vars(settings) | {"trainval": pack(tmp_path / "packs" / "trainval.tar", files)}))
-    refused(lambda: prepare(tmp_path, lacking), "v1 is not there", "trainval.tar is incomplete")
+    refused(lambda: prepare(tmp_path, lacking), "v1 is missing", "trainval.tar is incomplete")
 
 
 def test_the_same_command_goes_on_after_repair(tmp_path):
