@@ -1,4 +1,4 @@
-"""Networks: `build` makes one from a Config; nets.weights keeps and reads them."""
+"""Networks: `build` makes a Network from a Config; `nets.weights` reads and writes its weights."""
 
 import dataclasses
 import logging
@@ -22,26 +22,26 @@ from baoseg.nets.resnet38 import ResNet38 as ResNet38
 
 TIMM = "timm:"
 RESNET38 = "resnet38"
-BODY = "backbone."  # before the names of a backbone's layers
+BODY = "backbone."  # prefix of the names of the layers of a backbone
 NO_HEADS = Heads()
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The network, apart from what data (K) and method (activation heads) decide."""
+    """Settings of the network, without the number of classes (from the data) and the heads (from the method)."""
 
     backbone: str = "conformer_small"  # conformer_nano|tiny|small|base, resnet38, or timm:NAME for a CNN or ViT of timm
-    # a local file (published names of a Conformer or ResNet-38, timm's names, or one of ours) or embedded:NAME
+    # embedded:NAME or a local file: of baoseg, of timm, or an official checkpoint of a Conformer or ResNet-38
     weights: str | None = None
-    pretrained: bool = False  # weights through timm's own loader, for timm backbones
+    pretrained: bool = False  # let timm load weights, for timm backbones
     stride: int = (
         16  # pixels a cell of a timm CNN: 32, 16 or 8. A ViT has its patch, a Conformer 16 (nano: 8), resnet38 8
     )
     options: tuple[tuple[str, Any], ...] = ()  # further settings of conformer.Config, ResNet38 or timm.create_model
-    mean: tuple[float, float, float] | None = None  # of the images' normalisation; None: as was trained with
+    mean: tuple[float, float, float] | None = None  # of the normalisation of images; None: as the weights were trained
     std: tuple[float, float, float] | None = None
-    freeze_batch_norm: bool = False  # statistics and affine parameters stay as they are; for small batches
+    freeze_batch_norm: bool = False  # keep the statistics and affine parameters of batch norm; for small batches
     head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others
     activation_start: ActivationStart = ActivationStart.ZERO
 
@@ -49,11 +49,11 @@ class Config:
 def build(
     config: Config, num_classes: int, *, heads: Heads = NO_HEADS, seed: int = 0, initialise: bool = True
 ) -> Network:
-    """The network for K classes: first values from `seed` alone, then the weights that `config` asks for.
+    """Build the network for K classes: initial values from `seed` alone, then the weights of `config`.
 
-    Heads that those weights lack, or have for other classes, keep their first values; the log says which.
-    Without `initialise` no weights are looked for: the values are about to be replaced.
-    Raises RecipeError for settings that no network has, CheckpointError for weights that do not fit.
+    Heads that the weights lack, or have for other classes, keep their initial values; the log names them. Without
+    `initialise`, no weights are read, because the caller will replace all values. Raises RecipeError for settings that
+    do not fit, and CheckpointError for weights that do not fit.
     """
     if not initialise:
         config = dataclasses.replace(config, weights=None, pretrained=False)
@@ -61,7 +61,7 @@ def build(
         raise RecipeError(f"{config.backbone}: both pretrained and weights {config.weights}; choose one")
     if config.pretrained and (own := embedded.name_for(config.backbone.removeprefix(TIMM))):
         config = dataclasses.replace(config, pretrained=False, weights=own)
-    with torch.random.fork_rng(devices=[]):  # PyTorch's and timm's initialisers know the global state only
+    with torch.random.fork_rng(devices=[]):  # PyTorch and timm initialise from the global state
         torch.default_generator.manual_seed(seed)
         network = Network(
             make_backbone(config, num_classes),
@@ -77,7 +77,7 @@ def build(
 
 
 def make_backbone(config: Config, num_classes: int) -> Backbone:
-    """The backbone that `config` names, its values drawn; no weights are read but timm's own. Raises as `build`."""
+    """The backbone of `config` with initial values; only timm reads weights here. Raises errors as `build`."""
     if (config.mean is None) != (config.std is None):
         raise RecipeError("network: mean or std is set without the other; set both or none")
     normalisation = None
@@ -99,7 +99,7 @@ def make_backbone(config: Config, num_classes: int) -> Backbone:
         known = ", ".join((*conformer.VARIANTS, RESNET38))
         raise RecipeError(f"unknown backbone {config.backbone!r}; use {known} or timm:NAME")
     if config.pretrained:
-        raise RecipeError(f"{config.backbone}: timm has no weights of it; name a published file as weights")
+        raise RecipeError(f"{config.backbone}: timm has no weights for it; give an official checkpoint as weights")
     if config.backbone == RESNET38:
         _check_options(config, ["width"])
         return ResNet38(**options, normalisation=normalisation)
@@ -114,13 +114,13 @@ def _check_options(config: Config, known: list[str]) -> None:
 
 
 def load_backbone(backbone: Backbone, state: weights.State, *, source: Path) -> None:
-    """Fill a ResNet-38 or a timm backbone from a state dict in published names. Raises CheckpointError.
+    """Fill a ResNet-38 or a timm backbone from a state dict in official names. Raises CheckpointError.
 
-    Where other tools keep it beside their heads, under `backbone.`, that part is taken.
+    If some names begin with `backbone.`, as in files of other tools that also hold heads, only these are used.
     """
     if prefixed := {key: value for key, value in state.items() if key.startswith(BODY)}:
         others = len(state) - len(prefixed)
-        progress.say(f"{source}: cut the prefix {BODY} off; {others} tensors beside it are left out")
+        progress.say(f"{source}: removed the prefix {BODY}; {others} other tensors are ignored")
         state = {key.removeprefix(BODY): value for key, value in prefixed.items()}
     if isinstance(backbone, ResNet38):
         resnet38.load(backbone, state, source=source)
@@ -131,7 +131,7 @@ def load_backbone(backbone: Backbone, state: weights.State, *, source: Path) -> 
 
 
 def holds_network(backbone: Backbone, state: weights.State) -> bool:
-    """Whether it is a whole network of ours on such a backbone; other tools know no `backbone.model.` of timm's."""
+    """Whether a state dict is a whole network of baoseg with such a backbone (`backbone.model.` for timm)."""
     timms = not isinstance(backbone, Conformer | ResNet38)
     return any(key.startswith(f"{BODY}model." if timms else BODY) for key in state)
 

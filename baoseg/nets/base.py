@@ -1,4 +1,4 @@
-"""What a backbone is: images in, a feature map out, and attention where the backbone has some."""
+"""The interface of backbones: images to a feature map, with the self-attention of the backbone if it has any."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,28 +17,31 @@ from baoseg.nets.attention import Attention, Summed
 
 
 class ActivationStart(StrEnum):
-    """How the heads of AMN and BAO start, f * (W y + b) and its classifier; W has std 0.02 each way."""
+    """Initial values of the activation head of AMN and BAO, a classifier of f * (W y + b); W has std 0.02."""
 
-    ZERO = "zero"  # b = 0 and a classifier of zeros: they learn alone until they have something to say to the backbone
-    UNGATED = "ungated"  # b = 1, so that it classifies f itself at first, and a classifier of zeros: it learns faster
-    CLASS_MAPS = "class-maps"  # b = 1 and the classifier a copy of the trained class head, its background output 0
-    RELEASED = "released"  # b = 0 and a random classifier: products are tiny and of random signs at first
+    ZERO = "zero"  # b = 0, classifier 0: the heads learn first, and the backbone gets a gradient from them later
+    UNGATED = "ungated"  # b = 1, so that f itself is classified at first, classifier 0: the head learns faster
+    CLASS_MAPS = "class-maps"  # b = 1, classifier copied from the trained class head, its background output 0
+    # b = 0, random classifier, as in the released code: the first products are tiny, with random signs
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """What a network carries beside the class head, as its method needs it."""
+    """The heads that a method needs in addition to the class head."""
 
-    backgrounds: int = 0  # background channels of the activation head (AMN, BAO); 0: no label encoder, no such head
-    generator_after: int | None = None  # stage of the backbone, from 1, after which BAS's generator sits; None: none
-    foreground: bool = False  # whether the generator has one more map, of all classes together (BAS sec. 5.5)
+    # background channels of the activation head (AMN, BAO); 0: no label encoder and no activation head
+    backgrounds: int = 0
+    # stage of the backbone, from 1, whose features the generator of BAS reads; None: no generator
+    generator_after: int | None = None
+    foreground: bool = False  # whether the generator has a further, class-agnostic map (BAS sec. 5.5)
     generator_bias: bool = False  # whether the generator's convolution has a bias
-    decoder: bool = False  # whether the activation head reads a decoder at stride 4 and not the feature map
+    decoder: bool = False  # whether the activation head reads a decoder at stride 4 instead of the feature map
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the methods work on. The grid is ceil(image / stride): h x w covers an unfinished last cell too.
+    """The output of a backbone, on a grid of h x w = ceil(image / stride) cells, so the last cells may be partial.
 
     `token_logits` are the class token's scores of the K classes, None for backbones without such a token;
     `attention` is None for backbones without self-attention over the same grid. `pyramid` holds the features of the
@@ -52,7 +55,7 @@ class Features:
 
 
 class Split(NamedTuple):
-    """A backbone in two: `upper(lower(images))` is its feature map. The modules share the backbone's layers."""
+    """A backbone cut in two: `upper(lower(images))` is its feature map. Both share the layers of the backbone."""
 
     lower: nn.Module  # images [b 3 H W] of any size to the features F [b channels h w] after a stage
     upper: nn.Module  # F to Features.map
@@ -62,11 +65,10 @@ class Split(NamedTuple):
 class Backbone(nn.Module):
     """Any network that turns normalised images [b 3 H W] of any size into Features.
 
-    `channels` is c of the feature map, `stride` the pixels a cell is wide, `normalisation` what the images
-    must have undergone, `attends` whether Features carry attention, `token_head` the
-    class token's classifier (K + 1 outputs). `head_kernel` is the family's default for the
-    class head in `Network`; `initialise_head` fills all heads. Those that attend take
-    `spreads` as well: whether maps will be spread through the attention, so that it is prepared for that (`Attending`).
+    `channels` is c of the feature map, `stride` is the width of a cell in pixels, and `normalisation` is the
+    normalisation that images must have. `attends` says whether Features have attention, and `token_head` is the
+    classifier of the class token (K + 1 outputs). `head_kernel` is the default kernel of the class head in `Network`.
+    If `attends`, `forward` also takes `spreads`: whether scores will be spread through the attention (`Attending`).
     """
 
     channels: int
@@ -80,17 +82,17 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def split(self, after: int) -> Split:
-        """The layers up to and with stage `after`, counted from 1, and those behind it.
+        """Cut the backbone after the stage `after`, counted from 1.
 
-        Raises RecipeError for backbones that have no stages, or not so many.
+        Raises RecipeError if the backbone does not have this stage.
         """
         raise RecipeError(
-            f"{type(self).__name__}: no stages to put a generator between; use a convolutional network (timm:resnet50)"
+            f"{type(self).__name__}: no stages for a generator; use a convolutional network (timm:resnet50)"
         )
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
-        """Channels of `stages`. Raises RecipeError for backbones that have no stages."""
+        """Channels of each of the `stages`. Raises RecipeError for backbones without stages."""
         raise RecipeError(f"{type(self).__name__}: no stages; use a convolutional network (timm:resnet50)")
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
@@ -113,12 +115,12 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def token_classifier(self) -> Iterator[nn.Parameter]:
-        """Parameters that make the token logits and nothing else."""
+        """Yields the parameters that only the token logits depend on."""
         if self.token_head is not None:
             yield from self.token_head.parameters()
 
     def initialise_head(self, head: nn.Module) -> None:
-        """Small normal weights (std 0.01) and zero biases: the first logits are near 0 on any backbone."""
+        """Initialise a head with normal weights (std 0.01) and zero biases, so that the first logits are near 0."""
         for layer in head.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -127,10 +129,10 @@ class Backbone(nn.Module):
 
 
 def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tensor, "b c h w"]:
-    """Repeat the last row and column until both sides are multiples of `stride`.
+    """Repeat the last row and the last column until both sides are multiples of `stride`.
 
-    Repeating adds no edge for the network to see, as zeros would. The result lies in memory channels last, which
-    all layers after it take over: on a CPU that is 5 to 30 % faster.
+    Unlike zeros, repeated pixels add no edge to the image. The result has the memory format channels_last, which all
+    later layers keep; on a CPU this is 5 to 30 % faster.
     """
     height, width = images.shape[-2:]
     if height % stride or width % stride:
@@ -139,10 +141,10 @@ def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tens
 
 
 def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[int]) -> Float[Tensor, "b c H W"]:
-    """Maps on a grid of ceil(size / stride) cells, enlarged to the pixels of an image of this size: bilinear.
+    """Resize maps from a grid of ceil(size / stride) cells to the pixels of an image of `size` (bilinear).
 
-    The cells cover the padded image (`pad_to_multiple`), so they are enlarged to all of it, and that is cut. Enlarged
-    to the image alone they would be squeezed: what belongs at its far end would be up to a cell before it.
+    The cells cover the padded image (`pad_to_multiple`), so the maps are resized to the padded image and then cut.
+    Resizing to the image itself would shift the maps by up to a cell at the right and lower border.
     """
     height, width = size
     pixels = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)
@@ -150,9 +152,9 @@ def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[in
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep statistics and affine parameters as they are: small batches can only spoil pretrained ones.
+    """Freeze the statistics and affine parameters of batch norm; small batches would spoil pretrained values.
 
-    `train()` wakes the statistics up again, so `Network` calls this after it.
+    `train()` unfreezes the statistics again, so `Network.train` calls this function afterwards.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):

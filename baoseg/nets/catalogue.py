@@ -38,7 +38,7 @@ FOLDER = Path("weights")  # of recipes, and of `bao weights fetch`
 
 
 class Kind(StrEnum):
-    """Networks, by the names that a file has for their layers."""
+    """The kind of a file of weights: a network and the names of its layers."""
 
     CONFORMER = "conformer"  # of ImageNet, TransCAM and BAO
     CONFORMER_OPENMMLAB = "conformer-openmmlab"
@@ -49,28 +49,28 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A published file of weights."""
+    """An official file of weights, and where to get it."""
 
     name: str
     title: str
     file: str
     format: str
     kind: Kind
-    network: str  # which takes it: a backbone of nets.Config, or a network of nets.segmentation
+    network: str  # the network of the weights: a backbone of nets.Config, or a network of nets.segmentation
     purpose: str
-    page: str  # of those who publish it
+    page: str  # the web page of the publisher
     url: str | None
-    by_hand: str  # the step of a person, where there is no url
+    by_hand: str  # what the user must do if there is no url
     elsewhere: tuple[str, ...]
     licence: str
-    sha256: str | None  # all its digits or, as in the names of many files, the first eight
+    sha256: str | None  # all digits or the first eight, as in the names of many files
     md5: str | None
     notes: tuple[str, ...]
     unverified: tuple[str, ...]
 
 
 def checkpoints() -> dict[str, Checkpoint]:
-    """All that are known, by name."""
+    """All entries of checkpoints.json by name."""
     data = json.loads(files("baoseg.nets").joinpath("checkpoints.json").read_text(encoding="utf-8"))
     return {name: _checkpoint(name, **entry) for name, entry in data.items()}
 
@@ -81,7 +81,7 @@ def _checkpoint(name: str, *, kind: str, **fields: Any) -> Checkpoint:
 
 
 def checkpoint(name: str) -> Checkpoint:
-    """Raises RecipeError, listing the names, for one that is not there."""
+    """The entry of this name. Raises RecipeError, with all names, for an unknown name."""
     known = checkpoints()
     if name not in known:
         raise RecipeError(f"no published weights {name!r}; there are {', '.join(known)}")
@@ -89,15 +89,15 @@ def checkpoint(name: str) -> Checkpoint:
 
 
 def converted(name: str, folder: Path = FOLDER) -> Path:
-    """Where recipes look for it as safetensors."""
+    """The safetensors file in which recipes look for the weights `name`."""
     return folder / f"{name}.safetensors"
 
 
 def fetch(name: str, to: Path, *, config: archives.Config = DOWNLOAD) -> Path:
-    """The file in the folder `to`: downloaded if it is not there, and checked either way where a checksum is public.
+    """The path of the file in the folder `to`; a missing file is downloaded, and a public checksum is verified.
 
-    A download that was broken off is continued. Raises DataError, with the step to take, for a file that cannot be
-    downloaded or is not the published one; RecipeError for an unknown name; RunError if it cannot be written.
+    An interrupted download is continued. Raises DataError, with the step to take, if the file cannot be downloaded or
+    has a wrong checksum; RecipeError for an unknown name; RunError if the file cannot be written.
     """
     entry = checkpoint(name)
     path = to / entry.file
@@ -106,14 +106,14 @@ def fetch(name: str, to: Path, *, config: archives.Config = DOWNLOAD) -> Path:
             raise DataError(f"{path}: half-downloaded or damaged: {found}; delete it and run the same command again")
         return path
     if entry.url is None:
-        raise DataError(f"{path}: nobody serves this file to programs; {entry.by_hand}, and save it under this name")
+        raise DataError(f"{path}: this file must be downloaded by hand; {entry.by_hand}, and save it under this name")
     part = path.with_name(f"{path.name}.part")
     say(f"downloading {entry.url} to {path}")
     archives.download(entry.url, part, config=config)
     if found := _wrong_digest(part, entry):
         part.unlink()
         others = "".join(f", or take it from {place}" for place in entry.elsewhere)
-        raise DataError(f"{entry.url}: the server sent something else: {found}; try again later{others}")
+        raise DataError(f"{entry.url}: the server sent another file: {found}; try again later{others}")
     part.replace(path)
     return path
 
@@ -121,11 +121,11 @@ def fetch(name: str, to: Path, *, config: archives.Config = DOWNLOAD) -> Path:
 def convert(source: Path, to: Path, *, kind: Kind | None = None) -> Report:
     """Write the weights in `source` (.pth, .safetensors, or .params of MXNet) to `to` as safetensors.
 
-    Names are those published for the network, which every loader here reads; heads are kept. `kind` is what the file
-    must be; None recognises it by its keys. The report compares with the network that the file is for, of the sizes
-    that the file has: `unexpected` are heads of classifiers and whatever else the network lacks. Keys are those written
-    or, for DeepLab v2, ours. Raises CheckpointError, and writes nothing, for a file that cannot be read, is of another
-    kind, or lacks a part of the network.
+    The layers keep their official names, which all loaders read; heads are kept. `kind` is the expected kind of the
+    file; None: it is recognised by its keys. The report compares the file with the network, in the sizes of the file:
+    `unexpected` are heads of classifiers and other tensors that the network lacks. Its keys are the written keys or,
+    for DeepLab v2, our keys. Raises CheckpointError, and writes nothing, if the file cannot be read, has another kind,
+    or lacks a part of the network.
     """
     if to.suffix != ".safetensors":
         raise CheckpointError(f"{to}: converted weights are safetensors; choose a name that ends with .safetensors")
@@ -133,7 +133,7 @@ def convert(source: Path, to: Path, *, kind: Kind | None = None) -> Report:
     found = recognise(state)
     if found is None:
         first = next(iter(state), "nothing")
-        raise CheckpointError(f"{source}: holds {first}, of no network that is known; there are {', '.join(Kind)}")
+        raise CheckpointError(f"{source}: holds {first}, which is of no known network; known are {', '.join(Kind)}")
     if kind not in (None, found):
         raise CheckpointError(f"{source}: weights of {found}, not of {kind}; use another file, or leave the kind out")
     if found is Kind.CONFORMER_OPENMMLAB:
@@ -141,14 +141,14 @@ def convert(source: Path, to: Path, *, kind: Kind | None = None) -> Report:
     report = COMPARISONS[found](state, source)
     needed = Report(report.matched, report.missing, (), report.mismatched)
     needed.require_complete(source, remedy="use a complete checkpoint")
-    # safetensors wants each tensor to own its memory
+    # in safetensors, each tensor must own its memory
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     with atomic(to) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"converted_from": source.name, "kind": found})
     return report
 
 
-MARKS = {  # a convolution that only weights of this kind have, by its names
+MARKS = {  # names of a convolution that only weights of this kind have
     Kind.CONFORMER: ("trans_patch_conv.weight",),
     Kind.CONFORMER_OPENMMLAB: ("backbone.trans_patch_conv.weight",),
     Kind.RESNET38: ("b2_1.conv_branch2a.weight",),
@@ -158,7 +158,7 @@ MARKS = {  # a convolution that only weights of this kind have, by its names
 
 
 def recognise(state: Mapping[str, Tensor]) -> Kind | None:
-    """Which network the weights are of, by their keys; None for one that is not known."""
+    """The kind of the weights, from their keys; None for an unknown network."""
     for kind, names in MARKS.items():
         if any(name in state and state[name].ndim == 4 for name in names):
             return kind
@@ -174,7 +174,7 @@ OPENMMLAB_NAMES = {
 
 
 def from_openmmlab(state: Mapping[str, Tensor]) -> State:
-    """A Conformer of OpenMMLab in the names of its authors, which differ in the transformer blocks."""
+    """Rename the layers of a Conformer of OpenMMLab to the official names; the transformer blocks differ."""
     renamed = {}
     for key, value in state.items():
         name = key.removeprefix("backbone.").removeprefix("head.")
@@ -185,7 +185,7 @@ def from_openmmlab(state: Mapping[str, Tensor]) -> State:
 
 
 def _compare_conformer(state: State, source: Path) -> Report:
-    """With the whole network or, for an ImageNet classifier, with what is below its heads."""
+    """Compare with the whole network or, for an ImageNet classifier, with the network without heads."""
     inferred = weights.infer_conformer(state, source=source)
     heads = Heads(backgrounds=int(inferred.activation_heads))
     classes = inferred.num_classes or 1
@@ -193,9 +193,7 @@ def _compare_conformer(state: State, source: Path) -> Report:
         backbone = Conformer(inferred.config, classes, normalisation=Normalisation())
         own = Network(backbone, classes, heads=heads).state_dict()
     if inferred.num_classes is None:
-        own = {
-            key: value for key, value in own.items() if not key.startswith(tuple(f"{h}." for h in official_names.HEADS))
-        }
+        own = official_names.without_heads(own)
     return weights.compare(official_names.to_official(own, depth=inferred.config.depth), state)
 
 
@@ -210,7 +208,7 @@ def _compare_resnet(state: State, source: Path) -> Report:
 
 
 def _compare_deeplabv2(state: State, source: Path) -> Report:
-    """The head is asked for where the file has one."""
+    """Compare with the backbone and, if the file has a head, with the head."""
     blocks = _blocks(state, r"(?:base\.|scale\.)?layer{}\.block(\d+)\.", stages=(2, 3, 4, 5))
     named = official_names.from_caffe_deeplab(state, blocks=blocks)
     own = {f"backbone.model.{key}": value for key, value in _resnet(blocks).items()}
@@ -231,21 +229,21 @@ COMPARISONS: dict[Kind, Callable[[State, Path], Report]] = {
 
 
 def _blocks(state: Mapping[str, Tensor], pattern: str, *, stages: Sequence[int]) -> tuple[int, ...]:
-    """How many blocks each stage has; `pattern` finds the number of a block in a key."""
+    """The number of blocks of each stage; `pattern` matches a key, and its group is the index of the block."""
     return tuple(
         max(1, len({match[1] for key in state if (match := re.match(pattern.format(stage), key))})) for stage in stages
     )
 
 
 def _resnet(blocks: tuple[int, ...]) -> State:
-    """Names and shapes of ResNet-50 with so many blocks, without its classifier."""
+    """Names and shapes of a ResNet with bottlenecks and this number of blocks per stage, without classifier."""
     with torch.device("meta"):
         state: State = timm.create_model("resnet50", num_classes=0, layers=blocks).state_dict()
     return state
 
 
 def _wrong_digest(path: Path, entry: Checkpoint) -> str:
-    """What is wrong with the file; empty if nothing is, or if no checksum is public."""
+    """The difference of the checksum, as text; empty if it is right, or if no checksum is public."""
     for algorithm, expected in (("sha256", entry.sha256), ("md5", entry.md5)):
         if expected is not None:
             with path.open("rb") as file:

@@ -1,12 +1,12 @@
-"""Conformer (Peng et al., ICCV 2021): a ResNet and a transformer side by side that exchange what they see.
+"""Conformer (Peng et al., ICCV 2021): a ResNet and a transformer in parallel, which exchange their features.
 
     stem        convolution of stride 2, pooled to 1/4
-    block 1     a convolution block on 1/4; the transformer's tokens are cut from the stem at 1/16
+    block 1     a convolution block at 1/4; the tokens of the transformer come from the stem, at 1/16
     block 2..   convolution block -> FCU down -> transformer block -> FCU up -> fusion block (a "dual block");
-                thirds of the blocks have their convolutions at 1/4, 1/8 and 1/16
+                a third of the blocks each has its convolutions at 1/4, 1/8 and 1/16
 
-in the form of TransCAM and BAO: the last fusion block keeps stride 1, so that feature map and tokens share a
-grid, and the attention of all blocks is given out for the spread of the class maps.
+As in TransCAM and BAO, the last fusion block keeps stride 1, so that the feature map and the tokens have the same grid,
+and the attention of all blocks is returned, to spread class maps.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,31 +27,34 @@ from baoseg.nets.base import Backbone, Features, pad_to_multiple
 
 STEM_WIDTH = 64
 PATCH = 4  # cells of the first stage that a token covers in each direction
-EXPANSION = 4  # of the bottleneck in the convolution blocks
+EXPANSION = 4  # of the bottlenecks in the convolution blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The sizes of a Conformer; the defaults are Conformer-S/16."""
 
-    channel_ratio: float = 4.0  # the stages have 64, 128 and 256 times as many channels
+    channel_ratio: float = 4.0  # the stages have 64, 128 and 256 times this number of channels
     embed_dim: int = 384  # of the tokens
     depth: int = 12  # transformer blocks, a multiple of 3
     heads: int = 6
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
-    drop_path: float = 0.1  # of the last transformer block, linearly from 0 at the first (as TransCAM trains)
-    stem_pool: bool = True  # False: all strides are half as long, 8 at the end instead of 16
-    # First values for learning without ImageNet: keys equal to queries and of unit scale, so that from the first step
-    # a token attends to those like it (as released, with std 0.02, attention starts almost uniform and takes long to
-    # sharpen), and heads near zero (as released, first logits have a deviation of several units).
+    # rate at the last transformer block, increasing linearly from 0 at the first, as in TransCAM
+    drop_path: float = 0.1
+    stem_pool: bool = True  # False: all strides are halved, so the last is 8 instead of 16
+    # Initial values for training without ImageNet. Keys equal queries and have unit scale, so that from the first step
+    # a
+    # token attends to similar tokens (in the released code, with std 0.02, attention is almost uniform for a long
+    # time).
+    # Heads are near zero (in the released code, the first logits have a deviation of several units).
     from_scratch: bool = False
 
 
 VARIANTS = {
     "conformer_nano": Config(
         channel_ratio=0.5, embed_dim=96, depth=6, heads=3, drop_path=0.0, stem_pool=False, from_scratch=True
-    ),  # ours, small enough to learn a demonstration from scratch on a CPU
+    ),  # not in the paper; small enough to train a demonstration from scratch on a CPU
     "conformer_tiny": Config(channel_ratio=1.0),
     "conformer_small": Config(),
     "conformer_base": Config(channel_ratio=6.0, embed_dim=576, heads=9),
@@ -59,9 +62,9 @@ VARIANTS = {
 
 
 class Conformer(Backbone):
-    """The dual network without its convolutional classifier; `token_head` is the class token's, K + 1 wide.
+    """The dual network without its convolutional classifier; `token_head` classifies the class token (K + 1 outputs).
 
-    Raises RecipeError for a depth that three stages cannot share or a width that the heads cannot.
+    Raises RecipeError if the depth is not a multiple of 3, or if the heads do not divide the width.
     """
 
     attends = True
@@ -71,7 +74,9 @@ class Conformer(Backbone):
     def __init__(self, config: Config, num_classes: int, *, normalisation: Normalisation) -> None:
         super().__init__()
         if config.depth < 3 or config.depth % 3:
-            raise RecipeError(f"conformer: depth {config.depth} does not fill three stages; use a multiple of 3")
+            raise RecipeError(
+                f"conformer: depth {config.depth} cannot be divided into three stages; use a multiple of 3"
+            )
         if config.embed_dim % config.heads:
             raise RecipeError(
                 f"conformer: {config.heads} heads do not divide embed_dim {config.embed_dim}; use a divisor"
@@ -149,22 +154,22 @@ class Conformer(Backbone):
         for block in self.blocks:
             features, tokens = block(features, tokens, attending)
 
-        # only the class token is read at the end; the patch tokens have gone into the feature map
+        # only the class token is used here; the patch tokens are already in the feature map
         logits = self.token_head(self.token_norm(tokens[:, 0]))[:, 1:]
         return Features(features, logits, attending.result())
 
 
 def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Float[Tensor, "b c2 h2 w2"]:
-    """norm(conv(features)), in inference as one convolution: batch norm is then a fixed scale and shift.
+    """norm(conv(features)); in inference as one convolution, because batch norm is then a fixed scale and shift.
 
-    Scaling the weights is cheap, another pass over the feature map and its memory are not. In training a convolution
-    that makes the feature map wider at the price of a 1 x 1 kernel is done again in the backward pass, for the batch
-    norm's input, and not kept: a fifth of the memory of a Conformer-S for some hundredths of its time.
+    In training, the output of a 1 x 1 convolution that increases the channels is not stored for batch norm but
+    recomputed in the backward pass. This saves a fifth of the memory of a Conformer-S and costs a few percent of its
+    time.
     """
     if norm.training or torch.is_grad_enabled():
         convolved, source = conv(features), features.detach()
         wider = conv.kernel_size == (1, 1) and conv.out_channels > conv.in_channels
-        with _made_again(convolved, lambda: conv(source)) if wider else nullcontext():
+        with _recomputed(convolved, lambda: conv(source)) if wider else nullcontext():
             result: Tensor = norm(convolved)
         return result
     assert norm.running_mean is not None and norm.running_var is not None
@@ -177,8 +182,8 @@ def convolve(features: Float[Tensor, "b c h w"], conv: nn.Conv2d, norm: nn.Batch
 
 
 @contextmanager
-def _made_again(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """What is done inside does not keep `value` for its backward pass: `make` gives it there once more."""
+def _recomputed(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Operations in the block do not store `value` for their backward pass; `make` recomputes it there."""
     which, dtype, device = (value.data_ptr(), value.shape), value.dtype, value.device.type
 
     def pack(tensor: Tensor) -> Tensor | None:
@@ -187,7 +192,7 @@ def _made_again(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     def unpack(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        half = dtype in (torch.bfloat16, torch.float16)  # then the value is of mixed precision
+        half = dtype in (torch.bfloat16, torch.float16)  # autocast made the value in mixed precision
         with torch.no_grad(), torch.autocast(device, dtype if half else None, enabled=half):
             return make()
 
@@ -196,7 +201,7 @@ def _made_again(value: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
 
 
 def _initialise_as_released(module: nn.Module) -> None:
-    """He's normal (fan out) for convolutions, std 0.02 for linear layers; body and heads alike."""
+    """Initialise convolutions with He's normal (fan out) and linear layers with std 0.02, in body and heads."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -207,7 +212,7 @@ def _initialise_as_released(module: nn.Module) -> None:
 
 
 class ConvBlock(nn.Module):
-    """Residual bottleneck. Gives its output, and the inner features that the transformer gets to see."""
+    """Residual bottleneck. Returns its output, and the inner features, which the transformer reads."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, shortcut: bool = False) -> None:
         super().__init__()
@@ -265,7 +270,7 @@ class TransformerBlock(nn.Module):
         key.copy_(nn.init.normal_(query, std=width**-0.5))
 
     def _project(self, tokens: Float[Tensor, "b n c"]) -> tuple[Tensor, Tensor, Tensor]:
-        # Queries and keys outlive the block, values do not: as two products, the values are freed with it.
+        # Queries and keys are used after the block, values are not: with two products, the values can be freed.
         width = tokens.shape[-1]
         bias = self.qkv.bias
         first = F.linear(tokens, self.qkv.weight[: 2 * width], None if bias is None else bias[: 2 * width])
@@ -305,7 +310,7 @@ class DualBlock(nn.Module):
         self, features: Float[Tensor, "b c h w"], tokens: Float[Tensor, "b n e"], attending: Attending
     ) -> tuple[Float[Tensor, "b c2 h2 w2"], Float[Tensor, "b n e"]]:
         features, inner = self.conv_block(features)
-        # the class token joins the sum with itself, as published
+        # the class token is added to itself, as in the released code
         tokens = torch.cat([tokens[:, :1], self.down(inner)], dim=1) + tokens
         tokens = self.transformer_block(tokens, attending)
         return self.fusion_block(features, self.up(tokens[:, 1:], attending.grid))[0], tokens
@@ -314,8 +319,8 @@ class DualBlock(nn.Module):
 class CouplingDown(nn.Module):
     """Feature map to patch tokens: average over the cells of a token, projection, layer norm.
 
-    Published the other way round, projection before average; both are linear and the result is the same, at
-    up to a sixteenth of the cost.
+    The released code projects before it averages. Both are linear, so the result is the same; this order has as little
+    as a sixteenth of the cost.
     """
 
     def __init__(self, inputs: int, outputs: int, *, cells: int) -> None:

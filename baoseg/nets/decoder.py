@@ -1,4 +1,4 @@
-"""A decoder that brings the features of a convolutional network back to stride 4: a small feature pyramid."""
+"""A decoder that returns the features of a convolutional network at stride 4: a small feature pyramid."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 WIDTH = 96  # channels
-GROUPS = 8  # of the norms: statistics of an image by itself, as batches are small
+GROUPS = 8  # of the group norms, whose statistics do not depend on the (small) batch
 
 
 class Decoder(nn.Module):
-    """Top-down sum of the stages, each brought to one width, and one convolution on the finest grid.
+    """The top-down sum of the stages, each projected to one width, and a convolution on the finest grid.
 
-    A feature pyramid (Lin et al., CVPR 2017, sec. 3) with its finest level alone. The stages come fine to coarse.
+    It is a feature pyramid (Lin et al., CVPR 2017, sec. 3) with only its finest level. Stages are ordered fine to
+    coarse.
     """
 
     channels = WIDTH

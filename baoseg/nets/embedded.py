@@ -1,8 +1,8 @@
-"""ImageNet weights that come with the installation, as Python packages: no hub is needed, only the package index.
+"""ImageNet weights in Python packages, which are installed with baoseg, so that no hub is needed.
 
-A package holds a `.pth` file. Its code is not imported; the file is found by the package's list of files, must have the
-checksum below and is read with `weights_only`. Its keys are another implementation's, its tensors stand in the order
-and shapes of timm's state dict.
+A package holds a `.pth` file. The code of the package is not imported: the file is found by the list of files of the
+package, must have the checksum below, and is read with `weights_only=True`. Its keys are those of another
+implementation, but its tensors have the order and the shapes of timm's state dict.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from baoseg.core.errors import CheckpointError
 
-PREFIX = "embedded:"  # of the name in the place of a path of weights
+PREFIX = "embedded:"  # of the names that replace a path of weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A file of weights in a package, and timm's name of the network that it fits."""
+    """A file of weights in a package, and the name of its network in timm."""
 
     network: str
     package: str
@@ -44,6 +44,7 @@ DEFAULT = f"{PREFIX}efficientnet-lite2"
 
 
 def is_embedded(source: str | Path) -> bool:
+    """Whether a path of weights is a name `embedded:NAME`."""
     return str(source).startswith(PREFIX)
 
 
@@ -57,8 +58,8 @@ def find(source: str | Path) -> Embedded:
 
 
 def name_for(network: str) -> str | None:
-    """`embedded:NAME` of the weights that fit timm's `network`, or None: they spare the way to the hub."""
-    own = network.partition(".")[0]  # what follows names timm's weights of the network
+    """`embedded:NAME` of the weights for the timm model `network`, or None; they need no download from the hub."""
+    own = network.partition(".")[0]  # the part after the dot names weights of timm
     return next((f"{PREFIX}{name}" for name, entry in WEIGHTS.items() if entry.network == own), None)
 
 
@@ -76,15 +77,15 @@ def locate(source: str | Path) -> Path:
 
 
 def read(source: str | Path) -> dict[str, Tensor]:
-    """The weights `embedded:NAME` in timm's names, the classifier of ImageNet's 1,000 classes included.
+    """The weights `embedded:NAME` in the names of timm, with the classifier of the 1,000 ImageNet classes.
 
-    Raises CheckpointError if the package is not installed or its file is not the published one.
+    Raises CheckpointError if the package is not installed or the checksum of its file is wrong.
     """
     entry, path = find(source), locate(source)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != entry.sha256:
         raise CheckpointError(f"{path}: has the SHA-256 {digest}, not {entry.sha256}; install {entry.package} again")
-    import timm  # noqa: PLC0415  (a second of import that Conformers do without)
+    import timm  # noqa: PLC0415  (its import takes a second, and Conformers do not need it)
 
     state = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def on_grid(valid: Bool[Tensor, "b 1 H W"], maps: Float[Tensor, "b k h w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Cells of the feature grid of which at least half is image, not padding."""
+    """Whether at least half of each cell of the feature grid is image, not padding."""
     return F.interpolate(valid.to(maps.dtype), size=maps.shape[-2:], mode="area") >= 0.5
 
 

@@ -1,8 +1,8 @@
-"""Weights that timm and segmentation-models-pytorch fetch: from the hub, from its cache, or an answer within seconds.
+"""Lets timm and segmentation-models-pytorch load weights from the hub or its cache, or fail within seconds.
 
-Without a way to the hub its client asks time and again, a minute long, before it looks into its cache. So the hub is
-asked once beforehand. Where it does not answer, the client is told that it is offline: what is in the cache is taken at
-once, and what is not is an error at once.
+Without a connection, the client of the hub retries for a minute before it looks into its cache. So the hub is asked
+once beforehand. If it does not answer, the client is set to offline mode: weights in the cache are loaded at once, and
+other weights are an error at once.
 """
 
 import logging
@@ -20,13 +20,13 @@ from huggingface_hub.utils import get_session
 from baoseg.core.errors import first_line
 from baoseg.nets import embedded
 
-PATIENCE = 5.0  # seconds for the hub's first answer, and for one from the host of a plain URL
-REMEMBERED = 60.0  # seconds for which a hub that did not answer is not asked again
+PATIENCE = 5.0  # seconds to wait for an answer of the hub, or of the host of a plain URL
+REMEMBERED = 60.0  # seconds before a hub that did not answer is asked again
 
 
 @dataclass
 class _Silence:
-    """When the hub did not answer, and why."""
+    """The time at which the hub did not answer, and the reason."""
 
     since: float = -REMEMBERED
     reason: str = ""
@@ -37,14 +37,17 @@ _silence = _Silence()
 
 @contextmanager
 def quick() -> Iterator[str]:
-    """Inside, fetching weights takes no minutes to fail. Gives why the hub cannot be asked, or nothing."""
+    """Let loading of weights fail fast inside the block.
+
+    Yields the reason why the hub is not used, or an empty text.
+    """
     log = logging.getLogger("huggingface_hub")
     level, offline, timeout = log.level, constants.HF_HUB_OFFLINE, socket.getdefaulttimeout()
     reason = "HF_HUB_OFFLINE is set" if offline else _no_answer()
     try:
-        log.setLevel(logging.ERROR)  # what it tries again is said once, by us
+        log.setLevel(logging.ERROR)  # hides the messages about retries
         constants.HF_HUB_OFFLINE = bool(reason)
-        socket.setdefaulttimeout(PATIENCE if timeout is None else timeout)  # of weights at plain URLs
+        socket.setdefaulttimeout(PATIENCE if timeout is None else timeout)  # for weights at plain URLs
         yield reason
     finally:
         log.setLevel(level)
@@ -53,7 +56,7 @@ def quick() -> Iterator[str]:
 
 
 def problem(name: str, reason: str, error: Exception) -> str:
-    """The line for weights of `name` that could not be had, with what to do."""
+    """The error message for weights of `name` that could not be loaded, and how to fix it."""
     said = first_line(error)
     if not reason or "No pretrained weights exist" in said:
         return (

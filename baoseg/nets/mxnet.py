@@ -1,15 +1,15 @@
-"""Reads MXNet's `.params` files without MXNet, and renames the layers of Wide-ResNet-38 in them.
+"""Reads `.params` files of MXNet without MXNet, and renames the layers of Wide-ResNet-38 in them.
 
-The weights of Wide-ResNet-38 (ilsvrc-cls_rna-a1_cls1000_ep-0001.params) are passed around in this format only. All
-numbers in it are little-endian:
+The weights of Wide-ResNet-38 (ilsvrc-cls_rna-a1_cls1000_ep-0001.params) exist in this format only. All numbers are
+little-endian:
 
     u64 0x112, u64 reserved
     u64 count, then the arrays      an array: u32 version, i32 storage type (version 2 and 3), shape, i32 device type,
                                     i32 device index, i32 type of the numbers, the numbers
     u64 count, then the names       a name: u64 length, UTF-8
 
-A shape is i32 dimensions and i64 sizes. Files from before version 1 have the number of dimensions, u32, in the place of
-the version, and sizes of u32.
+A shape is the number of dimensions (i32) and the sizes (i64). Files before version 1 have the number of dimensions
+(u32) instead of the version, and sizes of u32.
 """
 
 import math
@@ -43,7 +43,7 @@ LEAVES = {
 
 
 def read(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    """Tensors by name, without the marks `arg:` (parameters) and `aux:` (statistics) that MXNet's modules write.
+    """Read tensors by name, without the prefixes `arg:` (parameters) and `aux:` (statistics) of MXNet.
 
     Raises CheckpointError if the file is missing, damaged, or holds anything but named dense arrays.
     """
@@ -54,13 +54,13 @@ def read(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such weights; check the path") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or no MXNet file ({error}); fetch the file again") from None
+        raise CheckpointError(f"{path}: damaged, or not an MXNet file ({error}); fetch the file again") from None
 
 
 def to_pytorch(state: dict[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
-    """MXNet's names of Wide-ResNet-38 as those of PSA's PyTorch code; names of other networks stay as they are.
+    """Rename the layers of Wide-ResNet-38 from MXNet's names to the names of PSA's PyTorch code; keep other names.
 
-    The first block of level 4 is res4a and bn4a there, b4 here; the next is res4b1 there, b4_1 here.
+    The first block of level 4 is res4a and bn4a in MXNet, b4 in PyTorch; the next block is res4b1 and b4_1.
     """
     return {_renamed(name): value for name, value in state.items()}
 
@@ -77,15 +77,15 @@ def _renamed(name: str) -> str:
 
 
 class _Reader:
-    """Reads one file from front to back. Raises ValueError that says what is wrong with it."""
+    """Reads one file from start to end. Raises ValueError if the file is damaged."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self.file = file
-        self.left = size  # bytes that are still to come
+        self.left = size  # bytes not yet read
 
     def named_arrays(self) -> dict[str, Tensor]:
         if self.number("Q") != FILE:
-            raise ValueError("it does not begin as one")
+            raise ValueError("it does not begin with the number of the format")
         self.number("Q")
         arrays = [self.array() for _ in range(self.number("Q"))]
         names = [self.take(self.number("Q")).decode() for _ in range(self.number("Q"))]
@@ -119,7 +119,7 @@ class _Reader:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
 
     def take(self, size: int) -> bytes:
-        if size > self.left:  # before anything so large is asked of the memory
+        if size > self.left:  # before that much memory is allocated
             raise ValueError("it ends too early")
         self.left -= size
         return self.file.read(size)

@@ -1,4 +1,4 @@
-"""A backbone with the heads of the papers. Every method works on this one network."""
+"""The network of all methods: a backbone with the heads of the papers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,13 +22,13 @@ class Network(nn.Module):
                          AM = activation_head(decoder(stages) * ...)  where `Heads.decoder` asks for a finer grid
         prediction maps  M  = sigmoid(generator(F))                   BAS; F: features after a stage of the backbone
 
-    The heads have K + 1 outputs with the background first, as released; the losses and M leave the class head's
-    background output out. The activation head may have more than one background (`Heads.backgrounds`).
+    The heads have K + 1 outputs, the background first, as in the released code; the losses and M do not use the
+    background output of the class head. The activation head may have several backgrounds (`Heads.backgrounds`).
 
-    A class head of kernel 1 is CAM's M_s = w_s . f and has no bias; the released Conformers use kernel 3 with
-    a bias. `activation_start` says how label encoder and activation head start: with a classifier of zeros, so that no
-    gradient of a classifier that knows nothing yet goes through a trained network, or as released. (AMN leaves both to
-    PyTorch's uniform default.)
+    A class head of kernel 1 has no bias and gives M_s = w_s . f as CAM; the released Conformers have kernel 3 and a
+    bias. `activation_start` chooses the initial values of label encoder and activation head. With a classifier of
+    zeros, an untrained classifier sends no gradient into a trained backbone. (AMN uses the uniform default of PyTorch
+    for both.)
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Network(nn.Module):
             self.activation_head = nn.Conv2d(channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
             if self.activation_start in (ActivationStart.ZERO, ActivationStart.UNGATED):
-                # several backgrounds that start at 0 would all learn the same
+                # several backgrounds with initial values 0 would all learn the same
                 nn.init.zeros_(self.activation_head.weight[heads.backgrounds if heads.backgrounds > 1 else 0 :])
         self.generator: nn.Conv2d | None = None
         if heads.generator_after is not None:
@@ -78,8 +78,9 @@ class Network(nn.Module):
             freeze_batch_norm(self)
 
     def forward(self, images: Float[Tensor, "b 3 H W"], *, spreads: bool = False) -> Features:
-        """Features of normalised images of any size; `spreads`: maps will be spread through their attention, which
-        is faster then and gives the same.
+        """Features of normalised images of any size.
+
+        `spreads` says that scores will be spread through the attention, which is faster then; the result is the same.
         """
         if self.decoder is not None:
             return self.backbone.with_pyramid(images)
@@ -87,19 +88,19 @@ class Network(nn.Module):
         return features
 
     def class_maps(self, features: Features, *, classes: Int[Tensor, "k"] | None = None) -> Float[Tensor, "b k h w"]:
-        """M of the K classes or, faster, of the ones asked for by their indices 1..K (BAO eq. 1)."""
+        """M of all K classes or, which is faster, of the class indices `classes` in 1..K (BAO eq. 1)."""
         wanted: Any = slice(BACKGROUND + 1, None) if classes is None else classes
         return _partial(self.class_head, features.map, wanted)
 
     def activation_maps(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
-        """AM before attention, backgrounds first: classifier of f * (W y + b) (AMN sec. 4; BAO sec. 4.2)."""
+        """AM before attention, backgrounds first: the classifier of f * (W y + b) (AMN sec. 4; BAO sec. 4.2)."""
         head, conditioned = self._condition(features, labels)
         return F.conv2d(conditioned, head.weight, head.bias, padding=head.padding)
 
     def background_map(
         self, features: Features, labels: Float[Tensor, "b K"], *, centred: bool
     ) -> Float[Tensor, "b 1 h w"]:
-        """The background's channel of AM before attention, alone; `centred` takes the mean of all channels off it."""
+        """The background channel of AM before attention; `centred` subtracts the mean of all channels."""
         head, conditioned = self._condition(features, labels)
         weight, bias = head.weight[:1], None if head.bias is None else head.bias[:1]
         if centred:
@@ -108,12 +109,12 @@ class Network(nn.Module):
         return F.conv2d(conditioned, weight, bias, padding=head.padding)
 
     def split(self) -> Split:
-        """The backbone before and behind the generator: F1 and F2 of BAS (sec. 3.1)."""
+        """The backbone before and after the generator: F1 and F2 of BAS (sec. 3.1)."""
         assert self.heads.generator_after is not None, "built without a generator"
         return self.backbone.split(self.heads.generator_after)
 
     def prediction_maps(self, lower: Float[Tensor, "b c h w"]) -> Float[Tensor, "b m h w"]:
-        """M of F in (0, 1): K classes; with `Heads.foreground` the class-agnostic map is the last (BAS sec. 3.1)."""
+        """M from F, in (0, 1), for K classes; with `Heads.foreground`, a class-agnostic map is last (BAS sec. 3.1)."""
         assert self.generator is not None, "built without a generator"
         maps: Tensor = self.generator(lower)
         return maps.sigmoid()
@@ -127,14 +128,14 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start_activation_head(self) -> None:
-        """Called when weights without activation heads have been loaded: begin where `activation_start` says."""
+        """Set the initial values of `activation_start`, after weights without an activation head were loaded."""
         head, source = self.activation_head, self.class_head
         if head is None or self.decoder is not None or self.activation_start is not ActivationStart.CLASS_MAPS:
             return
         margin = (head.kernel_size[0] - source.kernel_size[0]) // 2
         backgrounds = self.heads.backgrounds
         head.weight[backgrounds:] = F.pad(source.weight[BACKGROUND + 1 :], (margin,) * 4)
-        if backgrounds == 1:  # several stay at random: equal ones would learn the same
+        if backgrounds == 1:  # several backgrounds stay random, because equal backgrounds would learn the same
             nn.init.zeros_(head.weight[:backgrounds])
         if head.bias is not None and source.bias is not None:
             head.bias[backgrounds:] = source.bias[BACKGROUND + 1 :]
@@ -142,16 +143,16 @@ class Network(nn.Module):
 
     @property
     def activation_heads(self) -> bool:
-        """Whether `activation_maps` can be asked for."""
+        """Whether the network has an activation head, so that `activation_maps` works."""
         return self.activation_head is not None
 
     @property
     def normalisation(self) -> Normalisation:
-        """What images must undergo before they come in."""
+        """The normalisation that images must have."""
         return self.backbone.normalisation
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that no pretraining provides, the class token's head included: they may learn faster."""
+        """Yields the parameters of all heads, which no pretraining provides; they may have a higher learning rate."""
         heads = (
             self.class_head,
             self.decoder,

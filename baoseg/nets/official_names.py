@@ -69,7 +69,7 @@ CAFFE_BLOCK = {
 
 
 def official_names(depth: int) -> dict[str, str]:
-    """Our names of the layers of a Conformer network of so many blocks, and the published ones."""
+    """Maps our names of the layers of a Conformer of this depth to the official names."""
     blocks = {
         f"backbone.blocks.{index - 2}.{ours}": f"conv_trans_{index}.{theirs}"
         for index in range(2, depth + 1)
@@ -79,12 +79,12 @@ def official_names(depth: int) -> dict[str, str]:
 
 
 def to_official(state: Mapping[str, Tensor], *, depth: int) -> State:
-    """A state dict of ours in published names; keys that the map does not know stay as they are."""
+    """A state dict with our names changed to official names; unknown keys are kept."""
     return rename(state, official_names(depth))
 
 
 def from_official(state: Mapping[str, Tensor], *, depth: int) -> State:
-    """A published state dict in our names; keys that the map does not know stay as they are."""
+    """A state dict with official names changed to our names; unknown keys are kept."""
     return rename(state, {theirs: ours for ours, theirs in official_names(depth).items()})
 
 
@@ -97,9 +97,9 @@ def rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
 
 
 def caffe_deeplab_names(blocks: Sequence[int]) -> dict[str, str]:
-    """Our names of the layers of a DeepLab v2 with so many blocks a stage, and those of kazuto1011/deeplab-pytorch.
+    """Maps our names of the layers of a DeepLab v2 to those of kazuto1011/deeplab-pytorch; `blocks` are per stage.
 
-    That code converts the Caffe models of DeepLab's authors, on COCO and on VOC, to PyTorch.
+    That code converts the Caffe models of the authors of DeepLab, for COCO and VOC, to PyTorch.
     """
     return {
         "backbone.model.conv1": "layer1.conv1.conv",
@@ -120,10 +120,10 @@ def is_caffe_deeplab(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_caffe_deeplab(state: Mapping[str, Tensor], *, blocks: Sequence[int]) -> State:
-    """A state dict of kazuto1011/deeplab-pytorch in our names, for images in RGB where it has BGR.
+    """A state dict of kazuto1011/deeplab-pytorch in our names, for RGB instead of BGR.
 
-    Models of several scales have the prefix `base.`, in the first versions of that code `scale.`; those also say `proj`
-    for `shortcut` and `aspp.stages.` for `aspp.`. The classifier `fc` of the model trained on COCO is left out.
+    Models of several scales have the prefix `base.`, or `scale.` in the first versions of that code; these also have
+    `proj` for `shortcut` and `aspp.stages.` for `aspp.`. The classifier `fc` of the COCO model is left out.
     """
     plain = {}
     for key, value in state.items():
@@ -137,7 +137,7 @@ def from_caffe_deeplab(state: Mapping[str, Tensor], *, blocks: Sequence[int]) ->
 
 
 def is_official_conformer(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of a published Conformer."""
+    """Whether the keys are those of an official Conformer."""
     return "trans_patch_conv.weight" in state
 
 

@@ -1,4 +1,4 @@
-"""Wide-ResNet-38 at stride 8, the backbone of PSA, SEAM and of most segmentation networks trained on their masks."""
+"""Wide-ResNet-38 at stride 8, the backbone of PSA, SEAM, and most segmentation networks trained on their masks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +15,22 @@ WIDTH = 64
 
 
 class ResNet38(Backbone):
-    """Model A1 of Wu, Shen and van den Hengel (Wider or Deeper, 2016), dilated to stride 8 as PSA has it.
+    """Model A1 of Wu, Shen and van den Hengel (Wider or Deeper, 2016), dilated to stride 8 as in PSA.
 
     Pre-activation blocks: batch norm and ReLU come before each convolution, and a shortcut that changes the size begins
-    behind the first of them. Strides are in the blocks b2, b3 and b4; b5 and its followers have dilation 2, b6 and b7
-    dilation 4. Modules have the names of the published PyTorch code, so its checkpoints fit as they are.
-    `normalisation` defaults to mean and deviation of ImageNet on RGB in [0, 1], with which the published weights were
-    trained.
+    after the first batch norm and ReLU. Blocks b2, b3 and b4 have strides; b5 and later blocks have dilation 2, b6 and
+    b7 dilation 4. Modules have the names of PSA's PyTorch code, so its checkpoints can be loaded. The default
+    `normalisation` is that of ImageNet on RGB in [0, 1], with which the official weights were trained.
 
-    PSA freezes all batch norms and the first layers while it trains; here `nets.Config.freeze_batch_norm` does the
-    former, and nothing the latter.
+    Deviation: PSA freezes all batch norms and the first layers in training. `nets.Config.freeze_batch_norm` freezes the
+    batch norms; the first layers are always trained.
     """
 
     attends = False
     stride = 8
 
     def __init__(self, *, width: int = WIDTH, normalisation: Normalisation | None = None) -> None:
-        """`width`: channels of the first layer, of which all others are multiples; 64 in the published weights."""
+        """`width`: channels of the first layer; all others are multiples. It is 64 in the official weights."""
         super().__init__()
         self.normalisation = normalisation or Normalisation()
         self.token_head = None
@@ -67,9 +66,9 @@ class ResNet38(Backbone):
         return self.b3.channels, self.b4.channels, self.b5.channels, self.b6.channels, self.channels
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The normed and rectified inputs of b3, b4, b5 and b6, and the feature map.
+        """The inputs of b3, b4, b5 and b6 after batch norm and ReLU, and the feature map.
 
-        The last three are what PSA calls conv4, conv5 and conv6.
+        PSA calls the last three conv4, conv5 and conv6.
         """
         x = self.conv1a(pad_to_multiple(images, self.stride))
         features = []
@@ -95,7 +94,7 @@ class ResNet38(Backbone):
 class Block(nn.Module):
     """x + conv(relu(bn(conv(relu(bn(x)))))), two 3 x 3 convolutions with `dilations`.
 
-    Where sizes change, the shortcut is a 1 x 1 convolution of relu(bn(x)) in the place of x.
+    If the size changes, the shortcut is a 1 x 1 convolution of relu(bn(x)) instead of x.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class Block(nn.Module):
         return self.residual(x, self.activate(x))
 
     def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """relu(bn(x)), with which the block begins."""
+        """relu(bn(x)), the first step of the block."""
         return F.relu_(self.bn_branch2a(x))
 
     def residual(self, x: Float[Tensor, "b c h w"], active: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """The block from its input and what `activate` made of it."""
+        """The output of the block, from its input and the result of `activate`."""
         y: Tensor = self.conv_branch2b1(F.relu_(self.bn_branch2b1(self.conv_branch2a(active))))
         return y.add_(x if self.conv_branch1 is None else self.conv_branch1(active))
 
@@ -128,8 +127,8 @@ class Block(nn.Module):
 class Bottleneck(nn.Module):
     """Convolutions of kernel 1, 3 and 1 with a quarter, a half and all of the outputs; the shortcut is always a 1 x 1.
 
-    Dropout of whole channels is before the second and the third convolution, as in PSA; the authors of the network have
-    it before the third only.
+    Dropout of whole channels comes before the second and the third convolution, as in PSA; the authors of the network
+    have dropout before the third only.
     """
 
     def __init__(self, channels: int, outputs: int, *, dilation: int, dropout: float) -> None:
@@ -149,11 +148,11 @@ class Bottleneck(nn.Module):
         return self.residual(x, self.activate(x))
 
     def activate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """relu(bn(x)), with which the block begins."""
+        """relu(bn(x)), the first step of the block."""
         return F.relu_(self.bn_branch2a(x))
 
     def residual(self, x: Float[Tensor, "b c h w"], active: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """The block from what `activate` made of its input; the input itself goes no further."""
+        """The output of the block, from the result of `activate`; the input itself is not used."""
         y = self.dropout_2b1(F.relu_(self.bn_branch2b1(self.conv_branch2a(active))))
         y = self.dropout_2b2(F.relu_(self.bn_branch2b2(self.conv_branch2b1(y))))
         y = self.conv_branch2b2(y)
@@ -161,9 +160,9 @@ class Bottleneck(nn.Module):
 
 
 def load(backbone: ResNet38, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Fill a ResNet-38 from a state dict in published names; the heads of the network in it are passed over.
+    """Fill a ResNet-38 from a state dict in official names; heads in it are ignored.
 
-    Such heads are linear1000 (ImageNet), fc8 (PSA, SEAM), f8_3 and the like (PSA's affinities). Raises CheckpointError
+    Such heads are linear1000 (ImageNet), fc8 (PSA, SEAM), f8_3 and similar (affinities of PSA). Raises CheckpointError
     for any other key that is missing, superfluous or of another shape.
     """
     body = {name for name, _ in backbone.named_children()}

@@ -27,7 +27,7 @@ from baoseg.nets.wrappings import State
 
 @dataclass(frozen=True)
 class Report:
-    """How a checkpoint fits a network, by the checkpoint's own key names."""
+    """How a checkpoint fits a network, in the key names of the checkpoint."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]  # in the network only
@@ -42,7 +42,7 @@ class Report:
         return text
 
     def require_complete(self, source: Path | str, *, remedy: str) -> None:
-        """Raises CheckpointError with some keys of each kind unless everything matched."""
+        """Raise CheckpointError, with some keys of each kind, unless everything matched."""
         problems = []
         for kind in ("missing", "unexpected", "mismatched"):
             if keys := getattr(self, kind):
@@ -53,7 +53,7 @@ class Report:
 
 
 def compare(network: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Report:
-    """Compare two state dicts. Batch norm's counters, which old checkpoints lack, are not called missing."""
+    """Compare two state dicts. Counters of batch norm, which old checkpoints lack, do not count as missing."""
     common = [key for key in network if key in state]
     unlike = {key: text for key in common if (text := _unlike(network[key], state[key]))}
     return Report(
@@ -65,9 +65,9 @@ def compare(network: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Repor
 
 
 def _unlike(own: Tensor, read: Tensor) -> str:
-    """How a tensor that was read differs from the network's; nothing where it can take its place.
+    """How the tensor of a file differs from the tensor of the network; empty if it can replace it.
 
-    Floating-point numbers of any precision can, integers cannot: those of quantised weights lack their scale.
+    Floating-point numbers of any precision can be loaded. Integers cannot: quantised weights lack their scale.
     """
     if own.shape != read.shape:
         return f"{list(read.shape)} for {list(own.shape)}"
@@ -83,12 +83,12 @@ def load_into(
     allow_missing_heads: bool = False,
     source: Path | str = "weights",
 ) -> Report:
-    """Fill a network from a state dict in our names or, for Conformers, in published ones.
+    """Fill a network from a state dict in our names or, for Conformers, in official names.
 
-    With `allow_missing_heads` a head that the checkpoint lacks or has for other classes keeps its values (so
-    ImageNet classifiers and TransCAM weights can start a BAO network), and heads that the network lacks are
-    passed over; the report names them. Everything else must fit, or CheckpointError is raised and the network
-    is as before. `source` is named in the error.
+    With `allow_missing_heads`, a head that the checkpoint lacks, or has for other classes, keeps its values (so that a
+    BAO network can start from an ImageNet classifier or from TransCAM), and heads that the network lacks are ignored;
+    the report names them. If anything else does not fit, CheckpointError is raised, with `source`, and the network is
+    unchanged.
     """
     names: Mapping[str, str] = {}
     if is_official_conformer(state):
@@ -120,7 +120,7 @@ def load_into(
 
 @dataclass(frozen=True)
 class Inferred:
-    """What the tensors of a published checkpoint say; `num_classes` is None for ImageNet classifiers."""
+    """The sizes of an official Conformer checkpoint; `num_classes` is None for ImageNet classifiers."""
 
     config: conformer.Config
     num_classes: int | None  # K
@@ -130,12 +130,12 @@ class Inferred:
 def infer_conformer(
     state: Mapping[str, Tensor], *, heads: int | None = None, source: Path | str = "weights"
 ) -> Inferred:
-    """Read the sizes of a Conformer from a checkpoint in published names.
+    """Read the sizes of a Conformer from a checkpoint in official names.
 
-    The number of attention heads leaves no trace in the sizes: all published models have 64 channels a head,
-    which is what is assumed (at least 1 head, and a divisor of the width) unless `heads` says otherwise. Nor
-    do drop path, which is the default, and the pooled stem, which is taken as published. Raises
-    CheckpointError for keys or sizes that no network of this form has.
+    The sizes of the tensors do not show the number of attention heads. All official models have 64 channels per head,
+    so this is assumed (at least 1 head, and a divisor of the width) unless `heads` is given. They do not show drop path
+    and the pooled stem either; drop path has its default, and the stem is pooled as in the official models. Raises
+    CheckpointError for keys or sizes that no Conformer has.
     """
     blocks = {int(match[1]) for key in state if (match := re.match(r"conv_trans_(\d+)\.", key))}
     depth = max(blocks, default=0)
@@ -152,7 +152,7 @@ def infer_conformer(
 
     if (kernel := size("trans_patch_conv.weight", 2)) != conformer.PATCH:
         raise CheckpointError(
-            f"{source}: patches of {4 * kernel} pixels, a grid unlike the map's; use a model of patch 16"
+            f"{source}: patches of {4 * kernel} pixels do not fit the feature map; use a model with patch 16"
         )
     embed_dim = size("cls_token", 2)
     if heads is None:
@@ -168,28 +168,30 @@ def infer_conformer(
         qkv_bias="trans_1.attn.qkv.bias" in state,
     )
     outputs = size("conv_cls_head.weight", 0)
-    classifier = state["conv_cls_head.weight"].ndim == 2  # of ImageNet: linear, and no background
+    classifier = state["conv_cls_head.weight"].ndim == 2  # an ImageNet classifier is linear and has no background
     if not classifier and outputs < 2:
-        raise CheckpointError(f"{source}: conv_cls_head has no output beside the background; use trained weights")
+        raise CheckpointError(f"{source}: conv_cls_head has only the background output; use trained weights")
     return Inferred(config, None if classifier else outputs - 1, "classifier_x.weight" in state)
 
 
 def official_conformer(
     state: Mapping[str, Tensor], *, heads: int | None = None, source: Path | str = "weights"
 ) -> Network:
-    """The network of a TransCAM or BAO checkpoint in published names, sizes read from it and weights loaded.
+    """The network of a TransCAM or BAO checkpoint in official names, with its sizes and weights.
 
-    `heads` as for infer_conformer. Raises CheckpointError also for an ImageNet classifier, which has no classes
-    of ours: it is good for starting a training from.
+    `heads` is as for `infer_conformer`. Raises CheckpointError if a tensor does not fit, and for an ImageNet
+    classifier, which has no class maps and can only start a training.
     """
     if not is_official_conformer(state):
         raise CheckpointError(
-            f"{source}: neither written by baoseg nor a Conformer in published names; "
-            "weights of a backbone alone can start a training (Config.weights)"
+            f"{source}: neither written by baoseg nor an official checkpoint of a Conformer; "
+            "weights of a backbone alone can only start a training (Config.weights)"
         )
     inferred = infer_conformer(state, heads=heads, source=source)
     if inferred.num_classes is None:
-        raise CheckpointError(f"{source}: an ImageNet classifier, no class maps; start a training from it")
+        raise CheckpointError(
+            f"{source}: an ImageNet classifier, which has no class maps; it can only start a training"
+        )
     backbone = conformer.Conformer(inferred.config, inferred.num_classes, normalisation=Normalisation())
     network = Network(backbone, inferred.num_classes, heads=Heads(backgrounds=int(inferred.activation_heads)))
     load_into(network, state, source=source)
@@ -197,13 +199,14 @@ def official_conformer(
 
 
 def read_checkpoint(path: Path) -> State:
-    """Tensors by name from .safetensors, from a file of torch.save, or from a .params of MXNet; no code in it is run.
+    """Read tensors by name from a .safetensors file, a file of torch.save, or a .params file of MXNet.
 
-    `embedded:NAME` stands for weights that come with the installation, see `nets.embedded`.
-    MXNet's names of ResNet-38 become those of PyTorch. What trainings wrap around a state dict is taken off
-    (`wrappings.unwrapped`), and a line says so.
-    Raises CheckpointError if the file is missing, damaged, holds objects other than tensors, or has a tensor with
-    values that are NaN or infinite in 32 bit.
+    No code of the file is run. `embedded:NAME` means weights that are installed with baoseg (`nets.embedded`). MXNet's
+    names of ResNet-38 become the names of PyTorch. Dicts around the state dict and prefixes of its names are removed
+    (`wrappings.unwrapped`), and a line is printed about it.
+
+    Raises CheckpointError if the file is missing or damaged, holds objects other than tensors, or has values that are
+    NaN or infinite in 32 bit.
     """
     if embedded.is_embedded(path):
         return embedded.read(path)
@@ -230,13 +233,15 @@ def _unwrapped(path: Path) -> State:
 
 
 def _content(path: Path) -> Any:
-    """What the file holds, whatever that is."""
+    """The content of a file of any supported format."""
     if path.suffix == ".onnx":
-        raise CheckpointError(f"{path}: an ONNX file, which is for other tools; name the weights that it was made from")
+        raise CheckpointError(
+            f"{path}: an ONNX file, which is for other tools; give the weights from which it was made"
+        )
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # the training settings that many checkpoints carry along; plain data
+        # many checkpoints contain their training settings in this class; it is plain data
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -244,12 +249,12 @@ def _content(path: Path) -> Any:
             f"{path}: damaged, or holds Python objects, which are not loaded for safety; "
             "save its state dict alone (torch.save(model.state_dict(), path)) or as safetensors"
         ) from None
-    except Exception as error:  # damaged files make the readers fail in any way
+    except Exception as error:  # for damaged files, the readers raise errors of many kinds
         raise _damaged(path, error) from None
 
 
 def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Whoever computes with a NaN gets masks of background, or no error at all."""
+    """Raise CheckpointError for NaN or infinite values, which would otherwise give wrong masks without an error."""
     if odd := [name for name, value in state.items() if value.is_meta or value.layout != torch.strided]:
         raise CheckpointError(
             f"{path}: {odd[0]} is a tensor without values, or sparse; save the weights as dense tensors"
@@ -264,21 +269,21 @@ def _require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _finite(value: Tensor) -> bool:
-    """Whether the values are numbers in the 32 bit of the networks."""
+    """Whether all values are finite in 32 bit, the precision of the networks."""
     if not (value.is_floating_point() or value.is_complex()):
         return True
     return bool((value.abs() if value.is_complex() else value).float().isfinite().all())
 
 
 def save(path: Path, network: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write safetensors in our names with `metadata` as JSON in the header, atomically. Raises RunError."""
+    """Write a safetensors file in our names, with `metadata` as JSON in its header, atomically. Raises RunError."""
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"baoseg": json.dumps(metadata)})
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """What `save` noted in a file; None for other files. Raises CheckpointError as read_checkpoint does."""
+    """The metadata that `save` wrote into a file; None for other files. Raises CheckpointError as `read_checkpoint`."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights; check the path")
     if path.suffix != ".safetensors":
@@ -294,7 +299,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     try:
         path.open("rb").close()
-    except OSError as refused:  # which safetensors calls a missing file
+    except OSError as refused:  # safetensors reports it as a missing file
         return CheckpointError(f"{path}: cannot be read ({refused.strerror}); change its permissions")
     reason = first_line(error).partition(". ")[0]
     return CheckpointError(f"{path}: damaged or not weights ({reason}); fetch or write the file again")

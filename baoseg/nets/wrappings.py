@@ -1,4 +1,4 @@
-"""What trainings wrap around a state dict, taken off: dicts that hold it, and prefixes of its names."""
+"""Finds the state dict in a checkpoint: opens the dicts around it, and removes prefixes from its names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,31 +8,33 @@ from torch import Tensor
 
 State = dict[str, Shaped[Tensor, "..."]]
 
-# What people call the state dict in a file that holds more, and the running mean of the weights beside it.
+# Usual names of the state dict in a checkpoint, and of the running mean of the weights (EMA).
 PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "module")
 AVERAGED = ("model_ema", "ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 # torch.nn.DataParallel, torch.compile, and the attributes under which Lightning modules keep a network.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", *(f"{name}." for name in AVERAGED))
-NEARLY_ALL = 0.9  # of the names: the others are what a training keeps beside the network
-DEEPEST = 4  # dicts in dicts that are looked through: a damaged file can hold one that holds itself
+NEARLY_ALL = 0.9  # share of the names; the other tensors belong to the training, not to the network
+DEEPEST = 4  # levels of dicts that are searched: in a damaged file, a dict may contain itself
 
 
 def unwrapped(content: Any) -> tuple[State, list[str]]:
-    """The state dict in what a file holds, under the names that its network gave it, and what was done, in words.
+    """The state dict in the content of a checkpoint, in the names of its network, and notes on what was done.
 
-    - A dict in a dict is opened where it has a name of PLAIN or AVERAGED. Of both kinds the plain weights are taken,
-      those of AVERAGED only where there are no others; two of one kind are not chosen between.
-    - A prefix of PREFIXES that all names have, or nearly all, is cut off, again and again; names without it are left
-      out. Where a second set of the same names lies under an averaged prefix, the plain one is taken.
+    - Nested dicts with a name of PLAIN or AVERAGED are opened. Plain weights are preferred; averaged weights are used
+    if
+      there are no plain weights. Two candidates of the same kind are an error.
+    - A prefix of PREFIXES that all or nearly all names have is removed, repeatedly; names without the prefix are
+    ignored.
+      If the same names also exist with an averaged prefix, the plain weights are used.
 
-    Whether the result fits a network is for who loads it to see. Raises ValueError for content without a state dict.
+    The caller must check whether the result fits a network. Raises ValueError if there is no state dict.
     """
     opened: list[str] = []
     notes: list[str] = []
     while not _is_state(content):
-        name, passed_over = _container(content)
+        name, ignored = _container(content)
         opened.append(name)
-        notes += [f"{other} is left out" for other in passed_over]
+        notes += [f"{other} is left out" for other in ignored]
         content = content[name]
     if opened:
         notes.insert(0, f"read from {'/'.join(opened)}")
@@ -59,14 +61,14 @@ def _holds_state(content: Any, depth: int = 1) -> bool:
 
 
 def _container(content: Any) -> tuple[str, list[str]]:
-    """The name of the dict to open, and those of what is passed over."""
+    """The name of the dict to open, and the names of the dicts that are ignored. Raises ValueError."""
     found = {
         kind: [name for name in names if isinstance(content, dict) and _holds_state(content.get(name))]
         for kind, names in (("plain", PLAIN), ("averaged", AVERAGED))
     }
     candidates = found["plain"] or found["averaged"]
     if len(candidates) > 1:
-        raise ValueError(f"holds several networks ({', '.join(candidates)}); save the one that is meant by itself")
+        raise ValueError(f"holds several networks ({', '.join(candidates)}); save only the one to be used")
     if not candidates:
         others = [str(name) for name, value in content.items() if _is_state(value)] if isinstance(content, dict) else []
         has = f" by a usual name (it has {', '.join(others)})" if others else ""
@@ -75,7 +77,7 @@ def _container(content: Any) -> tuple[str, list[str]]:
 
 
 def _without_average(state: State, notes: list[str]) -> State:
-    """Leave out a running mean of the weights that lies beside them in one dict."""
+    """Remove a running mean of the weights that is in the same dict as the weights."""
     for name in AVERAGED:
         mean = _under(f"{name}.", state)
         plain = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
@@ -86,7 +88,7 @@ def _without_average(state: State, notes: list[str]) -> State:
 
 
 def _without_prefixes(state: State, notes: list[str] | None = None) -> tuple[State, str]:
-    """The state and the prefixes cut off it, in a row."""
+    """The state without its prefixes, and the removed prefixes joined."""
     cut = ""
     while found := next((prefix for prefix in PREFIXES if _share(prefix, state) >= NEARLY_ALL), None):
         others = [name for name in state if not name.startswith(found)]

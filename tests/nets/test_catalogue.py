@@ -150,7 +150,7 @@ def test_wrong_bytes_and_no_bytes_leave_nothing(served, tmp_path):
     with pytest.raises(DataError, match=f"{entry.url}: the server answers 404"):
         catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
     (folder / "weights.pth").write_bytes(b"<html>log in</html>")
-    with pytest.raises(DataError, match=r"sent something else: its 19 bytes .*; try again later, or .* the attic"):
+    with pytest.raises(DataError, match=r"sent another file: its 19 bytes .*; try again later, or .* the attic"):
         catalogue.fetch("tiny", tmp_path / "new", config=QUICK)
     assert not list((tmp_path / "new").iterdir())
 
@@ -314,8 +314,12 @@ def damages():
     yield wide, None, r"1 mismatched \(bn1.weight \[7\] for \[64\]\); use a complete"
     yield openmmlab(short), None, r"1 missing \(bn1.weight\)"
     yield whole, Kind.RESNET38, "weights of conformer, not of resnet38; use another file"
-    yield {"classifier.weight": torch.zeros(2)}, None, "holds classifier.weight, of no network .* conformer-openmmlab,"
-    yield {"b2_1.conv_branch2a.weight": torch.zeros(())}, None, "of no network"
+    yield (
+        {"classifier.weight": torch.zeros(2)},
+        None,
+        "holds classifier.weight, of no known network; .* conformer-openmmlab,",
+    )
+    yield {"b2_1.conv_branch2a.weight": torch.zeros(())}, None, "of no known network"
     yield {"b2_1.conv_branch2a.weight": torch.zeros(0, 1, 1, 1)}, None, "missing"
     yield {"layer1.0.conv3.weight": torch.zeros(1, 1, 1, 1)}, None, "missing"
     yield {"layer1.conv1.conv.weight": torch.zeros(1, 3, 7, 7)}, None, "missing"

@@ -69,11 +69,11 @@ def test_what_is_made_again_in_the_backward_pass_changes_nothing(mixed, mode):
     """Gradients and running statistics are the same to the bit."""
     images = torch.randn(2, 3, 32, 48)
     outcomes = []
-    for way in (conformer._made_again, lambda *args: nullcontext()):
+    for way in (conformer._recomputed, lambda *args: nullcontext()):
         torch.manual_seed(0)
         backbone = Conformer(conformer.VARIANTS["conformer_nano"], 1, normalisation=Normalisation()).train(mode)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
-        with mock.patch.object(conformer, "_made_again", way), autocast:
+        with mock.patch.object(conformer, "_recomputed", way), autocast:
             loss = backbone(images).map.square().mean()
         loss.backward()
         gradients = {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
@@ -85,7 +85,7 @@ def test_what_is_made_again_in_the_backward_pass_changes_nothing(mixed, mode):
 def test_what_is_made_again_is_not_kept():
     norm, value = nn.BatchNorm2d(2), torch.randn(1, 2, 3, 3, requires_grad=True)
     other = torch.full((1, 2, 3, 3), 7.0)
-    with conformer._made_again(value, lambda: other):
+    with conformer._recomputed(value, lambda: other):
         result = norm(value)
     assert torch.equal(result.grad_fn._saved_input, other)
     assert torch.equal(norm(value).grad_fn._saved_input, value)

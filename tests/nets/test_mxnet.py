@@ -74,7 +74,7 @@ def damages():
     whole = file_bytes(arrays)
     for size in (0, 7, 16, 20, 24, 30, 60, len(whole) - 20, len(whole) - 1):
         yield whole[:size], "ends too early"
-    yield b"PK" + whole[2:], "does not begin as one"
+    yield b"PK" + whole[2:], "does not begin with the number of the format"
     yield whole[:24] + struct.pack("<Ii", MAGIC[2], 1) + whole[32:], "storage type 1"
     yield whole[:32] + struct.pack("<i", 0) + whole[36:], "0 dimensions"
     yield whole[:24] + struct.pack("<I", 77) + whole[28:], "77 dimensions"
@@ -99,7 +99,7 @@ def test_damaged_files(tmp_path, content, message):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(CheckpointError, match="no such weights"):
         mxnet.read(tmp_path / "absent.params")
-    with pytest.raises(CheckpointError, match="no MXNet file"):
+    with pytest.raises(CheckpointError, match="not an MXNet file"):
         mxnet.read(tmp_path)
 
 

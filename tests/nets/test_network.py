@@ -176,7 +176,7 @@ def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_traini
     ("config", "message"),
     [
         (nets.Config(backbone="conformer_huge"), "unknown backbone 'conformer_huge'; use conformer_nano"),
-        (nets.Config(backbone="conformer_nano", pretrained=True), "timm has no weights of it"),
+        (nets.Config(backbone="conformer_nano", pretrained=True), "timm has no weights for it"),
         (nets.Config(backbone="conformer_nano", options=(("pad_type", "same"),)), "unknown options pad_type"),
         (nets.Config(mean=(0.5, 0.5, 0.5)), "set both or none"),
         (nets.Config(pretrained=True, weights="a.pth"), "choose one"),

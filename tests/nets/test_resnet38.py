@@ -138,7 +138,7 @@ def test_it_is_built_like_any_backbone():
     assert not network.backbone.bn7.training
     with pytest.raises(RecipeError, match="unknown options depth; there are width"):
         nets.build(nets.Config(backbone="resnet38", options=(("depth", 1),)), 3)
-    with pytest.raises(RecipeError, match="name a published file"):
+    with pytest.raises(RecipeError, match="give an official checkpoint"):
         nets.build(nets.Config(backbone="resnet38", pretrained=True), 3)
     with pytest.raises(RecipeError, match=r"unknown backbone 'resnet39'; use .*, resnet38 or timm:NAME"):
         nets.build(nets.Config(backbone="resnet39"), 3)

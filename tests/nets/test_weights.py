@@ -174,9 +174,9 @@ def test_missing_heads_may_be_allowed_but_not_a_missing_body(state):
         (lambda s: without(s, "cls_token"), "cls_token is missing"),
         (lambda s: {**s, "cls_token": torch.zeros(2)}, "has no size to read"),
         (lambda s: {**s, "trans_patch_conv.weight": torch.zeros(24, 64, 8, 8)}, "patches of 32 pixels"),
-        (lambda s: {**s, "conv_cls_head.weight": torch.zeros(1, 64, 3, 3)}, "no output beside"),
+        (lambda s: {**s, "conv_cls_head.weight": torch.zeros(1, 64, 3, 3)}, "only the background output"),
         (lambda s: without(s, "label_enc"), "2 missing"),
-        (lambda s: without(s, "trans_patch_conv"), "neither written by baoseg nor a Conformer"),
+        (lambda s: without(s, "trans_patch_conv"), "neither written by baoseg nor an official checkpoint"),
         (lambda s: {**s, "conv_trans_2.med_block.0.conv1.weight": torch.zeros(1)}, "1 unexpected"),
     ],
 )

@@ -64,7 +64,7 @@ def test_what_has_other_names_beside_it_keeps_its_prefix():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": STATE, "state_dict": MEAN}, r"several networks \(model, state_dict\); save the one"),
+        ({"model": STATE, "state_dict": MEAN}, r"several networks \(model, state_dict\); save only the one"),
         ({"ema": STATE, "model_ema": MEAN}, r"several networks \(model_ema, ema\)"),
         ({"student": STATE, "teacher": MEAN}, r"no state dict by a usual name \(it has student, teacher\)"),
         ({"model": {"state_dict": {}}}, "holds no state dict; save model.state_dict"),
@@ -135,5 +135,5 @@ def test_numbers_beyond_32_bit_are_refused_and_counted(tmp_path):
 
 def test_an_onnx_file_is_named_as_such(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07 damaged")
-    with pytest.raises(CheckpointError, match="an ONNX file, which is for other tools; name the weights"):
+    with pytest.raises(CheckpointError, match="an ONNX file, which is for other tools; give the weights"):
         weights.read_checkpoint(tmp_path / "net.onnx")

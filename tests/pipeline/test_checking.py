@@ -31,7 +31,7 @@ def refusals() -> dict[str, tuple[Recipe, str]]:
         "bas": (replace(base, stages=(replace(stage, method=bas.Config()),)), "no stages to put a generator"),
         "amn": (replace(base, stages=(replace(stage, method=amn.Config()),)), "learns from seeds; name the stage"),
         "backbone": (replace(base, net=nets.Config(backbone="conformer_giant")), "unknown backbone"),
-        "pretrained": (replace(base, net=replace(tiny.NET, pretrained=True)), "timm has no weights of it"),
+        "pretrained": (replace(base, net=replace(tiny.NET, pretrained=True)), "timm has no weights for it"),
         "crop": (replace(base, augment=replace(base.augment, crop=60)), "crops of 60 pixels are no multiple"),
         "weights": (replace(base, net=replace(tiny.NET, weights="none.pth")), "none.pth: no such weights"),
         "masks": (replace(base, segmentations=(replace(SEGMENTATION, masks="none"),)), "none: neither a stage"),
