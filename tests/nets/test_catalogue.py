@@ -317,7 +317,7 @@ def damages():
     yield (
         {"classifier.weight": torch.zeros(2)},
         None,
-        "holds classifier.weight, of no known network; .* conformer-openmmlab,",
+        "holds classifier.weight, which is of no known network; .* conformer-openmmlab,",
     )
     yield {"b2_1.conv_branch2a.weight": torch.zeros(())}, None, "of no known network"
     yield {"b2_1.conv_branch2a.weight": torch.zeros(0, 1, 1, 1)}, None, "missing"
