@@ -47,6 +47,8 @@ class Config:
                 f"synthetic data: {self.train_images} + {self.eval_images} images of {self.size} pixels, "
                 f"seed {self.seed}; choose at least 1 image, 32 pixels, and a seed of at least 0"
             )
+        if not 0 <= self.body_hint <= 1:
+            raise RecipeError(f"synthetic data: body_hint is {self.body_hint}; choose a share in 0..1")
 
 
 class Synthetic:

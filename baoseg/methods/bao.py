@@ -116,8 +116,11 @@ class Config(Settings):
         momentum = 0.0 if self.momentum is None else self.momentum
         if not (0 <= self.smoothing < 1 and 0 <= momentum <= 1 and self.share_epochs >= 0):
             raise RecipeError(f"bao: {self}; smoothing and momentum lie in 0..1, share_epochs is not negative")
-        if not (0 <= self.doubt < 1 and self.backgrounds >= 1):
-            raise RecipeError(f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1")
+        if not (0 <= self.doubt < 1 and self.backgrounds >= 1 and self.pcl_weight >= 0):
+            raise RecipeError(
+                f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1, and pcl_weight is "
+                "at least 0"
+            )
         if self.edges and not self.decoder:
             raise RecipeError("bao: edges without decoder; a grid of stride 16 shows no edges, so set decoder too")
         if self.decoder and self.class_channels in (ClassMaps.REFINED, ClassMaps.WITH_ACTIVATION):

@@ -45,6 +45,17 @@ class Config:
     head_kernel: int | None = None  # of the class head; None: 3 for Conformers as released, 1 for others
     activation_start: ActivationStart = ActivationStart.ZERO
 
+    def __post_init__(self) -> None:
+        if self.stride < 1 or (self.head_kernel is not None and (self.head_kernel < 1 or self.head_kernel % 2 == 0)):
+            raise RecipeError(
+                f"network: stride {self.stride}, head_kernel {self.head_kernel}; the stride is at least 1 pixel, and "
+                "the class head has an odd number of cells a side, or null: that of the backbone"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise RecipeError("network: mean or std is set without the other; set both or none")
+        if self.std is not None and min(self.std) <= 0:
+            raise RecipeError(f"network: std is {self.std}; all must be above 0")
+
 
 def build(
     config: Config, num_classes: int, *, heads: Heads = NO_HEADS, seed: int = 0, initialise: bool = True
@@ -78,8 +89,6 @@ def build(
 
 def make_backbone(config: Config, num_classes: int) -> Backbone:
     """The backbone of `config` with initial values; only timm reads weights here. Raises errors as `build`."""
-    if (config.mean is None) != (config.std is None):
-        raise RecipeError("network: mean or std is set without the other; set both or none")
     normalisation = None
     if config.mean is not None and config.std is not None:
         normalisation = Normalisation(mean=config.mean, std=config.std)

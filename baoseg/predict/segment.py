@@ -48,6 +48,11 @@ class NetConfig:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise RecipeError("segmentation network: mean or std is set without the other; set both or none")
+        if self.stride < 1 or (self.std is not None and min(self.std) <= 0):
+            raise RecipeError(
+                f"segmentation network: stride {self.stride}, std {self.std}; the stride is at least 1 pixel, and each "
+                "std above 0"
+            )
 
     def build(self, num_classes: int, *, seed: int = 0, initialise: bool = True) -> SegmentationNetwork:
         """Without `initialise` no weights are looked for: the values are about to be replaced."""

@@ -46,8 +46,10 @@ class Config:
     n_labels: int | None = None  # of `from_labels`: labels that share 1 - gt_prob; None: those in the label image
 
     def __post_init__(self) -> None:
-        if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) <= 0 or self.steps < 0:
-            raise RecipeError(f"crf: {self}; widths must be above 0 and steps not negative")
+        if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) <= 0:
+            raise RecipeError(f"crf: {self}; widths must be above 0")
+        if min(self.gaussian_compat, self.bilateral_compat, self.steps) < 0:
+            raise RecipeError(f"crf: {self}; compatibilities and steps must not be negative")
         if self.n_labels is not None and self.n_labels < 2:
             raise RecipeError(f"crf: n_labels is {self.n_labels}; choose 2 or more, or None: those of each mask")
 

@@ -64,6 +64,11 @@ class Config:
             )
         if not 0 <= self.momentum < 1:
             raise RecipeError(f"a momentum of {self.momentum:g}; choose one from 0 to less than 1")
+        if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < math.inf):
+            raise RecipeError(
+                f"a warm-up of {self.warmup:g} and a weight decay of {self.weight_decay:g}; the warm-up is a share of "
+                "the steps, from 0 to less than 1, and the decay is at least 0"
+            )
 
     def rate(self, progress: float) -> float:
         """Factor on the learning rates, for the share of steps done in [0, 1)."""

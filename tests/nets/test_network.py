@@ -178,7 +178,6 @@ def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_traini
         (nets.Config(backbone="conformer_huge"), "unknown backbone 'conformer_huge'; use conformer_nano"),
         (nets.Config(backbone="conformer_nano", pretrained=True), "timm has no weights for it"),
         (nets.Config(backbone="conformer_nano", options=(("pad_type", "same"),)), "unknown options pad_type"),
-        (nets.Config(mean=(0.5, 0.5, 0.5)), "set both or none"),
         (nets.Config(pretrained=True, weights="a.pth"), "choose one"),
         (nets.Config(backbone="timm:resnet9000"), "no such model"),
     ],
@@ -186,6 +185,21 @@ def test_frozen_batch_norm_keeps_statistics_and_affine_parameters_through_traini
 def test_contradictory_settings(config, message):
     with pytest.raises(RecipeError, match=message) as caught:
         nets.build(config, 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "set both or none"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (1.0, 0.0, 1.0)}, "all must be above 0"),
+        ({"stride": 0}, "the stride is at least 1 pixel"),
+        ({"head_kernel": 2}, "an odd number of cells a side"),
+    ],
+)
+def test_settings_that_no_network_has(setting, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        nets.Config(**setting)
     assert "\n" not in str(caught.value)
 
 

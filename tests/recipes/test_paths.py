@@ -347,3 +347,36 @@ def test_what_is_fixed_in_a_run_is_not_set() -> None:
         RecipeError, match=r"stages\.bao\.schedule\.epochs: is fixed in this run; .* segmentations\.network\."
     ):
         paths.within(recipe, [f"{EPOCHS}=9"], ["segmentations.network"])
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "stages.bao.schedule.warmup=1",
+        "stages.bao.schedule.warmup=-0.1",
+        "stages.bao.schedule.weight_decay=-1e-4",
+        "stages.bao.schedule.epochs=0",
+        "stages.bao.method.pcl_weight=-1",
+        "stages.bao.threshold=1.5",
+        "net.stride=0",
+        "net.head_kernel=2",
+        "net.head_kernel=-1",
+        "net.mean=0.5,0.5,0.5",
+        "segmentations.network.net.stride=0",
+        "segmentations.network.inference.window=0",
+        "refinements.bao+crf.by.gaussian_compat=-1",
+        "data.synthetic.body_hint=1.5",
+        "maps.sizes=[]",
+        "report.gallery=-1",
+        "augment.hue=0.6",
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_under_its_path(assignment: str) -> None:
+    above = assignment.partition("=")[0].rpartition(".")[0]
+    assert refusal(recipes.photos(), assignment).startswith(f"{above}: ")
+
+
+@pytest.mark.parametrize("part", ["net", "segmentations.network.net"])
+def test_a_deviation_of_zero_is_refused(part: str) -> None:
+    assert f"{part}: " in refusal(recipes.photos(), f"{part}.mean=0,0,0", f"{part}.std=1,0,1")
+    assert with_values(recipes.photos(), [f"{part}.mean=0,0,0", f"{part}.std=1,1,1"])
