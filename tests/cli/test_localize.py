@@ -3,6 +3,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -46,9 +47,10 @@ def test_localize_hands_on_what_was_asked(
     seen = []
     monkeypatch.setattr(localize, "run", lambda *given, **named: seen.append((given, named)))
     changes = ("--layout", "folder", "--weights", "w.pth", "--epochs", "2", "--lr", "0.01", "--seed", "3")
+    values = ("--set", "stages.bas.top_k=7", "--set", "stages.bas.schedule.epochs=4", "--set", "ten_crops=false")
     device = ("--accelerator", "cpu", "--workers", "0")
-    bao("localize", "bas-cub-vgg16", "--data", "here", "--out", tmp_path, *changes, *device)
-    expected = recipes.override(
+    bao("localize", "bas-cub-vgg16", "--data", "here", "--out", tmp_path, *changes, *values, *device)
+    changed = recipes.override(
         recipes.named("bas-cub-vgg16"),
         data="here",
         layout="folder",
@@ -57,6 +59,9 @@ def test_localize_hands_on_what_was_asked(
         lr=0.01,
         seed=3,
     )
+    cam_stage, bas_stage = changed.stages
+    bas_stage = replace(bas_stage, top_k=7, schedule=replace(bas_stage.schedule, epochs=4))
+    expected = replace(changed, stages=(cam_stage, bas_stage), ten_crops=False)
     assert seen == [((expected, tmp_path), {"hardware": HARDWARE})]
 
 
@@ -110,6 +115,13 @@ def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
     bao("compare", "cub20", "--methods", "bas", "--data", "here", "--out", tmp_path, *device)
     assert [[stage.name for stage in config.stages] for config in seen] == [["bas"], ["cam", "bas"]]
     assert {config.data.path for config in seen} == {"here"}
+    bao("compare", "cub20", "--methods", "bas", "--out", tmp_path, "--set", "stages.bas.top_k=3", *device)
+    assert seen[-1].stages[-1] == replace(recipes.cub20().stages[-1], top_k=3)
+    bao("run", "cub20", "--out", tmp_path, "--set", "side=300", *device)
+    assert seen[-1] == replace(recipes.cub20(), side=300)
+    with pytest.raises(SystemExit):
+        bao("compare", "cub20", "--methods", "cam", "--out", tmp_path, "--set", "stages.bas.top_k=3", *device)
+    assert "--set stages.bas.top_k=3: changes nothing of what is to run here" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bao("compare", "cub20", "--methods", "bao", "--out", tmp_path, *device)
     assert "cub20: has no method 'bao'; it has cam, bas" in capsys.readouterr().err
