@@ -1,4 +1,4 @@
-"""Comparison with ground truth: masks here, boxes in `localization`."""
+"""Evaluation against ground truth: masks in `masks`, boxes in `localization`."""
 
 from baoseg.evaluate.localization import max_box_accuracy as max_box_accuracy
 from baoseg.evaluate.localization import pixel_average_precision as pixel_average_precision

@@ -1,7 +1,7 @@
-"""How good label images are: confusion matrices, the scores of the papers, and all thresholds in one pass.
+"""Evaluation of masks: confusion matrices, the scores of the papers, and all thresholds of maps in one pass.
 
-What was chosen on the ground truth carries the name *oracle*: it tells what the maps hold, not what a user
-without pixel labels would get.
+A threshold that was chosen on the ground truth is called *oracle*: it is an upper bound for the maps, which a user
+without pixel labels cannot reach.
 
 Shapes: S = K + 1 classes with the background, t thresholds, h x w pixels.
 """
@@ -23,22 +23,23 @@ from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import best_class, label_image
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
-DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background was told from the classes of maps
-MaskDecision = Literal["refined", "predicted"]  # where masks come from that are not made from maps of their own
+DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background of maps was decided
+MaskDecision = Literal["refined", "predicted"]  # sources of masks that were not made from maps
 WITHOUT_MAPS = get_args(MaskDecision)
-MIXED = "some maps have a background map or a threshold and some do not; make all with one method"
+MIXED = "some maps have a background map or a threshold and others do not; make all maps with one method"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All in percent. `iou` has a value for each of the S classes, nan for a class that is in neither
-    prediction nor ground truth; the others are means over the classes for which they are defined, nan if
-    there is none.
+    """The scores of masks in percent, as in AMN, TransCAM and BAO.
 
-    With TP, P and T the pixels of a class that are right, predicted and true: `iou` = TP / (T + P - TP), `fp`
-    = (P - TP) / (T + P - TP), `fn` = (T - TP) / (T + P - TP), so that the means of the three add up to 100;
-    `precision` = TP / P, `recall` = TP / T. These are the rates that AMN, TransCAM and BAO report. Deviation:
-    their scripts count a class that never occurs as 0, which lowers every mean; here it is left out.
+    `iou` [S] has a value for each class, nan for a class in neither prediction nor ground truth. The other scores are
+    means over the classes for which they are defined (nan if there is none). With TP correct, P predicted and T true
+    pixels of a class: `iou` = TP / (T + P - TP), `fp` = (P - TP) / (T + P - TP), `fn` = (T - TP) / (T + P - TP), so
+    that the means of these three sum to 100; `precision` = TP / P, `recall` = TP / T.
+
+    Deviation: the scripts of the papers count a class that never occurs as 0, which lowers all means; here such a class
+    is left out.
     """
 
     iou: tuple[float, ...]
@@ -49,7 +50,7 @@ class Scores:
     recall: float
 
     def to_json(self) -> dict[str, Any]:
-        """The scores for JSON, which has no nan: null stands for it."""
+        """The scores for JSON, with null for nan."""
         return {
             "miou": _or_none(self.miou),
             "iou": [_or_none(value) for value in self.iou],
@@ -61,24 +62,24 @@ class Scores:
 
 
 class Confusion:
-    """Pixels counted by ground truth (rows) and prediction (columns), in 64 bit, over all images."""
+    """Pixel counts [S S] over all images by ground truth (rows) and prediction (columns), in 64 bit."""
 
     def __init__(self, num_classes: int, counts: Int64[Tensor, "S S"] | None = None) -> None:
-        """`num_classes` is K, without the background."""
+        """`num_classes` is K, the number of classes without the background."""
         size = num_classes + 1
         self.num_classes = num_classes
         self.counts = torch.zeros(size, size, dtype=torch.int64) if counts is None else counts
 
     def update(self, prediction: UInt8[Tensor, "h w"], truth: UInt8[Tensor, "H W"]) -> None:
-        """Count an image; pixels whose ground truth is 255 do not count.
+        """Add the pixels of an image; pixels with the ground truth 255 do not count.
 
-        Raises DataError if the two differ in size or hold a value beyond K.
+        Raises DataError if the sizes differ, or if a value is above K.
         """
         _check_size(truth, prediction.shape, "prediction")
         if prediction.numel() and prediction.max() > self.num_classes:
             raise DataError(
                 f"the prediction has the value {prediction.max()}, but the classes are "
-                f"0..{self.num_classes}; predict with the class list that is evaluated"
+                f"0..{self.num_classes}; predict with the class list of the evaluation"
             )
         self.counts += _count(truth, prediction.long(), columns=self.num_classes + 1, num_classes=self.num_classes)
 
@@ -86,14 +87,14 @@ class Confusion:
         return Confusion(self.num_classes, self.counts + other.counts)
 
     def over_processes(self) -> "Confusion":
-        """The sum over all processes that evaluate, each some of the images."""
+        """The sum over all processes, each of which has evaluated some of the images."""
         return Confusion(self.num_classes, ranks.total(self.counts))
 
     def scores(self) -> Scores:
         counts = self.counts.double()
         right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         union = true + predicted - right
-        iou = 100 * right / union  # 0 / 0 is the nan that is meant
+        iou = 100 * right / union  # 0 / 0 is nan, as wanted
 
         def mean(values: Float[Tensor, "S"]) -> float:
             return 100 * values.nanmean().item()
@@ -109,40 +110,38 @@ class Confusion:
 
 
 class ThresholdSweep:
-    """The confusion matrix at every threshold, from one pass over the maps.
+    """The confusion matrices at all thresholds, from one pass over the maps.
 
-    A pixel whose largest class map has the value v belongs to that class at the thresholds <= v and to the
-    background at the others. So it is enough to count pixels by (ground truth, best class, number of
-    thresholds <= v); sums over the last of the three are the matrices. They equal those of
-    `masks.label_image` at each threshold by itself, to the pixel: maps and thresholds are compared in single
-    precision there and here, and a value equal to a threshold reaches it. Background maps have no part in it.
+    A pixel whose largest class map has the value v has this class at thresholds <= v, and is background at higher
+    thresholds. So pixels are counted by (ground truth, best class, number of thresholds <= v), and sums over the last
+    index give the matrices. They equal the matrices of `masks.label_image` at each threshold, to the pixel: both
+    compare in single precision, and a value equal to a threshold reaches it. Background maps are not used.
     """
 
     def __init__(self, num_classes: int, thresholds: Sequence[float] = THRESHOLDS) -> None:
-        """`num_classes` is K, without the background; `thresholds` ascend."""
+        """`num_classes` is K, without the background; `thresholds` must ascend."""
         self.num_classes = num_classes
         self.thresholds = tuple(thresholds)
         self._limits = torch.tensor(self.thresholds, dtype=torch.float32)
         if not self.thresholds or (self._limits.diff() < 0).any():
-            raise ValueError("thresholds must be given, and ascend")
+            raise ValueError("give at least one threshold, in ascending order")
         size = num_classes + 1
         self._counts = torch.zeros(size, size, len(self.thresholds) + 1, dtype=torch.int64)
 
     def update(self, seed: SeedMaps, truth: UInt8[Tensor, "h w"]) -> None:
-        """Count an image; pixels whose ground truth is 255 do not count.
+        """Add the pixels of an image; pixels with the ground truth 255 do not count.
 
-        Raises DataError if the ground truth has another size than the image, or one of them a class beyond
-        K.
+        Raises DataError if the sizes differ, or if a class is above K.
         """
         _check_size(truth, seed.size, "image of the maps")
         if seed.classes.numel() and seed.classes.max() > self.num_classes:
             raise DataError(
                 f"there is a map of class {seed.classes.max()}, but the classes are 0..{self.num_classes}; "
-                "make the maps again with the class list that is evaluated"
+                "make the maps again with the class list of the evaluation"
             )
         classes, values = best_class(seed.upsample())
         reached = torch.bucketize(values, self._limits, right=True)  # number of thresholds <= value
-        # only the classes with a map have pixels to count: an image's table, and its time, is linear in S
+        # only classes with a map are counted, so that the table and the time of an image are linear in S
         present = seed.classes if seed.classes.numel() else torch.tensor([BACKGROUND])
         channel = torch.zeros(self.num_classes + 1, dtype=torch.int64)
         channel[present] = torch.arange(len(present))
@@ -153,7 +152,7 @@ class ThresholdSweep:
         self._counts.index_add_(1, present, counts.unflatten(1, (len(present), bins)))
 
     def over_processes(self) -> "ThresholdSweep":
-        """The sum over all processes that evaluate, each some of the images."""
+        """The sum over all processes, each of which has evaluated some of the images."""
         whole = ThresholdSweep(self.num_classes, self.thresholds)
         whole._counts = ranks.total(self._counts)
         return whole
@@ -165,7 +164,7 @@ class ThresholdSweep:
         return Confusion(self.num_classes, counts)
 
     def scores(self) -> list[Scores]:
-        """The scores at each threshold."""
+        """The scores at each of the thresholds."""
         return [self.confusion(i).scores() for i in range(len(self.thresholds))]
 
     @property
@@ -181,11 +180,11 @@ class ThresholdSweep:
         return torch.tensor([scores.fn for scores in self.scores()], dtype=torch.float64)
 
     def oracle(self) -> tuple[float, Scores]:
-        """The threshold of the best mIoU, the first on ties, and its scores: chosen on the ground truth."""
+        """The threshold with the best mIoU (the first on ties) and its scores, chosen on the ground truth."""
         return self._best(self.scores())
 
     def to_json(self) -> dict[str, Any]:
-        """`sweep` and `oracle` of metrics.json."""
+        """The entries `sweep` and `oracle` of metrics.json."""
         scores = self.scores()
         threshold, best = self._best(scores)
         sweep: dict[str, Any] = {"thresholds": list(self.thresholds)}
@@ -202,14 +201,13 @@ class ThresholdSweep:
 def evaluate_seeds(
     pairs: Iterable[tuple[SeedMaps, UInt8[Tensor, "h w"]]], num_classes: int, *, threshold: float
 ) -> dict[str, Any]:
-    """Scores of seeds against ground truth masks in one pass, as metrics.json holds them.
+    """The scores of (seed, ground-truth mask) pairs in one pass, in the form of metrics.json.
 
-    `num_classes` is K, without the background. One of DECISIONS has the scores of the masks, the others are None:
-    "threshold_free" those of maps with a learned background, "image_specific" those of maps that bring a threshold for
-    each image, "fixed" those of others at `threshold`. "sweep" and "oracle" are those of the class maps alone at
-    `THRESHOLDS`.
+    `num_classes` is K, without the background. One entry of DECISIONS has the scores of the masks, the others are None:
+    "threshold_free" for seeds with a background map, "image_specific" for seeds with their own threshold, and "fixed"
+    for other seeds, at `threshold`. "sweep" and "oracle" are the scores of the class maps alone at `THRESHOLDS`.
 
-    Raises DataError if there are no pairs, the seeds are not all of one kind, or seed and mask do not fit.
+    Raises DataError if there are no pairs, if seeds are of different kinds, or if seed and mask do not fit.
     """
     confusion, sweep = Confusion(num_classes), ThresholdSweep(num_classes)
     decision: str | None = None
@@ -239,7 +237,7 @@ def evaluate_masks(
     *,
     decision: MaskDecision,
 ) -> dict[str, Any]:
-    """Scores of masks against ground truth masks, as metrics.json holds them: there is no sweep and no oracle.
+    """The scores of (mask, ground-truth mask) pairs in the form of metrics.json, without sweep and oracle.
 
     Raises DataError if there are no pairs, or if a mask and its ground truth do not fit.
     """
@@ -258,12 +256,12 @@ def evaluate_masks(
 
 
 def of_masks(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The scores of the masks in metrics.json, however the background was decided."""
+    """The scores of the masks in metrics.json, for any decision of the background."""
     return metrics[decision_of(metrics)]
 
 
 def decision_of(metrics: dict[str, Any]) -> str:
-    """How the background was decided: the one of DECISIONS or WITHOUT_MAPS that has scores."""
+    """How the background was decided: the entry of DECISIONS or WITHOUT_MAPS that has scores."""
     return next(name for name in (*DECISIONS, *WITHOUT_MAPS) if metrics.get(name) is not None)
 
 
@@ -276,14 +274,14 @@ def _decision(seed: SeedMaps) -> str:
 def _count(
     truth: UInt8[Tensor, "h w"], column: Int64[Tensor, "h w"], *, columns: int, num_classes: int
 ) -> Int64[Tensor, "S columns"]:
-    """Number of pixels for each (ground truth, column)."""
+    """The number of pixels for each (ground truth, column)."""
     beyond = (truth > num_classes) & (truth != IGNORE)
     if beyond.any():
         raise DataError(
             f"the ground truth has the value {truth[beyond].max()}, but the classes are 0..{num_classes}; "
             "use 255 for pixels to ignore"
         )
-    row = truth.clamp(max=num_classes + 1).long()  # 255 becomes one more row, which is dropped
+    row = truth.clamp(max=num_classes + 1).long()  # 255 becomes an additional row, which is removed
     size = num_classes + 1
     counts = torch.bincount((row * columns + column).flatten(), minlength=(size + 1) * columns)
     return counts.view(size + 1, columns)[:size]

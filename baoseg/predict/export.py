@@ -1,4 +1,4 @@
-"""What other tools take: networks as ONNX files, and masks in the layout of the VOC evaluation server."""
+"""Export for other tools: networks as ONNX files, and masks in the layout of the VOC evaluation server."""
 
 import contextlib
 import importlib.util
@@ -32,20 +32,20 @@ OPSET = 17  # of traced networks
 COMP6 = Path("results/VOC2012/Segmentation/comp6_test_cls")  # comp6: trained on data other than VOC's masks
 VOC_OUTPUTS = 21  # the server's indices end at 20
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-WARNING, FATAL = 2, 4  # how bad a thing must be for onnxruntime to say it: by itself, and while graphs are checked
+WARNING, FATAL = 2, 4  # log levels of onnxruntime: the default, and during the check
 LOG = "_jit_onnx_log"  # of torch._C: how tracing speaks
-TOLERANCE = 1e-3  # of the check, relative to the largest value
+TOLERANCE = 1e-3  # tolerance of the check, relative to the largest value
 
 
 class Kind(StrEnum):
-    """What the description of an ONNX file calls the network."""
+    """The kind of a network in the metadata of an ONNX file."""
 
     SEGMENTER = "segmenter"
     LABELER = "labeler"
 
 
 class SegmenterGraph(nn.Module):
-    """Images in 0..1 to logits of the background and the K classes, at the size of the images: one scale."""
+    """Computes, from images in 0..1, logits of background and K classes at the size of the images, at one scale."""
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ class SegmenterGraph(nn.Module):
 
 
 class LabelerGraph(nn.Module):
-    """Images in 0..1 and label vectors to what a method gives for one scale, on the feature grid.
+    """Computes, from images in 0..1 and label vectors, the maps of a method at one scale on the feature grid.
 
-    Maps are those of `Method.maps`, before clipping and scaling; those of absent classes are 0. The second of the three
-    outputs, the background's map, is there for methods that learn one. The last are the class logits, of
-    a second pass through the network; the exporter joins what it recognises as the same, not always all of it.
+    The outputs are the maps of `Method.maps`, before clipping and scaling, with 0 for absent classes; the background
+    map, if the method learns one; and the class logits, from a second pass through the network. (The exporter merges
+    equal parts of the two passes, but not always all of them.)
     """
 
     def __init__(self, method: Method) -> None:
@@ -85,7 +85,7 @@ class _Normalise(nn.Module):
 
     def __init__(self, normalisation: Normalisation) -> None:
         super().__init__()
-        # No plain "mean": the exporter calls results of operations so, and does not keep the two apart.
+        # Not named "mean": the exporter gives this name to results of operations and would confuse them.
         self.register_buffer("pixel_mean", torch.tensor(normalisation.mean)[:, None, None])
         self.register_buffer("pixel_std", torch.tensor(normalisation.std)[:, None, None])
 
@@ -97,23 +97,23 @@ class _Normalise(nn.Module):
 def onnx(model: Labeler | Segmenter, path: Path) -> None:
     """Write `model` as one ONNX file for any number of images of any size. Normalisation is in the graph.
 
-    Segmenter:  images [b 3 h w] in 0..1                  ->  scores [b K+1 h w], logits with the background first
+    Segmenter:  images [b 3 h w] in 0..1                  ->  scores [b K+1 h w]: logits, the background first
     Labeler:    the same, and labels [b K] of 0 and 1     ->  maps [b K h' w'], background [b 1 h' w'] of methods that
                                                               learn one, logits [b K]
 
-    All are 32-bit floats. The file's metadata hold `kind`, `classes` (a JSON list) and `version`. Scales, mirror
-    images and windows, the decision and thresholds of single images (BAS) stay with the caller.
+    All values are 32-bit floats. The metadata of the file are `kind`, `classes` (a JSON list) and `version`. The caller
+    must combine scales, mirror images and windows, decide on the masks, and choose thresholds for single images (BAS).
 
-    Before the file is put in place, onnxruntime runs it on a batch of another number and size and the result is
-    compared with PyTorch's. Convolutional networks are written by tracing, in seconds; what tracing gets wrong, and
-    networks with attention, by symbolic capture, which can take many minutes.
+    Before the file is renamed to its final name, onnxruntime runs it on a batch of another size, and the result is
+    compared with PyTorch. Convolutional networks are exported by tracing, in seconds. Networks with attention, and
+    networks for which tracing gives wrong results, are exported by symbolic capture, which can take many minutes.
 
-    Raises RecipeError where an extra is missing, the network has a part that ONNX does not know, or the check fails.
+    Raises RecipeError if an extra is missing, if ONNX does not support a part of the network, or if the check fails.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise RecipeError(f"export needs {' and '.join(missing)}; run pip install 'baoseg[onnx]'")
     classes = len(model.classes)
-    # The example goes the general way, which is right for all sizes: its sides are multiples of no stride, so that
+    # The sides of the example are not multiples of any stride, so that the graph is right for all sizes:
     # padding is in the graph.
     images, labels = torch.rand(2, 3, 301, 403, device=model.device), torch.ones(2, classes, device=model.device)
     free = torch.export.Dim.DYNAMIC
@@ -133,19 +133,19 @@ def onnx(model: Labeler | Segmenter, path: Path) -> None:
         if not (_traceable(model) and _traced(graph, given, outputs, temporary) and _agrees(temporary, graph, given)):
             _captured(graph, given, {name: sizes[name] for name in given}, outputs, temporary)
             if not _agrees(temporary, graph, given):
-                raise RecipeError("this network is another one as ONNX than in PyTorch; use another backbone")
+                raise RecipeError("this network gives other results in ONNX than in PyTorch; use another backbone")
         _describe(temporary, about)
 
 
 def _traceable(model: Labeler | Segmenter) -> bool:
-    """Tracing keeps the numbers of tokens and batches of attention, and does not know BAS's pooling."""
+    """Whether tracing would be wrong: it fixes the sizes in attention, and does not know the pooling of BAS."""
     if isinstance(model, Segmenter):
         return True
     return not model.method.network.backbone.attends and model.method.traceable
 
 
 def _traced(graph: nn.Module, given: dict[str, Tensor], outputs: list[str], path: Path) -> bool:
-    """Whether it could be written."""
+    """Write the file; returns whether that was possible."""
     free = {
         name: {0: "batch", **({2: f"{name}_h", 3: f"{name}_w"} if value.ndim == 4 else {})}
         for name, value in given.items()
@@ -188,23 +188,25 @@ def _captured(
 
 
 def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
-    """Whether onnxruntime gets what PyTorch gets, for three images of another size than those of the export."""
+    """Whether onnxruntime and PyTorch agree for three images of another size than in the export."""
     import onnxruntime
 
     fed = {name: _other(value) for name, value in given.items()}
     silent = onnxruntime.SessionOptions()
-    silent.log_severity_level = FATAL  # what it says of a wrong graph before it raises an error is no news
+    silent.log_severity_level = FATAL  # its messages about a wrong graph would only repeat the error
     onnxruntime.set_default_logger_severity(FATAL)
     try:
         session = onnxruntime.InferenceSession(path, silent, providers=["CPUExecutionProvider"])
         found = session.run(None, {name: value.cpu().numpy() for name, value in fed.items()})
-    except Exception:  # it has no base of its own for what a wrong graph can raise
+    except Exception:  # its errors about a wrong graph have no common base class
         return False
     finally:
         onnxruntime.set_default_logger_severity(WARNING)
     expected = [value.cpu() for value in graph(**fed)]
     if not all(value.isfinite().all() for value in expected):
-        raise RecipeError("the network gives values that are NaN or infinite; export another one, or train it again")
+        raise RecipeError(
+            "the network gives values that are NaN or infinite; export another network, or train it again"
+        )
     return all(
         ours.shape == tuple(theirs.shape)
         and bool((torch.from_numpy(ours) - theirs).abs().max() <= TOLERANCE * theirs.abs().max().clamp(min=1))
@@ -213,7 +215,7 @@ def _agrees(path: Path, graph: nn.Module, given: dict[str, Tensor]) -> bool:
 
 
 def _other(value: Tensor) -> Tensor:
-    """Three images of 97 x 130 in the place of those of the export, or their label vectors."""
+    """Three images of 97 x 130 pixels, or their label vectors, in place of the example of the export."""
     return torch.rand(3, 3, 97, 130, device=value.device) if value.ndim == 4 else value[:1].expand(3, -1)
 
 
@@ -227,14 +229,14 @@ def _describe(path: Path, about: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter says about its own insides is for its developers, the graph at which it stopped among it."""
+    """Hide the messages of the exporter, which are for its developers."""
     log = logging.getLogger("torch.onnx")
     level, speak = log.level, getattr(torch._C, LOG)
     log.setLevel(logging.ERROR)
-    setattr(torch._C, LOG, lambda *_: None)  # it prints even where it is switched off
+    setattr(torch._C, LOG, lambda *_: None)  # it prints even if it is disabled
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `_agrees` looks instead
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # `_agrees` checks instead
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", module=r"torch\.|onnxscript\.|onnx_ir\.|copyreg")
             yield
@@ -244,13 +246,15 @@ def _quiet() -> Iterator[None]:
 
 
 def voc(stage: Stage, dataset: Dataset, out: Path, *, tar: bool = False) -> Path:
-    """Copy the masks of a split into the layout that VOC's evaluation server asks for; with `tar` also as results.tgz.
+    """Copy the masks of a split into the layout of the VOC evaluation server; with `tar`, also write results.tgz.
 
-    Every mask is checked before the first is written. Gives the folder of the masks, or the archive. Raises DataError
-    for a mask that is missing, of another size than its image, or has an index beyond 20 (255 among them).
+    All masks are checked before the first is written. Returns the folder of the masks, or the archive. Raises DataError
+    if a mask is missing, differs in size from its image, or has an index above 20 (also 255).
     """
     if len(dataset.classes) + 1 > VOC_OUTPUTS:
-        raise DataError(f"{len(dataset.classes)} classes; the server of VOC knows {VOC_OUTPUTS - 1}, name no more")
+        raise DataError(
+            f"{len(dataset.classes)} classes, but the VOC server knows only {VOC_OUTPUTS - 1}; use the classes of VOC"
+        )
     split = dataset.split
     for index, name in progress.track(enumerate(dataset.names), title=f"{stage.name} masks", total=len(dataset)):
         _check_for_server(stage.mask(split, name), dataset[index].image)
@@ -273,4 +277,4 @@ def _check_for_server(path: Path, image: UInt8[Tensor, "3 h w"]) -> None:
     if (rows, columns) != (height, width):
         raise DataError(f"{path}: {width} x {height} pixels, its image {columns} x {rows}; make the mask again")
     if mask.max() >= VOC_OUTPUTS:
-        raise DataError(f"{path}: index {mask.max()} is outside 0..{VOC_OUTPUTS - 1}, and the server takes no other")
+        raise DataError(f"{path}: index {mask.max()} is outside 0..{VOC_OUTPUTS - 1}, which the server does not accept")

@@ -1,11 +1,11 @@
-"""A labeler of ImageNet's 1,000 classes and of groups of them, from the embedded weights: no training.
+"""A labeler for the 1,000 ImageNet classes and for groups of them, with embedded weights and without training.
 
     labeler = baoseg.load("imagenet")
     result = labeler("photo.jpg", labels=["dog", "sofa"])
 
-A name is a class of ImageNet or a group of them: `dog` stands for all breeds below it in WordNet's tree of hypernyms
-(`imagenet_groups.json`, made by tools/imagenet_groups.py). Maps are class activation maps, the background of each image
-is cut off by Otsu's threshold of its strongest map, and a dense CRF draws the mask to the edges of the image.
+A name is an ImageNet class or a group of classes: `dog` means all breeds below it in the hypernym tree of WordNet
+(`imagenet_groups.json`, made by tools/imagenet_groups.py). Maps are class activation maps. The background threshold of
+an image is Otsu's threshold of its strongest map, and a dense CRF refines the mask.
 """
 
 import difflib
@@ -41,12 +41,12 @@ from baoseg.seeds import masks
 from baoseg.training import losses
 
 MAPS = maps.Config(sizes=(256, 384), keep_aspect=True)  # the network was trained at 260 pixels
-LONGEST = 1024  # pixels of an image's longer side for the CRF: larger images are reduced before, their masks enlarged
+LONGEST = 1024  # largest long side in pixels for the CRF; larger images are made smaller, and their masks enlarged
 
 
 @dataclass(frozen=True)
 class Group:
-    """A class of ImageNet or several: their indices 0..999, and what WordNet says that the name means."""
+    """A name for one or several ImageNet classes: their indices 0..999, and the meaning of the name in WordNet."""
 
     name: str
     meaning: str
@@ -54,7 +54,7 @@ class Group:
 
 
 def group(name: str) -> Group:
-    """The classes that `name` stands for. Raises DataError, with the nearest names, for one that is not known."""
+    """The group of classes with this name. Raises DataError, with the nearest names, for an unknown name."""
     content = _table()
     wanted = tidy(name.replace("_", " ")).lower()
     if wanted not in content["names"]:
@@ -85,17 +85,17 @@ def _info() -> ImageNetInfo:
 
 
 def of_class(index: int) -> Group:
-    """One class of ImageNet, by its index 0..999, under its first name."""
+    """The group of one ImageNet class, by its index 0..999, with its first name."""
     name, _, meaning = _info().index_to_description(index, detailed=True).partition(": ")
     return Group(name.split(",")[0], meaning, (index,))
 
 
 class GroupCAM(Method):
-    """Class activation maps of groups of ImageNet's classes.
+    """Class activation maps of groups of ImageNet classes.
 
-    The logit of a group is the log-sum-exp of those of its classes. Its gradient weighs the maps of its classes by
-    their probabilities within the group: M_g = sum_{c in g} p(c | g) M_c. Maps are relative to the mean over all
-    classes, as the softmax does not see what is common to all logits.
+    The logit of a group is the log-sum-exp of the logits of its classes. The map of a group weights the maps of its
+    classes by their probabilities in the group, as the gradient of this logit does: M_g = sum_{c in g} p(c | g) M_c.
+    The mean over all classes is subtracted from the maps, because the softmax does not depend on it.
     """
 
     chooses_threshold = True
@@ -112,7 +112,7 @@ class GroupCAM(Method):
         *,
         classes: Int[Tensor, "k"] | None = None,
     ) -> Maps:
-        """Of the groups, or of those asked for by their numbers 1..K."""
+        """The maps of all groups, or of the groups with the indices `classes` in 1..K."""
         class_maps = self.network.class_maps(self.network(images))
         logits, mean = losses.pool(class_maps), class_maps.mean(dim=1)
         groups = self.groups if classes is None else [self.groups[index - 1] for index in classes.tolist()]
@@ -127,12 +127,12 @@ class GroupCAM(Method):
         *,
         fixed: float,
     ) -> float:
-        """Otsu's cut of the strongest map of each cell."""
+        """Otsu's threshold of the largest map at each cell."""
         strongest = scores.amax(dim=0)[None, None]
         return float(find_cut(strongest, torch.ones_like(strongest, dtype=torch.bool), cut=Cut.OTSU))
 
     def classify(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b K"]:
-        """Logits of the groups, relative to all classes: the logarithm of their probability."""
+        """The logarithm of the probability of each group."""
         logits = losses.pool(self.network.class_maps(self.network(images))).log_softmax(dim=1)
         return torch.stack([logits[:, group].logsumexp(dim=1) for group in self.groups], dim=1)
 
@@ -144,11 +144,11 @@ class ImageNetLabeler:
         self.network = network.eval()
 
     def __call__(self, image: ImageLike, labels: Sequence[str | Group] | None = None, *, crf: bool = True) -> Result:
-        """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
+        """Label an image: a path, a PIL image, a uint8 array [h w 3] or a uint8 tensor [3 h w].
 
-        `labels` are classes or groups of ImageNet or their names; in the mask they are 1, 2, ... in the order given.
-        Without them the likeliest class alone is looked for. With `crf` a dense CRF draws the mask to the edges of the
-        image.
+        `labels` are groups or names of ImageNet classes or groups; in the mask they have the values 1, 2, ... in this
+        order. Without `labels`, the label is the likeliest class. With `crf`, a dense CRF refines the mask.
+
         Raises DataError for an unknown name and an unreadable image.
         """
         pixels = as_image(image)
@@ -170,13 +170,13 @@ class ImageNetLabeler:
         )
 
     def of(self, groups: Sequence[Group]) -> Labeler:
-        """The labeler of these groups, which has no CRF."""
+        """The labeler for these groups, without CRF."""
         names = ClassSet(tuple(one.name for one in groups))
         return Labeler(GroupCAM(self.network, groups), names, maps=MAPS, masks=masks.Config())
 
     @torch.inference_mode()
     def likeliest(self, image: ImageLike, *, count: int = 5) -> list[tuple[Group, float]]:
-        """The likeliest classes of an image and their probabilities, the likeliest first."""
+        """The `count` likeliest classes of an image with their probabilities, in descending order."""
         backbone = self.network.backbone
         views = maps.views(
             _reduced(as_image(image)).to(self.device),
@@ -195,23 +195,24 @@ class ImageNetLabeler:
 
 
 def load(*, device: str | torch.device = "cpu") -> ImageNetLabeler:
-    """The labeler of the embedded weights. Raises CheckpointError if they are not installed."""
+    """The labeler with the embedded weights. Raises CheckpointError if they are not installed."""
     entry = embedded.find(embedded.DEFAULT)
     config = nets.Config(backbone=f"{nets.TIMM}{entry.network}")
     state = embedded.read(embedded.DEFAULT)
     weight, bias = state["classifier.weight"], state["classifier.bias"]
     network = nets.build(config, len(weight), initialise=False)
     nets.load_backbone(network.backbone, state, source=embedded.locate(embedded.DEFAULT))
-    network.class_head = nn.Conv2d(weight.shape[1], 1 + len(weight), 1)  # a bias, and a background that is not used
+    # the bias, and a background output that is not used
+    network.class_head = nn.Conv2d(weight.shape[1], 1 + len(weight), 1)
     values = {"weight": F.pad(weight, (0, 0, 1, 0))[:, :, None, None], "bias": F.pad(bias, (1, 0))}
     network.class_head.load_state_dict(values)
     return ImageNetLabeler(network.to(device))
 
 
 def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ()) -> list[Path]:
-    """Write masks and overlays of photographs into the folder `out` and say what was found. Gives what failed.
+    """Write masks and overlays of photographs into the folder `out`, and print the classes. Returns the failures.
 
-    Raises DataError for an unknown label, and as `predict.each_image`.
+    Raises DataError for an unknown label, and errors as `predict.each_image`.
     """
     groups = [group(name) for name in labels]
     for one in groups:
@@ -233,12 +234,12 @@ def try_photos(photos: Sequence[Path], out: Path, *, labels: Sequence[str] = ())
 
     failed = predict.each_image(photos, out, write, overlays=".png")
     if written:
-        progress.say(f"the photographs under their masks are in {out / predict.OVERLAYS}")
+        progress.say(f"overlays of photographs and masks are in {out / predict.OVERLAYS}")
     return failed
 
 
 def _reduced(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 y x"]:
-    """The image, at most LONGEST pixels long."""
+    """The image, made smaller if its long side is above LONGEST pixels."""
     height, width = image.shape[-2:]
     scale = min(1.0, LONGEST / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))

@@ -1,4 +1,4 @@
-"""A trained network that labels images: the Python API, and the file that keeps it."""
+"""A trained network that labels images: its Python API and its file."""
 
 import math
 from collections.abc import Sequence
@@ -28,16 +28,17 @@ from baoseg.predict import maps
 from baoseg.seeds import SeedMaps, masks
 from baoseg.training import guards
 
-LIKELIEST = 1e9  # a label cut that no logit reaches: the likeliest class alone is predicted
-FORMAT = 1  # of the description in a network.safetensors; a reader refuses what it does not know
+LIKELIEST = 1e9  # a label cut that no logit reaches, so that only the likeliest class is predicted
+FORMAT = 1  # version of the description in network.safetensors; unknown versions are refused
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a labeler says about one image, at the image's size.
+    """The result for one image, at the size of the image.
 
-    `mask`: 0 background, 1..K the classes of the labeler; `class_maps`: a map in [0, 1] by class name, for the labels
-    given (or predicted); `background`: the learned background map in [0, 1], None for methods without one.
+    `mask` has 0 for the background and 1..K for the classes of the labeler. `class_maps` has a map in [0, 1] for the
+    name of each given (or predicted) label. `background` is the background map in [0, 1]; None if the method learns
+    none.
     """
 
     labels: tuple[str, ...]
@@ -47,9 +48,9 @@ class Result:
 
 
 class Labeler:
-    """Labels the pixels of images whose classes are known: `labeler(image, labels=["dog"]).mask`.
+    """Labels the pixels of images with image-level labels: `labeler(image, labels=["dog"]).mask`.
 
-    `label_cut` is the class logit from which on a class counts as present where no labels are given; see `calibrate`.
+    If no labels are given, classes with a logit of at least `label_cut` count as present; see `calibrate`.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class Labeler:
     def __call__(
         self, image: ImageLike, labels: Sequence[str] | None = None, *, threshold: float | None = None
     ) -> Result:
-        """Label an image: a path, PIL image, uint8 array [h w 3] or tensor [3 h w].
+        """Label an image: a path, a PIL image, a uint8 array [h w 3] or a uint8 tensor [3 h w].
 
-        Without `labels` the classifier's own are used, see `predict_labels`.
-        `threshold` replaces the learned background by a cut of the class maps. Raises DataError for an unknown label,
-        an empty list, an unreadable image, and maps that are NaN or infinite.
+        Without `labels`, the labels are predicted (`predict_labels`). With `threshold`, the mask is made from the class
+        maps and this threshold instead of the background map. Raises DataError for an unknown label, an empty list of
+        labels, an unreadable image, and maps that are NaN or infinite.
         """
         pixels = as_image(image)
         vector = self.predict_labels(pixels) if labels is None else self.classes.encode(labels)
@@ -90,7 +91,7 @@ class Labeler:
         )
 
     def seed(self, image: UInt8[Tensor, "3 h w"], labels: Float[Tensor, "K"]) -> SeedMaps:
-        """Normalised multi-scale maps on the seeds' grid. Raises DataError for an empty label vector."""
+        """The seed: normalised multi-scale maps. Raises DataError for a label vector without a class."""
         backbone = self.method.network.backbone
         return maps.infer(
             self.method,
@@ -103,22 +104,22 @@ class Labeler:
         )
 
     def predict_labels(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
-        """Label vector of the classes whose logit is at least `label_cut`, or else of the likeliest."""
+        """The label vector of the classes with a logit of at least `label_cut`, or else of the likeliest class."""
         logits = self.class_logits(image)
         return (logits >= logits.max().clamp(max=self.label_cut)).float()
 
     @torch.inference_mode()
     def class_logits(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "K"]:
-        """Of the classifier at the middle scale of inference, without labels; the mean over the mirror images.
+        """The class logits [K] at the middle scale of inference, averaged over the image and its mirror image.
 
-        Raises DataError where they are NaN or infinite.
+        Raises DataError if they are NaN or infinite.
         """
         logits = self.method.classify(self.views(image)).mean(dim=0).cpu()
         guards.numbers(logits, "class logits")
         return logits
 
     def views(self, image: UInt8[Tensor, "3 h w"]) -> Float[Tensor, "v 3 h2 w2"]:
-        """The image, normalised, at the middle scale of inference; its mirror image after it, where flips are on."""
+        """The normalised image at the middle scale of inference and, if inference uses flips, its mirror image."""
         backbone = self.method.network.backbone
         return maps.views(
             image.to(self.device),
@@ -130,10 +131,10 @@ class Labeler:
 
     @torch.inference_mode()
     def raw_maps(self, images: Float[Tensor, "b 3 h w"], labels: Float[Tensor, "b K"]) -> Maps:
-        """Refined class scores [b K h' w'] and background score [b 1 h' w'] (None for methods without one).
+        """Refined class scores [b K h' w'] and background scores [b 1 h' w'] (None if the method learns none).
 
-        Images are normalised (mean and deviation of `labeler.method.network.normalisation`), labels are label
-        vectors; the maps are those of one forward pass, before any clipping or normalisation. Unpacks as a pair.
+        Images must be normalised (`labeler.method.network.normalisation`); `labels` are label vectors. The maps are
+        those of one forward pass, before clipping and normalisation. The result unpacks as a pair.
         """
         return self.method.maps(images.to(self.device), labels.to(self.device))
 
@@ -142,14 +143,13 @@ class Labeler:
         return next(self.method.parameters()).device
 
 
-def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> float:
-    """The `label_cut` with which the labels that the labeler predicts for `dataset` come closest to its own.
+def calibrate(labeler: Labeler, dataset: Dataset, *, images: int = 500) -> float:
+    """The `label_cut` for which the predicted labels of `dataset` agree best with its labels (`best_cut`).
 
-    At most so many images are looked at, evenly spaced; of their labels those of the whole image alone. On the
-    images that the network was trained on, which are all that there is without a split for it, the classifier is
-    surer than on new ones, so the cut is an optimistic one.
+    At most `images` images, evenly spaced, are used, with their image-level labels only. If these are the training
+    images, the cut is optimistic, because the classifier is more certain about training images than about new images.
     """
-    chosen = range(0, len(dataset), math.ceil(len(dataset) / pictures))
+    chosen = range(0, len(dataset), math.ceil(len(dataset) / images))
     bar = progress.track(chosen, title="label cut", total=len(chosen))
     logits = []
     for index in bar:
@@ -159,17 +159,17 @@ def calibrate(labeler: Labeler, dataset: Dataset, *, pictures: int = 500) -> flo
 
 
 def best_cut(logits: Float[Tensor, "n K"], labels: Float[Tensor, "n K"]) -> float:
-    """The cut of highest F1 over all pairs of image and class (micro-F1), 2 TP / (predicted + present).
+    """The cut with the highest F1 over all pairs of image and class (micro-F1), 2 TP / (predicted + present).
 
-    The likeliest class of each image is predicted with any cut, as in `Labeler.predict_labels`. The cut lies halfway
-    between the lowest logit that it keeps and the highest that it drops, where it drops any; of equally good cuts it is
-    the highest.
+    As in `Labeler.predict_labels`, the likeliest class of an image is always predicted. The cut is the mean of the
+    lowest logit that it keeps and the highest logit that it drops (if it drops any). Of equally good cuts, it is the
+    highest.
     """
     logits = logits.double()
     likeliest = logits == logits.amax(dim=1, keepdim=True)
     values, order = logits[~likeliest].sort(descending=True)
     truths = labels[~likeliest][order]
-    hits = labels[likeliest].sum() + F.pad(truths.cumsum(0), (1, 0))  # with the first 0, 1, 2, .. of the values kept
+    hits = labels[likeliest].sum() + F.pad(truths.cumsum(0), (1, 0))  # if the first 0, 1, 2, ... values are kept
     predicted = likeliest.sum() + torch.arange(len(values) + 1)
     f1 = 2 * hits.double() / (predicted + labels.sum())
     ends = torch.cat([logits.max()[None], values, logits.min()[None] - 1])
@@ -188,7 +188,7 @@ def save(
     classes: ClassSet,
     label_cut: float = 0.0,
 ) -> None:
-    """Write a self-describing safetensors file that `load` reads: weights, network, method, classes, inference."""
+    """Write a safetensors file for `load`: the weights, and network, method, classes and inference in its header."""
     about = {
         "format": FORMAT,
         "version": baoseg.__version__,
@@ -209,29 +209,29 @@ def load(
     heads: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Labeler:
-    """A labeler from a run folder (its last stage), a network.safetensors of a run, or a published checkpoint.
+    """Load a labeler from a run folder (its last stage), a network.safetensors, or an official checkpoint.
 
-    Published checkpoints are Conformers in the key names of TransCAM and BAO, as a `.pth` state dict or safetensors.
-    They do not say their class names and attention heads: `classes` defaults to the 20 of VOC or to numbers, `heads`
-    to one for 64 channels, as all published models have it. Raises CheckpointError, and RunError for a folder that
-    is no run.
+    Official checkpoints are Conformers in the key names of TransCAM and BAO (`.pth` state dicts or safetensors). They
+    do not contain class names and the number of attention heads: `classes` defaults to the 20 VOC classes or to
+    numbers, and `heads` to one head per 64 channels, as in all official models. Raises CheckpointError, and RunError
+    for a folder that is not a run.
     """
     path = Path(source)
     if path.is_dir():
         if not (files := trained(Run(path))):
-            raise CheckpointError(f"{path}: nothing trained yet; run `bao train` on it first")
+            raise CheckpointError(f"{path}: has no trained network yet; run `bao train` on it first")
         path = files[-1]
     state = weights.read_checkpoint(path)
     about = weights.read_metadata(path)
     if about is not None and "task" in about:
-        raise CheckpointError(f"{path}: a network for {about['task']}, no labeler; open it with baoseg.load")
+        raise CheckpointError(f"{path}: a network for {about['task']}, not a labeler; open it with baoseg.load")
     made = _published(path, state, classes, heads) if about is None else _own(path, state, about, classes)
     made.method.to(device)
     return made
 
 
 def trained(run: Run) -> list[Path]:
-    """The labelers of a run folder. Raises RunError for a folder that is no run."""
+    """The files of the labelers of a run folder. Raises RunError for a folder that is not a run."""
     stages = read_json(run.manifest)["stages"]
     return [stage.network for name in stages if (stage := run.stage(name)).network.exists()]
 
@@ -246,7 +246,7 @@ def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[st
         raise CheckpointError(f"{path}: written by another version of baoseg; load it with that version")
     names = ClassSet(tuple(about["classes"] if classes is None else classes))
     if len(names) != len(about["classes"]):
-        raise CheckpointError(f"{path}: trained for {len(about['classes'])} classes, {len(names)} given")
+        raise CheckpointError(f"{path}: trained for {len(about['classes'])} classes, but {len(names)} are given")
     source = str(path)
     method_settings = settings.from_json(about["method"], Settings, source=source)
     config = settings.from_json(about["net"], nets.Config, source=source)
@@ -257,7 +257,7 @@ def _own(path: Path, state: dict[str, Tensor], about: dict, classes: Sequence[st
         names,
         maps=settings.from_json(about["maps"], maps.Config, source=source),
         masks=settings.from_json(about["masks"], masks.Config, source=source),
-        label_cut=about.get("label_cut", 0.0),  # files of earlier versions have none
+        label_cut=about.get("label_cut", 0.0),  # files of earlier versions have no version
     )
 
 
@@ -267,6 +267,6 @@ def _published(path: Path, state: dict[str, Tensor], classes: Sequence[str] | No
     if classes is None:
         classes = VOC_CLASSES if count == len(VOC_CLASSES) else [f"class {index}" for index in range(1, count + 1)]
     if len(classes) != count:
-        raise CheckpointError(f"{path}: a network of {count} classes, {len(classes)} names given")
+        raise CheckpointError(f"{path}: a network of {count} classes, but {len(classes)} names are given")
     method = bao.Config(background=bao.Background.RELEASED) if network.activation_heads else transcam.Config()
     return Labeler(make(method, network), ClassSet(tuple(classes)), maps=maps.Config(), masks=masks.Config())

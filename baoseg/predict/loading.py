@@ -1,4 +1,4 @@
-"""`baoseg.load`: whatever was trained, ready to use."""
+"""`baoseg.load`: opens any trained network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,13 +39,13 @@ def load(
     heads: int | None = None,
     device: str | torch.device = "cpu",
 ) -> "Labeler | Segmenter | ImageNetLabeler":
-    """A labeler, or a segmenter, which does without labels.
+    """Load a labeler, or a segmenter, which needs no labels.
 
-    `"imagenet"` is a labeler of ImageNet's classes, whose weights come with the installation (`imagenet`).
+    `source` is one of: a network.safetensors; the folder of a stage, e.g. RUN/bao or RUN/segment; a run folder, from
+    which the last labeler is loaded or, without a labeler, the last segmenter; an official checkpoint; or "imagenet", a
+    labeler for ImageNet classes with weights that are installed with baoseg (`predict.imagenet`).
 
-    `source` is the network.safetensors of a run or the folder of a stage, e.g. RUN/bao or RUN/segment; a run folder,
-    which stands for the last labeler in it, or the last segmenter where it has no labeler; or a published checkpoint.
-    For `classes` and `heads`, which are about the last, and for errors see `labeler.load`.
+    `classes` and `heads` apply to official checkpoints; for these and for errors see `labeler.load`.
     """
     if source == "imagenet":
         from baoseg.predict import imagenet  # noqa: PLC0415  (timm's tables of ImageNet, which nothing else needs)

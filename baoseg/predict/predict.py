@@ -1,12 +1,12 @@
-"""Masks for new images that have no labels, by a segmentation network or by a labeler.
+"""Masks for new images without labels, by a segmentation network or a labeler.
 
     photos/a/cat.jpg    -> OUT/a/cat.png             0 background, 1..K the classes of the model
-                           OUT/overlays/a/cat.jpg    the image under the colours of its mask, where asked for
+                           OUT/overlays/a/cat.jpg    the image with the colours of its mask, with --overlays
     cat.jpg             -> OUT/cat.png
 
-Masks and overlays that are there already are written anew. Images whose masks would be one file fail, all of them. Each
-image is handled by itself, so memory depends on the largest one alone: on some bytes for each of its pixels, and with a
-labeler on its maps, which are four for each label.
+Existing masks and overlays are overwritten. If masks of several images would have the same file name, all of these
+images fail. Images are processed one by one, so the memory depends on the largest image: some bytes per pixel and, with
+a labeler, four bytes per pixel and label for the maps.
 """
 
 import sys
@@ -34,21 +34,22 @@ from baoseg.refine import crf
 from baoseg.training import guards
 
 OVERLAYS = "overlays"
-OPACITY = 0.5  # of the colours in an overlay
-LEAST_SHARE = 0.01  # of the probability in a window: a class with less, and nowhere the best, stays out of the CRF
+OPACITY = 0.5  # opacity of the colours in an overlay
+# share of the probability in a window; a class below it that is nowhere the largest is left out of the CRF
+LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    crf: bool = False  # draw the masks to the edges of the images
+    crf: bool = False  # refine the masks with a dense CRF
     overlays: bool = False
-    labels: str | None = None  # of all images, as in a labels.csv; None: the model finds them itself
+    labels: str | None = None  # for all images, as in labels.csv; None: the model predicts the classes
 
 
 def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config: Config = Config()) -> list[Path]:
-    """Predict the images among `inputs` and those in the folders among them. Gives what failed, as `each_image`.
+    """Predict masks for `inputs`, which are images and folders of images. Returns the failures, as `each_image`.
 
-    Raises DataError before any work where labels are unknown.
+    Raises DataError for unknown labels, before any image is read, and errors as `each_image`.
     """
     labels = None if config.labels is None else _parse(config.labels, model)
 
@@ -67,12 +68,12 @@ def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config
 def each_image(
     inputs: Sequence[Path], out: Path, write: Callable[[Path, Path, Path], None], *, overlays: str | None
 ) -> list[Path]:
-    """Call `write` with the paths of each image, its mask and its overlay, and say how it went. Gives what failed.
+    """Call `write` with the paths of each image, its mask and its overlay; print the counts and return the failures.
 
-    An image or folder that cannot be read, and images whose masks would be one file, are named on stderr and skipped.
-    What looks like an image in a folder and is of no kind that can be read is counted; it failed where nothing else was
-    there. `overlays` is their suffix, None for none. Raises DataError before any work where there is nothing to predict
-    or an image would be overwritten; RunError where `out` cannot be written.
+    Images and folders that cannot be read, and images whose masks would have the same file name, are reported on stderr
+    and skipped. Files in folders that look like images but cannot be read are counted; if there is nothing else, they
+    are failures. `overlays` is the suffix of the overlays; None: no overlays. Raises DataError, before any work, if
+    there is nothing to predict or if an image would be overwritten, and RunError if `out` cannot be written.
     """
     walk.check_out(out)
     failed: list[Path] = []
@@ -94,7 +95,7 @@ def each_image(
         except (DataError, TargetError) as error:
             skip(source, str(error))
         except torch.OutOfMemoryError:
-            skip(source, "too large for the memory of the device; use --accelerator cpu")
+            skip(source, "the image is too large for the memory of the device; use --accelerator cpu")
     also = f"; {walk.ignored_text(Counter(passed.values()))}" if passed else ""
     progress.say(f"{out}: {written} written, {len(failed)} failed{also}")
     return failed if failed or written else list(passed)
@@ -107,9 +108,10 @@ def predict(
     labels: Sequence[str] | None = None,
     crf: bool = False,
 ) -> UInt8[Tensor, "h w"]:
-    """The mask of an image. The CRF goes by windows, those of the segmentation network or the same for a labeler.
+    """The mask of an image. The CRF is applied in windows, as segmentation networks are.
 
-    Pixels near the border of a window see half its margin beyond it: 64 pixels, where the CRF's longest width is 80.
+    Windows overlap, so that a pixel near the border of its window sees 64 pixels beyond the border (half of the
+    margin); the largest width of the CRF is 80 pixels.
     """
     match model:
         case Segmenter() if crf or model.inference.crf:
@@ -124,14 +126,14 @@ def predict(
 
 
 def overlay(picture: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Image.Image:
-    """The image under the colours of the classes. The background is as it was."""
+    """The image with the colours of the classes over it; the background is unchanged."""
     photograph = Image.fromarray(picture.permute(1, 2, 0).numpy())
     coloured = Image.blend(photograph, Image.fromarray(voc_palette()[mask.numpy()]), OPACITY)
     return Image.composite(coloured, photograph, Image.fromarray((mask != BACKGROUND).numpy()))
 
 
 def overlay_path(mask: Path, out: Path, suffix: str) -> Path:
-    """Of `bao predict` a JPEG: no overlay has the name of a mask then, and a whole photograph stays a small file."""
+    """Write an overlay. `bao predict` writes JPEG, so that overlays have other names than masks, and are small."""
     return out / OVERLAYS / mask.relative_to(out).with_suffix(suffix)
 
 
@@ -145,13 +147,14 @@ def find(
 ) -> dict[Path, Path]:
     """The images to predict, by the path of their mask.
 
-    Of folders the files whose suffix Pillow knows, at any depth; files that are named themselves may be of any kind.
-    `skip` is told of folders that cannot be read and of images whose masks would be one file; `passed` gets what looks
-    like an image and is not taken, and its suffix. Raises DataError as `each_image`.
+    In folders, these are the files with a suffix that Pillow reads, at any depth; a file that is given itself may have
+    any suffix. `skip` is called for folders that cannot be read and for images whose masks would have the same file
+    name. `passed` gets files that look like images but are not read, with their suffix. Raises DataError as
+    `each_image`.
     """
     if not inputs:
-        raise DataError("no images to predict; name some, or folders of them")
-    sources: dict[Path, dict[Path, Path]] = {}  # of each mask, by the file that they lead to: one may be named twice
+        raise DataError("no images to predict; give images, or folders of images")
+    sources: dict[Path, dict[Path, Path]] = {}  # by mask, then by resolved path, because an image may be given twice
     for path in inputs:
         pairs = _in_folder(path, out, skip, passed) if _is_folder(path) else [(out / f"{path.stem}.png", path)]
         for mask, source in pairs:
@@ -170,16 +173,16 @@ def find(
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that is too long, a folder that may not be entered: said when the file is read
+    except OSError:  # a name that is too long, or a folder without permission: reported when the file is read
         return False
 
 
 def _in_folder(
     folder: Path, out: Path, skip: Callable[[Path, str], None], passed: dict[Path, str]
 ) -> list[tuple[Path, Path]]:
-    """Masks and images of a folder and those in it, sorted. Raises DataError if it holds nothing like an image."""
+    """The masks and images of a folder and its subfolders, sorted. Raises DataError if it holds no image."""
     if out.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{out}: lies in {folder}, whose images are read; choose a folder beside it with --out")
+        raise DataError(f"{out}: is inside {folder}, whose images are read; choose another folder with --out")
     failed: list[str] = []
     before = len(passed)
 
@@ -190,7 +193,9 @@ def _in_folder(
     found = walk.Walk(folder, failed=fail, ignored=lambda name, kind: passed.update({folder / name: kind}))
     names = sorted(found.names())
     if not (names or failed or len(passed) > before):
-        raise DataError(f"{folder}: holds no images (such as .jpg .png .webp .tif); name other files one by one")
+        raise DataError(
+            f"{folder}: holds no images (such as .jpg .png .webp .tif); give files with other suffixes one by one"
+        )
     return [((out / name).with_suffix(".png"), folder / name) for name in names]
 
 
@@ -198,7 +203,7 @@ def _parse(labels: str, model: Labeler | Segmenter) -> list[str]:
     names = parse_labels([labels], model.classes.names)[0]
     model.classes.encode(names)  # refuses unknown ones
     if not names:
-        raise DataError("--labels: names no class; leave it out where the model is to find the classes")
+        raise DataError("--labels: names no class; leave it out to let the model predict the classes")
     return names
 
 
@@ -216,7 +221,7 @@ def _segment_with_crf(
 
 
 def candidates(scores: Float[Tensor, "S h w"]) -> Float[Tensor, "S h w"]:
-    """The scores, 0 for a class that is nowhere the best and has less than LEAST_SHARE of them: few others remain."""
+    """The scores, with 0 for classes that are nowhere the largest and have a share below LEAST_SHARE."""
     best = scores.argmax(dim=0).flatten().bincount(minlength=len(scores)) > 0
     kept = best | (scores.mean(dim=(1, 2)) >= LEAST_SHARE)
     return scores.where(kept[:, None, None], 0)
@@ -227,7 +232,7 @@ def _by_windows(
     inference: Inference,
     function: Callable[[UInt8[Tensor, "3 y x"], Window], UInt8[Tensor, "y x"]],
 ) -> UInt8[Tensor, "h w"]:
-    """A mask from those of the windows: of each the part that no other keeps."""
+    """The mask of the image from the masks of its windows; each pixel comes from one window."""
     mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
     for window in inference.windows(picture.shape[-2:]):
         mask[window.kept] = function(picture[:, *window.seen], window)[window.kept_of_seen]

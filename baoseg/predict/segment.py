@@ -1,4 +1,4 @@
-"""The segmentation network: it learns from masks, and then segments images without labels."""
+"""The segmentation network: it learns from masks and then segments images without labels."""
 
 import itertools
 import math
@@ -36,14 +36,14 @@ class NetConfig:
     """The network; see `nets.segmentation.build`."""
 
     name: str = "smp:segformer/mit_b2"
-    weights: str | None = None  # a local file: of such a network, or of its backbone alone
-    pretrained: bool = False  # weights of the backbone through timm's or smp's own loader
-    stride: int = 8  # of timm's convolutional networks under DeepLab heads
+    weights: str | None = None  # a local file with this network or with its backbone alone
+    pretrained: bool = False  # let timm or smp load weights of the backbone
+    stride: int = 8  # pixels; of convolutional networks of timm with DeepLab heads
     options: tuple[tuple[str, Any], ...] = ()
-    mean: tuple[float, float, float] | None = None  # of the images' normalisation; None: as was trained with
+    mean: tuple[float, float, float] | None = None  # of the normalisation of images; None: as the weights were trained
     std: tuple[float, float, float] | None = None
     freeze_batch_norm: bool = False  # of the backbone
-    alignment: Alignment = Alignment.CELLS  # of the logits' cells with the image
+    alignment: Alignment = Alignment.CELLS  # position of the cells of the logits in the image
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -55,7 +55,10 @@ class NetConfig:
             )
 
     def build(self, num_classes: int, *, seed: int = 0, initialise: bool = True) -> SegmentationNetwork:
-        """Without `initialise` no weights are looked for: the values are about to be replaced."""
+        """Build the network for K classes.
+
+        Without `initialise`, no weights are read, as the caller replaces all values.
+        """
         normalisation = None
         if self.mean is not None and self.std is not None:
             normalisation = Normalisation(mean=self.mean, std=self.std)
@@ -76,36 +79,36 @@ class NetConfig:
 
 
 class Reduce(StrEnum):
-    """How the probabilities of several views become one, which sum to 1 again."""
+    """How the probabilities of several views are combined; the result is scaled to sum to 1."""
 
     MEAN = "mean"
-    MAX = "max"  # of each class the highest: MCTformer, BAO
+    MAX = "max"  # the maximum of each class: MCTformer, BAO
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """How an image is looked at: at several scales, and in the mirror."""
+    """Inference at several scales, with mirror images, in windows."""
 
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # of the image's own size
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25)  # relative to the size of the image
     flip: bool = True
     reduce: Reduce = Reduce.MEAN
-    window: int = 1024  # pixels; what is larger is segmented window by window
-    margin: int = 128  # pixels by which windows overlap, at least
+    window: int = 1024  # pixels; larger images are segmented in windows
+    margin: int = 128  # pixels; the smallest overlap of windows
     crf_settings: crf.Config = crf.PROBABILITIES
-    crf: bool = False  # draw the probabilities to the edges of the image; only where one window does
+    crf: bool = False  # apply a dense CRF to the probabilities; only for images of one window
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0 or not 0 <= self.margin < self.window:
-            raise RecipeError(f"segmentation: {self}; scales above 0, and a margin that is smaller than the window")
+            raise RecipeError(f"segmentation: {self}; use scales above 0, and a margin that is smaller than the window")
 
     def windows(self, size: Sequence[int]) -> "list[Window]":
-        """Windows that cover an image of this height and width; one where that is enough."""
+        """The windows that cover an image of this (height, width)."""
         rows, columns = (_spans(side, self.window, self.margin) for side in size)
         return [Window(row, column) for row in rows for column in columns]
 
 
 class SegmentationLearner(Learner):
-    """Cross-entropy of each pixel's class. 255 is ignored; weights, where the batch brings some, say what counts."""
+    """Trains with the cross-entropy of pixel labels; 255 is ignored, and pixel weights of the batch are applied."""
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
@@ -115,7 +118,7 @@ class SegmentationLearner(Learner):
         return self.network.head_parameters()
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """A mean over the pixels that have a label, weighted. Raises RecipeError if the batch brings no labels."""
+        """The weighted mean over the pixels with a label. Raises RecipeError if the batch has no pixel labels."""
         if batch.pixel_labels is None:
             raise RecipeError("a segmentation network learns from masks; the batch has none")
         logits = enlarge(full_precision(self.network(batch.images)), batch.images.shape[-2:], self.network)
@@ -128,7 +131,10 @@ class SegmentationLearner(Learner):
 
 
 class Segmentation(NamedTuple):
-    """Of the image's size. `mask`: 0 background, 1..K the classes; `scores`: probabilities, background first."""
+    """The result for one image, at its size:
+
+    `mask` (0 background, 1..K) and `scores` (probabilities, background first).
+    """
 
     mask: UInt8[Tensor, "h w"]
     scores: Float32[Tensor, "S h w"]
@@ -147,10 +153,10 @@ class Segmenter:
         return next(self.network.parameters()).device
 
     def __call__(self, image: ImageLike, labels: Sequence[str] | None = None) -> Segmentation:
-        """A path, PIL image, uint8 array [h w 3] or tensor [3 h w]. With `labels` no other class is considered.
+        """Segment an image: a path, a PIL image, a uint8 array [h w 3] or a uint8 tensor [3 h w].
 
-        The scores of a large image are large too: S x h x w in 32 bit. `mask` does without them. Raises DataError
-        for an unreadable image, and where the network's logits are NaN or infinite.
+        With `labels`, no other classes are considered. The scores need S x h x w x 4 bytes; `mask` does not store them.
+        Raises DataError for an unreadable image, and if the logits of the network are NaN or infinite.
         """
         picture = as_image(image)
         scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
@@ -161,7 +167,7 @@ class Segmenter:
         return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
 
     def mask(self, image: ImageLike, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
-        """The mask alone, window by window: memory grows with the image by a few bytes a pixel."""
+        """The mask without scores, in windows: the memory grows by a few bytes per pixel of the image."""
         picture = as_image(image)
         windows = self.inference.windows(picture.shape[-2:])
         if self.inference.crf and len(windows) == 1:
@@ -172,7 +178,7 @@ class Segmenter:
         return mask
 
     def _absent(self, labels: Sequence[str] | None) -> Int[Tensor, "a"]:
-        """Indices of the classes that the labels rule out."""
+        """The indices of the classes that the labels exclude."""
         if labels is None:
             return torch.empty(0, dtype=torch.int64)
         return (self.classes.encode(labels) == 0).nonzero()[:, 0] + 1
@@ -187,7 +193,7 @@ class Segmenter:
         for scale in self.inference.scales:
             scaled = view if scale == 1 else _rescale(view, scale)
             joined = self._joined(joined, self._look(scaled, size, absent))
-            if self.inference.flip:  # after the image, not in a batch with it, which takes twice the memory
+            if self.inference.flip:  # after the image and not in one batch with it, which would take twice the memory
                 joined = self._joined(joined, self._look(scaled.flip(-1), size, absent).flip(-1))
         guards.numbers(joined, "probabilities")
         kept = joined[:, *window.kept_of_seen]
@@ -202,13 +208,13 @@ class Segmenter:
         self, view: Float[Tensor, "1 3 h w"], size: tuple[int, int], absent: Int[Tensor, "a"]
     ) -> Float[Tensor, "S y x"]:
         logits = full_precision(self.network(view))
-        logits = logits.where(logits > -math.inf, math.nan)  # the softmax would take -inf for a class that is ruled out
+        logits = logits.where(logits > -math.inf, math.nan)  # before the softmax, for which -inf is an excluded class
         logits[:, absent] = -math.inf
         return enlarge(logits.softmax(dim=1), size, self.network, view=view.shape[-2:])[0]
 
 
 class _Span(NamedTuple):
-    """Along one axis: what a window sees, and what of it is kept. Windows keep each pixel once."""
+    """Along one axis: the part that a window reads, and the part that it keeps. Each pixel is kept by one window."""
 
     start: int
     stop: int
@@ -217,7 +223,7 @@ class _Span(NamedTuple):
 
 
 def _spans(length: int, window: int, margin: int) -> list[_Span]:
-    """Windows of one size with overlaps of at least `margin`, cut in the middle of each."""
+    """Windows of one size that overlap by at least `margin`; each overlap is divided in its middle."""
     if length <= window:
         return [_Span(0, length, 0, length)]
     count = math.ceil((length - margin) / (window - margin))
@@ -251,10 +257,10 @@ def enlarge(
     *,
     view: Sequence[int] | None = None,
 ) -> Float[Tensor, "b S H W"]:
-    """What a network has made of a view of an image, on the pixels of the image of this size: bilinear.
+    """The logits of a view of an image, resized (bilinear) to `size`, the size of the image.
 
-    `view` is the size of the view, which shows all of the image at another scale; None: it is the image itself. The
-    cells lie in it as `network.alignment` says.
+    `view` is the size of the view, which is the whole image at another scale; None: the size of the image. The position
+    of the cells in the view is `network.alignment`.
     """
     size, seen = tuple(size), tuple(size if view is None else view)
     if tuple(maps.shape[-2:]) == seen:  # a cell is a pixel
@@ -266,8 +272,8 @@ def enlarge(
     if seen == size:
         return enlarge_cells(maps, network.stride, size)
     if all(cells * network.stride == side for cells, side in zip(maps.shape[-2:], seen, strict=True)):
-        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)  # they cover it and nothing else
-    # Where the centres of the pixels lie on the grid, whose ends are at -1 and 1. (F.interpolate with a scale factor
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)  # the cells cover exactly the view
+    # The centres of the pixels in coordinates of the grid, whose ends are -1 and 1. (F.interpolate with a scale factor
     # near 1 takes it for 1 where that changes no size.)
     rows, columns = (
         (2 * torch.arange(pixels, device=maps.device, dtype=maps.dtype) + 1)
@@ -286,7 +292,7 @@ def _rescale(view: Float[Tensor, "1 3 h w"], scale: float) -> Float[Tensor, "1 3
 
 
 def save(path: Path, network: SegmentationNetwork, *, net: NetConfig, inference: Inference, classes: ClassSet) -> None:
-    """Write a self-describing safetensors file that `baoseg.load` reads."""
+    """Write a safetensors file for `baoseg.load`: the weights, and network, classes and inference in its header."""
     about = {
         "format": FORMAT,
         "task": TASK,
@@ -299,7 +305,7 @@ def save(path: Path, network: SegmentationNetwork, *, net: NetConfig, inference:
 
 
 def trained(run: Run) -> list[Path]:
-    """The segmenters of a run folder."""
+    """The files of the segmentation networks of a run folder."""
     if not run.manifest.exists():
         return []
     names = read_json(run.manifest).get("segmentations", {})
@@ -307,7 +313,7 @@ def trained(run: Run) -> list[Path]:
 
 
 def load(path: Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """The segmenter in a file of `save`. Raises CheckpointError for any other file."""
+    """Load a segmenter from a file of `save`. Raises CheckpointError for any other file."""
     state, about = weights.read_checkpoint(path), weights.read_metadata(path) or {}
     if about.get("task") != TASK:
         raise CheckpointError(f"{path}: holds no segmentation network; train one with `bao segment`")

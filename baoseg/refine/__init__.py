@@ -1,6 +1,4 @@
-"""Refinement: masks drawn to the edges of the images, by the images alone (dense CRF), or with a network that has
-learned from the seeds which pixels belong together (PSA, IRN).
-"""
+"""Refinement of masks towards image edges: by a dense CRF, or by a network that learns affinities (PSA, IRN)."""
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -19,18 +17,19 @@ settings.register(Settings, lambda: NAMES, tag="refiner")
 
 
 def name_of(config: Settings) -> str:
+    """The name of a refiner: crf, psa or irn."""
     return NAMES[type(config)]
 
 
 def by_crf(
     image: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"], config: crf.Config = crf.LABELS
 ) -> UInt8[Tensor, "h w"]:
-    """The mask that a dense CRF makes of a mask: the label of the largest marginal. 255 is no label."""
+    """The mask after a dense CRF: the label with the largest marginal. Pixels with 255 have no label."""
     return affinity_labels.after_crf(image, mask, config)
 
 
 def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: LearnedSettings) -> UInt8[Tensor, "h w"]:
-    """Labels that PSA's or IRN's network learns from: 255 where the seed is in doubt."""
+    """Labels [h w] from which the network of PSA or IRN learns; 255 where the seed is uncertain."""
     match config:
         case psa.Config():
             return psa.labels(image, seed, config)
@@ -39,7 +38,7 @@ def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: LearnedSetting
 
 
 def network(config: LearnedSettings, backbone: Backbone) -> AffinityNetwork:
-    """PSA's or IRN's network on a backbone with stages. Raises RecipeError for one without."""
+    """The network of PSA or IRN on a backbone. Raises RecipeError for a backbone without stages."""
     match config:
         case psa.Config():
             return psa.AffinityNet(backbone, config)

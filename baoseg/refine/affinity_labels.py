@@ -1,7 +1,7 @@
-"""Labels to learn affinities from: 0 for background, the index of a class, or 255 where the seed is in doubt.
+"""Pixel labels for learning affinities: 0 for the background, a class index, or 255 where the seed is uncertain.
 
-Three ways to be sure: PSA's two powers of the background score, IRN's two thresholds, and the background map that BAO
-learns. All ask a dense CRF. A seed of no class is all background.
+There are three criteria: two powers of the background score (PSA), two thresholds (IRN), and the background map that
+BAO learns. All use a dense CRF. A seed without classes gives background everywhere.
 """
 
 import torch
@@ -23,10 +23,10 @@ def from_alphas(
     high: float,
     config: crf.Config = crf.PROBABILITIES,
 ) -> UInt8[Tensor, "h w"]:
-    """PSA sec. 3.2: the background scores (1 - max_s M_s)^alpha, which is strong for the low alpha, weak for the high.
+    """Labels from two background scores (1 - max_s M_s)^alpha (PSA sec. 3.2): strong for `low`, weak for `high`.
 
-    With either of them beside the class maps the CRF decides. A pixel that is of a class in spite of the strong
-    background is of that class, one that is background in spite of the weak one is background.
+    The CRF is applied to the class maps with each score. A pixel with a class despite the strong background has this
+    class; a pixel that is background despite the weak background is background; others are 255.
     """
     check(image, seed)
     weak, strong = (_with_alpha(image, seed, alpha=alpha, config=config) for alpha in (high, low))
@@ -42,11 +42,11 @@ def from_thresholds(
     foreground: float = 0.30,
     config: crf.Config = crf.LABELS,
 ) -> UInt8[Tensor, "h w"]:
-    """IRN sec. 4.2: the masks at two thresholds, each after the CRF. AMN learns from such
-    labels of CAM, and IRN after it from 0.15 and 0.45 on AMN's maps.
+    """Labels from the masks at two thresholds, each after a CRF (IRN sec. 4.2).
 
-    What is of a class at the higher one is of that class, what is background at both is background. Deviation: a map
-    that equals the threshold is above it (`masks.label_image`), in the released code below.
+    A pixel with a class at the threshold `foreground` has this class; a pixel that is background at both thresholds is
+    background; others are 255. AMN learns from such labels of CAM; IRN on AMN uses 0.15 and 0.45. Deviation: a map
+    equal to the threshold counts as above it (`masks.label_image`); in the released code it counts as below.
     """
     check(image, seed)
     lower, higher = (
@@ -59,7 +59,7 @@ def from_thresholds(
 def from_background(
     image: UInt8[Tensor, "3 h w"], seed: SeedMaps, *, config: crf.Config = crf.LABELS
 ) -> UInt8[Tensor, "h w"]:
-    """For seeds with a background map (BAO; not of a paper): the mask where the CRF agrees with it. No threshold."""
+    """Labels from the mask of a seed with a background map: 255 where the CRF changes it (BAO; not from a paper)."""
     check(image, seed)
     mask = label_image(seed)
     return mask.masked_fill(after_crf(image, mask, config) != mask, IGNORE)
@@ -68,7 +68,10 @@ def from_background(
 def after_crf(
     image: UInt8[Tensor, "3 h w"], labels: UInt8[Tensor, "h w"], config: crf.Config = crf.LABELS
 ) -> UInt8[Tensor, "h w"]:
-    """The label of the largest marginal of `crf.from_labels`; a label that is alone is everywhere."""
+    """The mask after `crf.from_labels`: the label with the largest marginal.
+
+    A mask with one label is filled with it.
+    """
     present = crf.present_labels(labels)
     if len(present) == 1:
         return torch.full_like(labels, int(present))
@@ -77,13 +80,13 @@ def after_crf(
 
 
 def background_score(seed: SeedMaps, *, alpha: float) -> Float[Tensor, "h w"]:
-    """(1 - max_s M_s)^alpha on the seed's grid (PSA sec. 3.1); 1 without classes."""
+    """The background score (1 - max_s M_s)^alpha on the grid of the seed (PSA sec. 3.1); 1 without classes."""
     _, highest = best_class(seed)
     return (1 - highest).clamp(min=0) ** alpha
 
 
 def check(image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> None:
-    """Raises DataError for a seed of an image of another size, or with values that are no numbers."""
+    """Raise DataError if the size of the seed is not that of the image, or if it has values NaN or infinite."""
     height, width = image.shape[-2:]
     if (height, width) != seed.size:
         raise DataError(

@@ -1,16 +1,16 @@
 """Fully connected CRF (Kraehenbuehl and Koltun, "Efficient inference in fully connected CRFs with Gaussian edge
-potentials", NIPS 2011): draws labels or class probabilities to the edges of the image.
+potentials", NIPS 2011): refines labels or class probabilities towards the edges of the image.
 
     E(x) = sum_i psi_u(x_i) + sum_{i<j} [x_i != x_j] k(f_i, f_j)                                           (eq. 1-3)
     k    = w1 exp(-|p_i - p_j|^2 / 2 a^2 - |I_i - I_j|^2 / 2 b^2) + w2 exp(-|p_i - p_j|^2 / 2 c^2)         (eq. 3)
 
 p is a position, I a colour. Mean field (algorithm 1) filters the marginals with both Gaussians in each step. The filter
 is the permutohedral lattice of Adams, Baek and Davis ("Fast high-dimensional filtering using the permutohedral
-lattice", Eurographics 2010): splat, blur along d + 1 axes, slice. Each of these is a sparse product here, made once a
+lattice", Eurographics 2010): splat, blur along d + 1 axes, slice. Each of these is a sparse product here, made once an
 image and applied to all labels together.
 
-As in the authors' C++, and unlike the paper: each Gaussian is normalised on both sides, D^-1/2 K D^-1/2 with D = K 1,
-and a pixel's message to itself is not taken out.
+Deviations from the paper, as in the authors' C++: each Gaussian is normalised on both sides, D^-1/2 K D^-1/2 with
+D = K 1, and the message of a pixel to itself is not removed.
 """
 
 import math
@@ -29,13 +29,13 @@ from torch import Tensor
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.types import IGNORE
 
-LEAST_PROBABILITY = 1e-5  # log 0 is no energy
+LEAST_PROBABILITY = 1e-5  # lower bound of probabilities, so that their logarithm is finite
 TOO_SMALL = "crf: the widths are too small for this image; choose larger ones"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Standard deviations in pixels (`sxy`) and in grey levels (`srgb`), weights (`compat`), steps of mean field."""
+    """Standard deviations in pixels (`sxy`) and in grey levels (`srgb`), weights (`compat`), mean field steps."""
 
     gaussian_sxy: float = 3.0
     gaussian_compat: float = 3.0
@@ -43,7 +43,8 @@ class Config:
     bilateral_srgb: float = 5.0
     bilateral_compat: float = 10.0
     steps: int = 10
-    n_labels: int | None = None  # of `from_labels`: labels that share 1 - gt_prob; None: those in the label image
+    # for `from_labels`: number of labels that share 1 - gt_prob; None: the labels in the mask
+    n_labels: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb) <= 0:
@@ -54,22 +55,21 @@ class Config:
             raise RecipeError(f"crf: n_labels is {self.n_labels}; choose 2 or more, or None: those of each mask")
 
 
-LABELS = Config()  # IRN and its followers, for label images
+LABELS = Config()  # IRN and methods based on it, for masks
 PROBABILITIES = Config(bilateral_sxy=80.0, bilateral_srgb=13.0)  # for class probabilities
 
 
 def from_labels(
     image: Tensor | np.ndarray, labels: Tensor | np.ndarray, *, gt_prob: float = 0.7, config: Config = LABELS
 ) -> Float[Tensor, "k h w"]:
-    """Marginals of the k labels in a label image, in the order of `present_labels`, on the device of the labels.
+    """Marginals [k h w] of the k labels in a mask, in the order of `present_labels`, on the device of the mask.
 
-    `image` is uint8 [h w 3], `labels` are integers [h w]. A pixel's own label has the probability `gt_prob`, the other
-    labels share the rest; where the label is 255, all are alike. `present_labels(labels)[marginals.argmax(0)]` is the
-    refined label image. It may lack a label: the marginals of one that vanishes are still there. A single label has
-    the marginal 1 everywhere.
+    `image` is uint8 [h w 3], `labels` are integers [h w]. The label of a pixel has the probability `gt_prob`, and the
+    other labels share the rest; at a pixel with 255, all labels have the same probability. The refined mask is
+    `present_labels(labels)[marginals.argmax(0)]`; it may lack a label. A single label has the marginal 1 everywhere.
 
-    With `config.n_labels` there are so many labels: those that the image lacks take part, share 1 - `gt_prob` with the
-    others, and are left out of the result, whose marginals then sum to less than 1. They are nowhere the best.
+    With `config.n_labels`, there are this many labels: labels that the mask lacks share 1 - `gt_prob` with the others,
+    but are left out of the result, whose marginals then sum to less than 1. They are never the largest.
 
     Raises DataError if image and labels do not fit each other, if there is no label but 255, or if there are more than
     `config.n_labels`.
@@ -96,7 +96,7 @@ def from_labels(
 
 
 def present_labels(labels: Tensor | np.ndarray) -> Int64[Tensor, "k"]:
-    """The labels in a label image, ascending, without 255."""
+    """The labels in a mask [k], ascending, without 255."""
     present = _tensor(labels).long().unique()
     return present[present != IGNORE]
 
@@ -104,10 +104,10 @@ def present_labels(labels: Tensor | np.ndarray) -> Int64[Tensor, "k"]:
 def from_probabilities(
     image: Tensor | np.ndarray, probabilities: Tensor | np.ndarray, *, config: Config = PROBABILITIES
 ) -> Float[Tensor, "k h w"]:
-    """Marginals of the k classes of a probability map, on its device.
+    """Marginals [k h w] of the k classes of a probability map, on its device.
 
-    `image` is uint8 [h w 3], `probabilities` are [k h w], clipped to [1e-5, 1]. A class whose probability is 0
-    everywhere is absent: it costs nothing, and its marginal is 0.
+    `image` is uint8 [h w 3], `probabilities` are [k h w], clipped to [1e-5, 1]. A class with probability 0
+    everywhere is absent: its marginal is 0, and it takes no time.
 
     Raises DataError if image and probabilities do not fit each other, if a probability is not finite, or if no class
     is present.
@@ -144,13 +144,13 @@ def _tensor(values: Tensor | np.ndarray) -> Tensor:
 def _mean_field(
     image: UInt8[Tensor, "h w 3"], log_unaries: Float[Tensor, "k h w"], config: Config, *, alike: int = 1
 ) -> Float[Tensor, "k h w"]:
-    """Algorithm 1 with Potts compatibility: a label gains what the kernels gather of it around a pixel.
+    """Algorithm 1 (mean field) with Potts compatibility.
 
-    The last label is not filtered. The marginals of a pixel sum to 1 and the kernels are linear, so what they gather of
-    it is what they gather of a constant 1, less what they gather of the other labels.
+    The last label is not filtered: the marginals of a pixel sum to 1 and the filters are linear, so its filtered
+    marginals are those of a constant 1 minus those of all other labels.
 
-    The last channel stands for so many labels of the same unary as `alike` says. By symmetry their marginals stay the
-    same, so they are one channel: its marginal is their sum, and each gains its share of what is gathered of that.
+    The last channel stands for `alike` labels with the same unary. By symmetry, their marginals stay equal, so one
+    channel holds their sum, and each of these labels gets an equal share of its filtered marginals.
     """
     if len(log_unaries) == 1:
         return torch.ones_like(log_unaries)
@@ -180,27 +180,27 @@ def _positions(height: int, width: int, device: torch.device) -> Float[Tensor, "
     return torch.stack([columns.repeat(height), rows.repeat_interleave(width)]).float()
 
 
-@lru_cache(maxsize=1)  # the same for all images of one size, and about a tenth of the work
+@lru_cache(maxsize=1)  # cached: equal for all images of one size, and about a tenth of the work
 def position_kernel(height: int, width: int, sxy: float, compat: float, device: torch.device) -> "Lattice":
     return _kernel(_positions(height, width, device) / sxy, compat=compat)
 
 
 def _kernel(features: Float[Tensor, "d n"], *, compat: float) -> "Lattice":
-    """compat * D^-1/2 K D^-1/2."""
+    """The operator compat * D^-1/2 K D^-1/2."""
     lattice = build_lattice(features)
     scale = lattice.filter(features.new_ones(features.shape[1], 1))[:, 0].rsqrt()
     return Lattice(lattice.splat.times_columns(scale), lattice.blurs, lattice.slice.times_rows(compat * scale))
 
 
 class SparseMatrix(NamedTuple):
-    """A sparse matrix by rows. A row of a product is a weighted sum of a few rows of the other factor."""
+    """A sparse matrix by rows. A row of a product is a weighted sum of some rows of the other factor."""
 
     columns: Int32[Tensor, "entries"]
     weights: Float[Tensor, "entries"]
-    starts: Int32[Tensor, "rows"]  # the first entry of each row
+    starts: Int32[Tensor, "rows"]  # index of the first entry of each row
 
     def __matmul__(self, values: Float[Tensor, "columns k"]) -> Float[Tensor, "rows k"]:
-        # a sum of embeddings is the fastest sparse product in PyTorch where the other factor has few columns
+        # embedding_bag is the fastest sparse product in PyTorch if the other factor has few columns
         return F.embedding_bag(self.columns, values, self.starts, mode="sum", per_sample_weights=self.weights)
 
     def times_columns(self, factors: Float[Tensor, "columns"]) -> "SparseMatrix":
@@ -212,9 +212,9 @@ class SparseMatrix(NamedTuple):
 
 
 class Lattice(NamedTuple):
-    """Filters n points of d dimensions with a Gaussian of unit variance, up to one factor that all results share.
+    """Filters n points of d dimensions with a Gaussian of unit variance, up to a constant factor.
 
-    The last of the m vertices is nowhere: it stands for neighbours that do not exist, and stays 0.
+    The last of the m vertices is a dummy for missing neighbours; its value stays 0.
     """
 
     splat: SparseMatrix  # [m n]
@@ -229,19 +229,19 @@ class Lattice(NamedTuple):
 
 
 def build_lattice(features: Float[Tensor, "d n"]) -> Lattice:
-    """The vertices around the points, and the sparse products of Adams et al., sec. 3.
+    """Find the vertices around the points, and build the sparse products of Adams et al., sec. 3.
 
-    The steps of the blurs, d on one axis and - 1 on the others, are a basis of the lattice once one of the d + 1 is
-    left out. A vertex is known by its integer coordinates in that basis, packed into one number; packing is linear, so
-    neighbours on an axis lie at one distance of all vertices.
+    The steps of the blurs (d on one axis and -1 on the others), without one of the d + 1, are a basis of the lattice.
+    The integer coordinates of a vertex in this basis are packed into one integer. Packing is linear, so the difference
+    of neighbours on an axis is the same for all vertices.
     """
     dims, count = features.shape
-    if not features.abs().amax() < 2**20:  # farther out, float32 tells neither simplices nor weights
+    if not features.abs().amax() < 2**20:  # beyond this, float32 cannot resolve simplices and weights
         raise RecipeError(TOO_SMALL)
     cell, turn, weights = _simplices(features)
     first, strides = _numbers(cell[:-1] - cell[-1])
-    ahead = torch.cat([strides, -strides.sum(dtype=strides.dtype)[None]])  # all d + 1 steps together lead back
-    # from one corner to the next, one step back on the axis whose turn it is
+    ahead = torch.cat([strides, -strides.sum(dtype=strides.dtype)[None]])  # the sum of all d + 1 steps is 0
+    # the next corner is one step back on the next axis in rank order
     steps = ahead.new_empty(turn.shape).scatter_(0, turn, (-ahead)[:, None].expand(-1, count))
     numbers = torch.stack(list(accumulate([first, *steps[:-1]])))
 
@@ -267,12 +267,13 @@ def build_lattice(features: Float[Tensor, "d n"]) -> Lattice:
 def _simplices(
     features: Float[Tensor, "d n"],
 ) -> tuple[Float[Tensor, "d+1 n"], Int64[Tensor, "d+1 n"], Float[Tensor, "d+1 n"]]:
-    """The simplex around each point: its corner of remainder 0, divided by d + 1, the turn of each coordinate on the
-    way along the corners, d less its rank, and the barycentric weights of the corners of remainder 0..d (Adams et al.,
-    sec. 3.1 and 3.2).
+    """The simplex around each point (Adams et al., sec. 3.1 and 3.2).
+
+    Returns its corner of remainder 0 divided by d + 1, the position of each coordinate in the order of the corners (d
+    minus its rank), and the barycentric weights of the corners of remainder 0..d.
     """
     dims, count = features.shape
-    # E of their sec. 3.1 as a recurrence, divided by d + 1 and scaled so that the blurs have unit variance
+    # E of sec. 3.1 as a recurrence, divided by d + 1 and scaled so that the blurs have unit variance
     elevated, tail = features.new_empty(dims + 1, count), features.new_zeros(count)
     for i in range(dims, 0, -1):
         scaled = features[i - 1] * math.sqrt(2 / 3 / (i * (i + 1)))
@@ -288,7 +289,7 @@ def _simplices(
             lower = (residual[i] < residual[j]).to(torch.int8)
             rank[i] += lower
             rank[j] -= lower
-    over = (rank < 0).to(torch.int8) - (rank > dims).to(torch.int8)  # the cell was off the plane
+    over = (rank < 0).to(torch.int8) - (rank > dims).to(torch.int8)  # the rounded point was not in the plane
     turn = (dims - rank - over * (dims + 1)).long()
 
     falling = torch.empty_like(residual).scatter_(0, turn, residual - over)
@@ -297,21 +298,22 @@ def _simplices(
 
 
 def _numbers(coordinates: Float[Tensor, "d n"]) -> tuple[Int[Tensor, "n"], Int[Tensor, "d"]]:
-    """Each point's coordinates as one number, and strides that give the corners around the points, and their
-    neighbours, numbers of their own.
+    """Pack the coordinates of each point into one integer; returns the integers and the strides.
+
+    With these strides, all corners around the points, and their neighbours, have different integers.
     """
     low, high = coordinates.amin(dim=1), coordinates.amax(dim=1)  # aminmax is many times slower
-    extents = (high - low + 5).long().tolist()  # a corner is within 1 of the first, a neighbour within 2
+    extents = (high - low + 5).long().tolist()  # corners differ by at most 1 from the first, neighbours by at most 2
     *strides, end = accumulate(extents, mul, initial=1)
     if end >= 2**62:
         raise RecipeError(TOO_SMALL)
-    kind = torch.int32 if end < 2**31 else torch.int64  # half the work in most images
+    kind = torch.int32 if end < 2**31 else torch.int64  # saves half the work in most images
     packing = torch.tensor(strides, dtype=kind, device=coordinates.device)
     return ((coordinates - low[:, None] + 2).to(kind) * packing[:, None]).sum(dim=0, dtype=kind), packing
 
 
 def _blurs(vertices: Int[Tensor, "m"], ahead: Int[Tensor, "axes"]) -> tuple[SparseMatrix, ...]:
-    """(1/2, 1, 1/2) along each axis, of the vertices that some point touches and of the one that is nowhere."""
+    """The blurs (1/2, 1, 1/2) along each axis, for all vertices that a point touches and for the dummy vertex."""
     nowhere = len(vertices)
     rows = torch.arange(nowhere + 1, device=vertices.device)
     weights = torch.tensor([0.5, 1, 0.5], device=vertices.device).repeat(nowhere + 1)
@@ -328,7 +330,7 @@ def _blurs(vertices: Int[Tensor, "m"], ahead: Int[Tensor, "axes"]) -> tuple[Spar
 
 
 def _points_first(rows: Shaped[Tensor, "rows n"]) -> Shaped[Tensor, "n rows"]:
-    """The transpose, contiguous. Where rows are few this is several times faster than `rows.T.contiguous()`."""
+    """The contiguous transpose; for few rows several times faster than `rows.T.contiguous()`."""
     points = rows.new_empty(rows.shape[::-1])
     for column, row in zip(points.T, rows, strict=True):
         column.copy_(row)

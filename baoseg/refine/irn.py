@@ -1,8 +1,8 @@
 """IRN: inter-pixel relations (Ahn, Cho and Kwak, "Weakly supervised learning of instance segmentation with inter-pixel
 relations", CVPR 2019).
 
-IRNet learns from the pixels where a seed is sure where classes border on one another, and beside it in which direction
-the middle of an object lies. A random walk that does not cross the boundaries then spreads the seed.
+IRNet learns, from the pixels where the seed is certain, the boundaries between classes, and the displacement of each
+cell from the centre of its object. A random walk that does not cross the boundaries then spreads the seed.
 """
 
 from collections.abc import Iterator
@@ -29,40 +29,40 @@ STRIDE = 4  # of the boundary map and the displacement field
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of IRN; the thresholds are for seeds without a background map."""
+    """Settings of IRN. The thresholds apply to seeds without a background map."""
 
-    radius: int = 10  # pairs of cells in training are nearer than this (sec. 4.2)
-    background: float = 0.05  # of the labels, see `affinity_labels.from_thresholds`; as released
+    radius: int = 10  # largest distance of pairs of cells in training (exclusive; sec. 4.2)
+    background: float = 0.05  # for the labels, see `affinity_labels.from_thresholds`; as in the released code
     foreground: float = 0.30
-    threshold: float = 0.25  # of the mask after the walk; as released
-    learned_background: bool = True  # whether the background map of a seed, where it has one, stands for thresholds
+    threshold: float = 0.25  # for the mask after the walk; as in the released code
+    learned_background: bool = True  # use the background map of a seed, if it has one, instead of thresholds
     walk_radius: int = 5
     beta: float = 10.0  # sec. 5
     steps: int = 256  # of the walk: 2^8
-    power: float = 1.0  # to which the maps are raised before the walk; released: 1 in IRN, 1.3 in AMN, 1.5 in BAS
+    power: float = 1.0  # exponent of the maps before the walk; in the released code 1 (IRN), 1.3 (AMN), 1.5 (BAS)
 
     def __post_init__(self) -> None:
         if not 0 <= self.background <= self.foreground <= 1 or not 0 <= self.threshold <= 1:
-            raise RecipeError(f"irn: {self}; thresholds lie in 0..1, that of the background below that of the classes")
+            raise RecipeError(f"irn: {self}; use thresholds in 0..1, that of the background below that of the classes")
         if self.radius < 2 or self.walk_radius < 1 or min(self.beta, self.power) <= 0 or self.steps < 0:
-            raise RecipeError(f"irn: {self}; a radius of 2 or more, beta and power above 0, steps not negative")
+            raise RecipeError(f"irn: {self}; use a radius of at least 2, beta and power above 0, steps of at least 0")
 
 
 def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: Config) -> UInt8[Tensor, "h w"]:
-    """Labels to learn from: by the seed's background map where it has one, else by the two thresholds."""
+    """Pixel labels [h w] to learn from: by the background map of the seed, or without one by the two thresholds."""
     if config.learned_background and seed.background is not None:
         return affinity_labels.from_background(image, seed)
     return affinity_labels.from_thresholds(image, seed, background=config.background, foreground=config.foreground)
 
 
 class IRNet(Learner):
-    """Class boundary map and displacement field: two branches on the stages of a frozen backbone (sec. 4.1).
+    """A class boundary map and a displacement field: two branches on the stages of a frozen backbone (sec. 4.1).
 
-    On ResNet-50 the stages are IRN's five. Of another backbone they are all from stride 2 on; those of stride 2 are
-    pooled to 4, as in IRN's ResNet.
+    On ResNet-50, the stages are the five of IRN. On other backbones, they are all stages from stride 2 on; stages of
+    stride 2 are pooled to 4, as in IRN.
 
-    Deviations from the released code: no running mean is taken off the displacements at inference, which instances
-    need and class masks do not; padding is left out of the losses; pairs near the borders of a crop count too.
+    Deviations from the released code: no running mean is subtracted from the displacements at inference (only instances
+    need this); padding does not count in the losses; pairs near the borders of a crop count.
     """
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
@@ -73,7 +73,7 @@ class IRNet(Learner):
         fine = sum(strides[stage] <= STRIDE for stage in self.read)
         if not 0 < fine < len(self.read):
             raise RecipeError(
-                f"irn: stages of strides {strides}; it reads one of {STRIDE // 2} or {STRIDE}, and coarser ones"
+                f"irn: stages of strides {strides}; it needs a stage of {STRIDE // 2} or {STRIDE}, and coarser stages"
             )
         channels = [backbone.stage_channels[stage] for stage in self.read]
         self.backbone = backbone.requires_grad_(False).eval()
@@ -87,11 +87,11 @@ class IRNet(Learner):
         return self
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the displacement field: IRN trains them ten times as fast as the boundaries, and nothing else."""
+        """The parameters of the displacement field; in IRN, their learning rate is ten times that of the boundaries."""
         return self.displacement.parameters()
 
     def fields(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b 2 h w"]]:
-        """Logits of the boundary map B, and the displacements D (rows, columns), on a grid of ceil(image / 4)."""
+        """Logits of the boundary map B, and displacements D (rows, columns) in cells, on a grid of ceil(image / 4)."""
         stages = self._stages(images)
         rows, columns = (-(-side // STRIDE) for side in images.shape[-2:])
         return self.boundary(stages)[:, 0, :rows, :columns], self.displacement(stages)[..., :rows, :columns]
@@ -104,10 +104,11 @@ class IRNet(Learner):
         return pooled + stages[self.pooled :]
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Boundaries by the affinities of pairs (sec. 4.4), and displacements by pairs that are alike (sec. 4.3).
+        """The terms of the boundaries (sec. 4.4) and of the displacements (sec. 4.3).
 
-        All halved, as released: boundaries by `pairs.affinity_terms`; D_i - D_j is the way from i to j for pairs of one
-        class, and nothing for pairs of background, each the mean error of a coordinate.
+        Boundaries learn from the affinities of pairs (`pairs.affinity_terms`). For displacements, D_i - D_j is the
+        offset from i to j for pairs of one class, and 0 for pairs of background; the loss is the mean absolute error of
+        a coordinate. All terms are halved, as in the released code.
         """
         logits, displacement = self.fields(batch.images)
         labels = pairs.labels_of(batch, displacement)
@@ -118,23 +119,23 @@ class IRNet(Learner):
 
     @torch.inference_mode()
     def edge(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w"]:
-        """B in [0, 1]: the sigmoid of the mean logits of the image and its mirror image, as released."""
+        """B in [0, 1] on the grid: the sigmoid of the mean logits of the image and its mirror image, as released."""
         device = self.boundary.joint.weight.device
         inputs = normalise(image.to(device), self.backbone.normalisation)
-        inputs = pad_to_multiple(inputs[None], STRIDE)  # so that the cells of both lie on one another
+        inputs = pad_to_multiple(inputs[None], STRIDE)  # so that the cells of image and mirror image coincide
         logits, _ = self.fields(torch.cat([inputs, inputs.flip(-1)]))
         return ((logits[0] + logits[1].flip(-1)) / 2).sigmoid()
 
     @torch.inference_mode()
     def walked(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> SeedMaps:
-        """The class maps, and the background where the seed has one, spread up to the boundaries (sec. 5).
+        """The class maps, and the background map of the seed if it has one, after the random walk (sec. 5).
 
-        The maps go to the power first, on the grid of the boundary map; after the walk they are divided by the maximum
-        of all channels, in the released code by that of the enlarged maps. A seed without a background is cut at
-        `Config.threshold`. Where a side of the image is no multiple of 4, seed and boundaries lie up to a cell apart
-        at its far end, as in the released code.
+        Before the walk, the maps are raised to `Config.power` on the grid of the boundary map. Afterwards they are
+        divided by the maximum of all channels (in the released code, by the maximum of the enlarged maps). A seed
+        without a background map gets the threshold `Config.threshold`. If a side of the image is not a multiple of 4,
+        seed and boundaries are shifted by up to a cell at the right and lower border, as in the released code.
 
-        Raises DataError for a seed of an image of another size, or with values that are no numbers.
+        Raises DataError if the size of the seed is not that of the image, or if it has values NaN or infinite.
         """
         affinity_labels.check(image, seed)
         config = self.config
@@ -153,12 +154,12 @@ class IRNet(Learner):
         return SeedMaps(seed.classes, maps[1:], maps[0], seed.size)
 
     def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
-        """The mask after the walk. A seed of no class is all background."""
+        """The mask after the walk. A seed without classes gives background everywhere."""
         return label_image(self.walked(image, seed))
 
 
 class Boundary(nn.Module):
-    """Logits of the boundary map from stages, fine to coarse, on the grid of the first."""
+    """Computes logits of the boundary map from stages (fine to coarse), on the grid of the first stage."""
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
@@ -171,9 +172,9 @@ class Boundary(nn.Module):
 
 
 class Displacement(nn.Module):
-    """The displacement field from stages, fine to coarse: those coarser than the grid are joined on theirs first.
+    """Computes the displacement field from stages (fine to coarse); stages coarser than the grid are joined first.
 
-    The first `fine` stages are on the grid of the field, `pooled` of these were brought to it.
+    The first `fine` stages are on the grid of the field; `pooled` of them were pooled to it.
     """
 
     def __init__(self, channels: list[int], *, pooled: int, fine: int) -> None:
@@ -198,7 +199,7 @@ def _layer(channels: int, width: int, *, groups: int) -> nn.Sequential:
 
 
 def _joined(layers: nn.ModuleList, stages: list[Float[Tensor, "b _ _ _"]]) -> Float[Tensor, "b c h w"]:
-    """Each stage through its layer, enlarged to the first of them, rectified; all together."""
+    """All stages through their layers, enlarged to the first stage, with a ReLU, concatenated."""
     outputs = [layer(stage) for layer, stage in zip(layers, stages, strict=True)]
     return torch.cat([pairs.resize(output, outputs[0]).relu() for output in outputs], dim=1)
 

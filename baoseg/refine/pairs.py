@@ -1,4 +1,4 @@
-"""What the networks of PSA and IRN share: both learn from pairs of cells whose labels are known."""
+"""Shared by PSA and IRN: the affinity loss over pairs of cells with known labels."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,18 +15,19 @@ from baoseg.nets.base import Backbone
 from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.refine.random_walk import HERE, Offset, offsets_within, within
 
-EPSILON = 1e-5  # log 0 is no loss, and the mean over no pairs is 0; as released
+EPSILON = 1e-5  # keeps log finite, and the mean over no pairs 0; as in the released code
 
 
 class Pairs(NamedTuple):
-    """The pairs of cells at one offset, by their labels. A pair with a label of 255 is of no kind."""
+    """The kind of each pair of cells at one offset. A pair with a label of 255 has no kind."""
 
-    background: Bool[Tensor, "b y x"]  # both background
-    foreground: Bool[Tensor, "b y x"]  # both of one class
+    background: Bool[Tensor, "b y x"]  # both are background
+    foreground: Bool[Tensor, "b y x"]  # both have the same class
     different: Bool[Tensor, "b y x"]
 
 
 def pairs_at(labels: Int[Tensor, "b h w"], offset: Offset) -> Pairs:
+    """The kinds of the pairs at an offset; y x are the cells with a neighbour at the offset."""
     first, second = within(labels, offset, HERE), within(labels, offset, offset)
     known = (first != IGNORE) & (second != IGNORE)
     alike = known & (first == second)
@@ -34,16 +35,16 @@ def pairs_at(labels: Int[Tensor, "b h w"], offset: Offset) -> Pairs:
 
 
 def affinity_sums(affinity: Float[Tensor, "b y x"], pairs: Pairs) -> Float[Tensor, "2 3"]:
-    """-log a over pairs of background and of one class, -log(1 - a) over different ones: sums and numbers of pairs."""
+    """Sums of -log a (background, foreground) and -log(1 - a) (different), and below them the numbers of pairs."""
     alike, different = -(affinity + EPSILON).log(), -(1 + EPSILON - affinity).log()
     sums = [(alike * pairs.background).sum(), (alike * pairs.foreground).sum(), (different * pairs.different).sum()]
     return torch.stack([torch.stack(sums), torch.stack([kind.sum() for kind in pairs])])
 
 
 def affinity_terms(means: Float[Tensor, "3"]) -> dict[str, Float[Tensor, ""]]:
-    """Pairs that are alike and pairs that differ count half each, so do both kinds of those that are alike.
+    """The terms of the affinity loss L_bg / 4 + L_fg / 4 + L_neg / 2, from the means of the three kinds of pairs.
 
-    L_bg / 4 + L_fg / 4 + L_neg / 2, as released: a quarter of PSA's loss (sec. 3.2), half of IRN's (sec. 4.4).
+    The weights are those of the released code: a quarter of the loss of PSA (sec. 3.2), half of that of IRN (sec. 4.4).
     """
     return {"background": means[0] / 4, "foreground": means[1] / 4, "different": means[2] / 2}
 
@@ -54,9 +55,9 @@ def means(
     *fields: Float[Tensor, "b ..."],
     radius: int,
 ) -> Float[Tensor, "n"]:
-    """Means over all pairs nearer than the radius; `sums(offset, labels, *fields)` gives n sums and n counts.
+    """The means over all pairs within the radius; `sums(offset, labels, *fields)` returns n sums and n counts.
 
-    The gradient computes each offset anew, so that there is only one of them in memory at a time.
+    The backward pass recomputes each offset, so that only one offset is in memory at a time.
     """
     totals = torch.stack(
         [
@@ -68,14 +69,17 @@ def means(
 
 
 def labels_of(batch: Batch, maps: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-    """The batch's labels at the centres of the cells of `maps`, 255 on padding."""
+    """The pixel labels of a batch at the centres of the cells of `maps`; 255 on padding.
+
+    Raises RecipeError if the batch has no pixel labels.
+    """
     if batch.pixel_labels is None:
-        raise RecipeError("affinities are learnt from labels made beforehand; make them from seeds (affinity_labels)")
+        raise RecipeError("affinities are learnt from pixel labels; make them from seeds (refine.affinity_labels)")
     return labels_on_grid(batch.pixel_labels, maps).masked_fill(~on_grid(batch.valid, maps)[:, 0], IGNORE)
 
 
 def stage_strides(backbone: Backbone) -> list[int]:
-    """Pixels a cell for each of `backbone.stages`, as found on a small image."""
+    """The strides of `backbone.stages` in pixels, measured on a small image."""
     training = [module for module in backbone.modules() if module.training]
     side = 2 * backbone.stride
     with torch.no_grad():
@@ -86,7 +90,7 @@ def stage_strides(backbone: Backbone) -> list[int]:
 
 
 def resize(features: Float[Tensor, "b c h w"], like: Float[Tensor, "b _ H W"]) -> Float[Tensor, "b c H W"]:
-    """Bilinear, corners not aligned; what fits is left as it is."""
+    """Features resized to the size of `like`: bilinear, corners not aligned."""
     size = like.shape[-2:]
     if features.shape[-2:] == size:
         return features

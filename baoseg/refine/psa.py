@@ -1,8 +1,8 @@
 """PSA: pixel-level semantic affinity (Ahn and Kwak, "Learning pixel-level semantic affinity with image-level
 supervision for weakly supervised semantic segmentation", CVPR 2018).
 
-AffinityNet learns from the pixels where a seed is sure which cells belong together; a random walk over these affinities
-then spreads the seed.
+AffinityNet learns, from the pixels where the seed is certain, which cells belong together. A random walk with these
+affinities then spreads the seed.
 """
 
 from collections.abc import Iterator
@@ -23,42 +23,42 @@ from baoseg.seeds import SeedMaps
 from baoseg.seeds.masks import label_image
 from baoseg.training.learner import Learner
 
-STRIDE = 8  # of PSA's ResNet-38 in its last stages
+STRIDE = 8  # of the last stages of the ResNet-38 in PSA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of PSA; alphas and fixed scores are for seeds without a background map."""
+    """Settings of PSA. The alphas and the fixed scores apply to seeds without a background map."""
 
-    radius: int = 5  # pairs of cells are nearer than this, in training and in the walk (sec. 3.2)
-    low_alpha: float = 4.0  # of the labels: PSA has 4 and 24, others 8 and 32; the released code has 4 and 32
+    radius: int = 5  # largest distance of pairs of cells (exclusive), in training and in the walk (sec. 3.2)
+    low_alpha: float = 4.0  # for the labels; the paper has 4 and 24, the released code 4 and 32, other papers 8 and 32
     high_alpha: float = 24.0
-    background_alpha: float = 16.0  # of the walk
-    fixed_scores: bool = False  # whether the background has the same score everywhere, as TransCAM released, not alphas
-    low_score: float = 0.25  # of the labels: what is background even for it is sure to be background
-    high_score: float = 0.60  # of the labels: what is of a class in spite of it is sure to be of that class
-    walk_score: float = 0.42
-    n_labels: int | None = None  # of the CRF of label images, see `crf.Config`; alphas have one of probabilities
-    learned_background: bool = True  # whether the background map of a seed, where it has one, stands for the alphas
+    background_alpha: float = 16.0  # for the walk
+    fixed_scores: bool = False  # one background score for all pixels instead of alphas, as in the code of TransCAM
+    low_score: float = 0.25  # for the labels: a pixel that is background with this score is certainly background
+    high_score: float = 0.60  # for the labels: a pixel with a class despite this score certainly has this class
+    walk_score: float = 0.42  # for the walk
+    n_labels: int | None = None  # of the CRF of masks, see `crf.Config`; with alphas, the CRF uses probabilities
+    learned_background: bool = True  # use the background map of a seed, if it has one, instead of alphas or scores
     beta: float = 8.0  # sec. 3.3
-    steps: int = 256  # of the walk: 2^logt
-    power: float = 1.0  # to which maps and background are raised before the walk; of no released PSA, see irn.Config
+    steps: int = 256  # of the walk; 2^logt in the released code
+    power: float = 1.0  # exponent of maps and background before the walk; not in PSA, see irn.Config
     widths: tuple[int, int, int] = (64, 128, 256)  # channels from each of the three stages
 
     def __post_init__(self) -> None:
         if self.radius < 2 or not 0 < self.low_alpha <= self.high_alpha or self.background_alpha <= 0:
-            raise RecipeError(f"psa: {self}; a radius of 2 or more, and alphas above 0, the low one first")
+            raise RecipeError(f"psa: {self}; use a radius of at least 2, and alphas above 0, low_alpha first")
         if min(self.beta, self.power, *self.widths) <= 0 or self.steps < 0:
-            raise RecipeError(f"psa: {self}; beta, power and widths above 0, steps not negative")
+            raise RecipeError(f"psa: {self}; use beta, power and widths above 0, and steps of at least 0")
         if not 0 <= self.low_score <= self.high_score <= 1 or not 0 <= self.walk_score <= 1:
-            raise RecipeError(f"psa: {self}; fixed scores lie in 0..1, the low one first")
-        crf.Config(n_labels=self.n_labels)  # refuses what is no number of labels
+            raise RecipeError(f"psa: {self}; use fixed scores in 0..1 with low_score <= high_score")
+        crf.Config(n_labels=self.n_labels)  # raises RecipeError for a wrong number of labels
 
 
 def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: Config) -> UInt8[Tensor, "h w"]:
-    """Labels to learn from: by the seed's background map where it has one, else by the alphas or the fixed scores.
+    """Pixel labels [h w] to learn from: by the background map of the seed, or without one by alphas or fixed scores.
 
-    A fixed score is a threshold, so those labels are made as IRN makes its own (`affinity_labels.from_thresholds`).
+    A fixed score is a threshold, so these labels are made as in IRN (`affinity_labels.from_thresholds`).
     """
     drawn = replace(crf.LABELS, n_labels=config.n_labels)
     if config.learned_background and seed.background is not None:
@@ -71,14 +71,16 @@ def labels(image: UInt8[Tensor, "3 h w"], seed: SeedMaps, config: Config) -> UIn
 
 
 class AffinityNet(Learner):
-    """Features of each cell, alike for cells of one class (sec. 3.2 and 4.1).
+    """A feature for each cell; cells of one class get similar features (sec. 3.2 and 4.1).
 
-    Three stages of the backbone, each through a 1 x 1 convolution, and one more over all together; ELU after each. On
-    PSA's ResNet-38 the stages have 512, 1024 and 4096 channels at stride 8. Of another backbone these are its last two
-    and the last of stride 8 before them; coarser ones are enlarged. Batch norm stays as it is, as in the released code.
+    Three stages of the backbone each have a 1 x 1 convolution, and a further 1 x 1 convolution joins them; an ELU
+    follows each. On the ResNet-38 of PSA, the stages have 512, 1024 and 4096 channels at stride 8. On other backbones,
+    they are the last two stages and the last stage of stride 8 before them; coarser stages are enlarged. Batch norm is
+    frozen, as in the released code.
 
-    Deviations from that: all layers learn, also the first; the label of a cell is that of its central pixel, where PSA
-    averages CRF scores over the cell; and pairs near the borders of a crop count too (`random_walk.feature_affinity`).
+    Deviations from the released code: all layers learn, also the first; the label of a cell is the label of its central
+    pixel, where PSA averages CRF scores over the cell; pairs near the borders of a crop count
+    (`random_walk.feature_affinity`).
     """
 
     def __init__(self, backbone: Backbone, config: Config) -> None:
@@ -86,7 +88,7 @@ class AffinityNet(Learner):
         strides = pairs.stage_strides(backbone)
         fine = [stage for stage, stride in enumerate(strides[:-2]) if stride <= STRIDE]
         if not fine:
-            raise RecipeError(f"psa: stages of strides {strides}; the last but two must be at {STRIDE} or finer")
+            raise RecipeError(f"psa: stages of strides {strides}; one before the last two must have at most {STRIDE}")
         self.stages = (fine[-1], len(strides) - 2, len(strides) - 1)
         self.stride = strides[fine[-1]]
         self.backbone = backbone
@@ -121,20 +123,20 @@ class AffinityNet(Learner):
         return F.elu(self.joint(torch.cat(parts, dim=1)))[..., :rows, :columns]
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Pairs of background, pairs of one class, and pairs that differ (sec. 3.2; `pairs.affinity_terms`)."""
+        """The terms of background pairs, pairs of one class, and different pairs (sec. 3.2; `pairs.affinity_terms`)."""
         features = full_precision(self.features(batch.images))
         labels = pairs.labels_of(batch, features)
         return pairs.affinity_terms(pairs.means(_sums, labels, features, radius=self.config.radius))
 
     @torch.inference_mode()
     def walked(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> SeedMaps:
-        """T^t of the class maps and of the background (sec. 3.3), on the grid of the features.
+        """The class maps and the background after the random walk, T^t M (sec. 3.3), on the grid of the features.
 
-        The background is the seed's own, (1 - max_s M_s)^alpha, or the fixed score. Where a side of the image is no
-        multiple of the stride, the last cells reach beyond it, and the seed is on the pixels instead, without what lies
-        beyond. The network is in evaluation mode afterwards.
+        The background is the map of the seed, (1 - max_s M_s)^alpha, or the fixed score. If a side of the image is not
+        a multiple of the stride, the last cells reach beyond the image; then the result has the size of the image
+        instead. The network is in evaluation mode afterwards.
 
-        Raises DataError for a seed of an image of another size, or with values that are no numbers.
+        Raises DataError if the size of the seed is not that of the image, or if it has values NaN or infinite.
         """
         affinity_labels.check(image, seed)
         config = self.eval().config
@@ -157,7 +159,7 @@ class AffinityNet(Learner):
         return SeedMaps(seed.classes, maps[1:], maps[0], seed.size)
 
     def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
-        """The mask after the walk. A seed of no class is all background."""
+        """The mask after the walk. A seed without classes gives background everywhere."""
         return label_image(self.walked(image, seed))
 
 

@@ -3,14 +3,14 @@
 PSA: Ahn and Kwak 2018, "Learning pixel-level semantic affinity with image-level supervision". IRN: Ahn, Cho and Kwak
 2019, "Weakly supervised learning of instance segmentation with inter-pixel relations".
 
-Cells i and j nearer than a radius have an affinity a_ij = a_ji in [0, 1], and a_ii = 1. The walk is
+Cells i and j with a distance below a radius have an affinity a_ij = a_ji in [0, 1], and a_ii = 1. The walk is
 
     T = D^-1 A^beta,  d_i = sum_j a_ij^beta,  x <- T^t x            (PSA sec. 3.3; IRN sec. 5)
 
-with the power taken of each entry. A row of T sums to 1: after each step a cell holds a mean of the cells around it.
-PSA and IRN normalise alike: their code divides the columns of A by their sums and multiplies from the other side, which
-is the same, as A is symmetric. It squares T log2(t) times (`logt`, `exp_times`; 8 is t = 256), which fills an N x N
-matrix. Here T stays sparse, at most 69 entries a row for the papers' radius of 5, and is applied t times.
+with the power of each entry. A row of T sums to 1, so after each step the value of a cell is a mean of the cells around
+it. The code of PSA and IRN divides the columns of A by their sums and multiplies from the other side, which is the
+same, because A is symmetric. It squares T log2(t) times (`logt`, `exp_times`; 8 means t = 256), which fills an N x N
+matrix. Here T stays sparse (at most 69 entries per row for the radius 5 of the papers) and is applied t times.
 """
 
 from functools import reduce
@@ -29,17 +29,17 @@ HERE: Offset = (0, 0)
 
 
 class Affinity(NamedTuple):
-    """The affinity of each cell to the cells after it in reading order; that to the cells before it is the same."""
+    """The affinities of each cell to later cells in reading order; affinities to earlier cells are the same."""
 
     offsets: list[Offset]
-    weights: Float[Tensor, "b p h w"]  # of a cell and the one at the offset; 0 where that is outside the image
+    weights: Float[Tensor, "b p h w"]  # of a cell and the cell at the offset; 0 if that cell is outside the image
 
 
 class Transition(NamedTuple):
-    """T as rows of sparse entries, the cells of all images numbered one after another (n = b h w)."""
+    """T as a sparse matrix by rows; the cells of all images are numbered consecutively (n = b h w)."""
 
-    starts: Int64[Tensor, "n+1"]  # first entry of each row, and their number
-    sources: Int64[Tensor, "e"]  # the column of each entry
+    starts: Int64[Tensor, "n+1"]  # index of the first entry of each row, and the number of entries
+    sources: Int64[Tensor, "e"]  # column of each entry
     rates: Float[Tensor, "e"]
 
 
@@ -51,11 +51,11 @@ def propagate_to_edge(
     beta: float | int,
     steps: int,
 ) -> Float[Tensor, "*b k h w"]:
-    """Class maps spread up to the class boundaries: T^t (M * (1 - B)) (IRN sec. 5).
+    """Class maps after the random walk T^t (M * (1 - B)), which does not cross class boundaries (IRN sec. 5).
 
     `edge` is the class boundary map B in [0, 1], on the grid of the maps; see `edge_affinity` for T. IRN uses radius 5,
-    beta 10 and 256 steps. Images of one size can go together, with equal leading dimensions. The result is in 32-bit
-    numbers at least, and not scaled: IRN divides it by its maximum after enlarging it.
+    beta 10 and 256 steps. Several images of one size may be given, with equal leading dimensions. The result has
+    at least 32-bit precision and is not scaled; IRN divides it by its maximum after enlarging it.
 
     Raises DataError if there is no map, if the grids differ, if a value is NaN or infinite, or B is outside [0, 1].
     """
@@ -68,16 +68,17 @@ def propagate_to_edge(
 
 
 def powered(maps: Float[Tensor, "*b h w"], power: float) -> Float[Tensor, "*b h w"]:
-    """The maps to a power, as BAS (1.5) and AMN (1.3) released it before the walk: above 1, what is in doubt weighs
-    less, and less of it is carried to other cells.
+    """Maps raised to a power before the walk, as in the released code of BAS (1.5) and AMN (1.3).
+
+    A power above 1 reduces low scores, so that less of them is carried to other cells.
     """
     return maps if power == 1 else maps.clamp(min=0) ** power
 
 
 def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
-    """a_ij = 1 - max of B over the cells on the path from i to j, both ends included (IRN sec. 4.4).
+    """Affinities a_ij = 1 - max of B over the cells on the path from i to j, both ends included (IRN sec. 4.4).
 
-    Outside the image all is edge, so nothing comes from there.
+    Outside the image, B is 1, so there is no affinity.
     """
     batch, height, width = edge.shape
     offsets = offsets_within(radius)
@@ -88,15 +89,15 @@ def edge_affinity(edge: Float[Tensor, "b h w"], *, radius: int) -> Affinity:
 
 
 def edge_affinity_at(edge: Float[Tensor, "b h w"], offset: Offset) -> Float[Tensor, "b y x"]:
-    """`edge_affinity` of the pairs at one offset that lie within the image."""
+    """`edge_affinity` for the pairs at one offset inside the image."""
     return 1 - reduce(torch.maximum, (within(edge, offset, cell) for cell in path(offset)))
 
 
 def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affinity:
-    """a_ij = exp(-mean_c |f_ic - f_jc|) (PSA sec. 3.2).
+    """Affinities a_ij = exp(-mean_c |f_ic - f_jc|) (PSA sec. 3.2).
 
-    The paper has the sum over channels, its code the mean, as here. The code leaves out pairs whose first cell is less
-    than radius - 1 cells from the left, right or lower side; here, as in the paper, all pairs within the radius count.
+    The paper has the sum over channels, the released code the mean, as here. The released code ignores pairs whose
+    first cell is less than radius - 1 cells from the left, right or lower side; here, as in the paper, all pairs count.
     """
     batch, _, height, width = features.shape
     offsets = offsets_within(radius)
@@ -107,22 +108,22 @@ def feature_affinity(features: Float[Tensor, "b c h w"], *, radius: int) -> Affi
 
 
 def feature_affinity_at(features: Float[Tensor, "b c h w"], offset: Offset) -> Float[Tensor, "b y x"]:
-    """`feature_affinity` of the pairs at one offset that lie within the image."""
+    """`feature_affinity` for the pairs at one offset inside the image."""
     distance = (within(features, offset, HERE) - within(features, offset, offset)).abs().mean(dim=1)
     return (-distance).exp()
 
 
 def transition(affinity: Affinity, *, beta: float | int) -> Transition:
-    """T = D^-1 A^beta, without the entries that are 0."""
+    """T = D^-1 A^beta as a sparse matrix."""
     if beta <= 0:
         raise RecipeError(f"random walk: beta is {beta}; use a number above 0")
     width = affinity.weights.shape[-1]
     forward = affinity.weights**beta
-    # What a cell is to the one at +offset, that one is to the cell at -offset. What `roll` wraps around is 0.
+    # The affinity to the cell at +offset is also that cell's affinity to -offset. The values that `roll` wraps are 0.
     backward = [forward[:, i : i + 1].roll(offset, dims=(2, 3)) for i, offset in enumerate(affinity.offsets)]
     weights = rearrange(torch.cat([forward, *backward], dim=1), "b entry h w -> (b h w) entry")
     rates = weights / (1 + weights.sum(dim=1, keepdim=True))
-    # The cell itself keeps what the others leave, and is summed last: else the rounding grows with the steps.
+    # The cell itself gets the rest of 1 and is summed last; otherwise, rounding errors grow with the steps.
     kept = (1 - rates.sum(dim=1, keepdim=True, dtype=torch.float64)).to(rates.dtype)
     rates = torch.cat([rates, kept], dim=1)
 
@@ -141,7 +142,7 @@ def walk(maps: Float[Tensor, "b k h w"], moves: Transition, *, steps: int) -> Fl
     batch, _, height, width = maps.shape
     values = rearrange(maps, "b k h w -> (b h w) k").contiguous()
     for _ in range(steps):
-        # A sparse product: each row sums its sources, weighted. That of torch.sparse_csr is in beta, and warns.
+        # A sparse product: each row is a weighted sum. The product of torch.sparse_csr is in beta, and warns.
         values = F.embedding_bag(
             moves.sources,
             values,
@@ -154,7 +155,7 @@ def walk(maps: Float[Tensor, "b k h w"], moves: Transition, *, steps: int) -> Fl
 
 
 def offsets_within(radius: int) -> list[Offset]:
-    """The offsets shorter than the radius to cells that come later in reading order."""
+    """The offsets below the radius to later cells in reading order."""
     if radius < 1:
         raise RecipeError(f"random walk: a radius of {radius}; use 1 or more")
     reach = range(1 - radius, radius)
@@ -167,9 +168,10 @@ def offsets_within(radius: int) -> list[Offset]:
 
 
 def path(offset: Offset) -> list[Offset]:
-    """The cells on the way from (0, 0) to the offset: in the box around both, less than 1 from the line through both.
+    """The cells on the path from (0, 0) to the offset, as in the released code of IRN.
 
-    The distance of (y, x) from the line is |down x - right y| / |offset|. As in the released code of IRN.
+    These are the cells in the box around both with a distance below 1 from the line through both. The distance of (y,
+    x) from the line is |down x - right y| / |offset|.
     """
     down, right = offset
     return [
@@ -181,9 +183,9 @@ def path(offset: Offset) -> list[Offset]:
 
 
 def within(grid: Shaped[Tensor, "*b h w"], offset: Offset, cell: Offset) -> Shaped[Tensor, "*b y x"]:
-    """For each pair of cells of the grid that lie `offset` apart, the value at `cell`, counted from the first: a view.
+    """A view of the values at `cell`, relative to the first cell, for each pair of cells with this `offset`.
 
-    `cell` is in the box around both. Without such a pair the view is empty.
+    `cell` is in the box around both cells. The view is empty if the grid has no such pair.
     """
     (down, right), (row, column) = offset, cell
     height, width = max(grid.shape[-2] - down, 0), max(grid.shape[-1] - abs(right), 0)
@@ -201,7 +203,9 @@ def _check(maps: Tensor, edge: Tensor) -> None:
         )
     for name, values in (("class maps", maps), ("edge map", edge)):
         if not values.isfinite().all():
-            raise DataError(f"random walk: the {name} have NaN or infinite values; check what made them")
+            raise DataError(
+                f"random walk: the {name} have NaN or infinite values; check the network or file that they come from"
+            )
     if edge.min() < 0 or edge.max() > 1:
         low, high = float(edge.min()), float(edge.max())
         raise DataError(f"random walk: edge values reach from {low:g} to {high:g}; bring them into 0..1")

@@ -1,12 +1,15 @@
-"""What cannot come to anything ends at once, in one line that says what helps.
+"""Checks that end a hopeless training at once, with an error of one line that says how to fix it.
 
-- Batch norm in training divides by the deviation of a channel's values. One value has none, and PyTorch refuses it:
-  a single image whose features are pooled to one cell, or are as small as one. `try_one_image` finds out before the
-  first epoch; a layer whose statistics are frozen is content with one.
-- A loss that is NaN stays NaN. `LossWatch` notes the step and the term at which it began; `require_finite` looks at
-  the weights that an epoch leaves.
-- No comparison with NaN is true, so maps and logits of NaN make masks of background. `numbers` looks at what a network
-  says of an image before anything is decided.
+- In training, batch norm needs at least two values per channel, and PyTorch raises an error for one value: for one
+image
+  whose features are one cell. `try_one_image` checks this before the first epoch. A layer with frozen statistics
+  accepts one value.
+- A loss that is NaN stays NaN. `LossWatch` finds the first step and term that is NaN or infinite; `require_finite`
+checks
+  the weights after an epoch.
+- No comparison with NaN is true, so that maps with NaN would give masks of background. `numbers` checks the outputs of
+a
+  network for an image.
 """
 
 import math
@@ -21,20 +24,20 @@ from baoseg.core.errors import DataError, DivergenceError, NotFiniteError, Recip
 from baoseg.core.types import Batch
 from baoseg.training.learner import Learner
 
-TOO_FEW = "Expected more than 1"  # how PyTorch begins to say that a norm has one value a channel
-EVERY = 50  # steps between two looks at the loss, where a look has to wait for the device
+TOO_FEW = "Expected more than 1"  # start of the message of PyTorch for one value per channel
+EVERY = 50  # steps between two checks of the loss, if a check must wait for the device
 
 
 def smallest_part(batch_size: int, parts: int) -> int:
-    """Images in the smallest of the parts of a batch (`Batch.parts`)."""
+    """The number of images in the smallest part of a batch (`Batch.parts`)."""
     size = -(-batch_size // parts)
     return batch_size - (-(-batch_size // size) - 1) * size
 
 
 def try_one_image(learner: Learner, image: Batch, *, name: str, batch_size: int, devices: int, parts: int) -> None:
-    """A loss of one image, as a step would compute it; the network and the random state are as before.
+    """Compute the loss of one image; the network and the random state are unchanged afterwards.
 
-    `batch_size` is that of each device. Raises RecipeError where a norm cannot be computed.
+    `batch_size` is per device. Raises RecipeError if a batch norm cannot be computed.
     """
     with _unchanged(learner, image.images.device), torch.no_grad():
         try:
@@ -45,13 +48,13 @@ def try_one_image(learner: Learner, image: Batch, *, name: str, batch_size: int,
         else:
             return
     raise RecipeError(
-        f"{name}: batch normalisation gets one value a channel from an image, and needs two to learn: "
+        f"{name}: batch normalisation needs two values per channel in training, but one image gives one value: "
         f"{_share_of_one(batch_size, devices, parts)}"
     )
 
 
 def _share_of_one(batch_size: int, devices: int, parts: int) -> str:
-    """Why images go through the network one by one, and what to change."""
+    """Why one image is alone in the network, and what to change."""
     if parts > 1 and batch_size > 1:
         enough = max(count for count in range(1, parts) if smallest_part(batch_size, count) > 1)
         what = "leave --accumulate out" if enough == 1 else f"use --accumulate {enough}"
@@ -63,7 +66,7 @@ def _share_of_one(batch_size: int, devices: int, parts: int) -> str:
 
 @contextmanager
 def _unchanged(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Running statistics and the random state are put back."""
+    """Restore buffers (running statistics) and the random state after the block."""
     before = {name: value.clone() for name, value in module.named_buffers()}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -75,17 +78,20 @@ def _unchanged(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 class LossWatch:
-    """The first step at which each term of the loss was NaN or infinite, on any process."""
+    """Finds the first step at which a term of the loss is NaN or infinite on any process.
+
+    `least` is the minimum over all processes; `every` is the number of steps between two checks.
+    """
 
     def __init__(self, least: Callable[[Tensor], Tensor], *, every: int, remedy: str) -> None:
-        self.least = least  # over all processes
+        self.least = least  # the minimum over all processes
         self.every = every
         self.remedy = remedy
         self.names: tuple[str, ...] = ()
-        self.first: Tensor | None = None  # [terms]; the highest number while all is well
+        self.first: Tensor | None = None  # first bad step of each term [terms]; the largest integer for none
 
     def see(self, step: int, terms: Mapping[str, Float[Tensor, ""]]) -> None:
-        """Note the terms of a step, counted from 1. Nothing waits for the device."""
+        """Record the terms of a step, counted from 1, without waiting for the device."""
         values = torch.stack([value.detach() for value in terms.values()])
         none = torch.iinfo(torch.int64).max
         bad = torch.full(values.shape, step, device=values.device).where(~values.isfinite(), none)
@@ -93,7 +99,7 @@ class LossWatch:
         self.first = bad if self.first is None else torch.minimum(self.first, bad)
 
     def check(self, step: int, *, steps_per_epoch: int, name: str) -> None:
-        """Look every so many steps and at the end of an epoch. Raises DivergenceError on all processes alike."""
+        """Check every `every` steps and at the end of an epoch. Raises DivergenceError on all processes."""
         if self.first is None or (step % self.every and step % steps_per_epoch):
             return
         at, term = min(zip(self.least(self.first).tolist(), self.names, strict=True))
@@ -105,7 +111,7 @@ class LossWatch:
 
 
 def require_finite(learner: nn.Module, *, name: str, epoch: int, remedy: str) -> None:
-    """Raises DivergenceError where the last step of an epoch left weights that are NaN or infinite."""
+    """Raise DivergenceError if weights are NaN or infinite after an epoch."""
     values = {key: value for key, value in learner.state_dict().items() if value.is_floating_point()}
     fine = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
     if bad := [key for key, each in zip(values, fine, strict=True) if not each]:
@@ -113,17 +119,17 @@ def require_finite(learner: nn.Module, *, name: str, epoch: int, remedy: str) ->
 
 
 def numbers(values: Tensor | float, what: str) -> None:
-    """Raises NotFiniteError where what a network says of an image (`what`, in the plural) is NaN or infinite."""
+    """Raise NotFiniteError if outputs of a network for an image are NaN or infinite; `what` names them (plural)."""
     if not (math.isfinite(values) if isinstance(values, float) else values.isfinite().all()):
         raise NotFiniteError(
-            f"the network gives {what} of this image that are NaN or infinite; use --precision 32-true where it "
-            "computes in half precision, or else other weights"
+            f"the network gives {what} of this image that are NaN or infinite; use --precision 32-true if it "
+            "computes in half precision, otherwise other weights"
         )
 
 
 @contextmanager
 def of_image(name: object) -> Iterator[None]:
-    """Inside, an error about an image gets the name in front."""
+    """Put the name of the image in front of a DataError that is raised in the block."""
     try:
         yield
     except DataError as error:

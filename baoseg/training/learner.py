@@ -1,4 +1,4 @@
-"""What the training loop trains: methods, the networks of PSA and IRN, a segmentation network."""
+"""The interface of what `training.train.fit` trains: a method, the network of PSA or IRN, or a segmentation network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from baoseg.core.types import Batch
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, after a step."""
+    """The progress of a training after a step."""
 
     step: int  # finished steps, from 1
-    steps: int  # of the whole training
+    steps: int  # number of steps of the whole training
     steps_per_epoch: int
 
 
@@ -22,19 +22,19 @@ class Learner(nn.Module):
     """A module with a loss."""
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The terms whose sum is minimised, by name."""
+        """The terms of the loss by name; training minimises their sum."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The loss, under the name by which wrappers for many devices call a module."""
+        """The same as `loss`, because wrappers for several devices call `forward`."""
         return self.loss(batch)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that no pretraining provides: they may learn faster."""
+        """Yields the parameters that no pretraining provides; they may have a higher learning rate."""
         raise NotImplementedError
 
     def begin_training(self) -> None:
-        """Called once, before training starts or continues; inference does without."""
+        """Called once before a training starts or continues, but not for inference."""
 
     def after_step(self, progress: Progress) -> None:
         """Called after each optimiser step."""

@@ -8,9 +8,9 @@ from baoseg.core.types import BACKGROUND, IGNORE, full_precision
 
 
 def pool(maps: Float[Tensor, "b k h w"], valid: Bool[Tensor, "b 1 h w"] | None = None) -> Float[Tensor, "b k"]:
-    """Global average of each map over the cells that are image (all, without `valid`).
+    """The mean of each map over the valid cells, i.e. cells inside the image (without `valid`: over all cells).
 
-    The papers average over the padding of a crop as well; see `mark_padding` in the augmentation's settings.
+    Deviation: the papers average over the padding of a crop too; see `data.transforms.Config.mark_padding`.
     """
     maps = full_precision(maps)
     if valid is None:
@@ -27,12 +27,12 @@ def multilabel_soft_margin(logits: Float[Tensor, "b K"], labels: Float[Tensor, "
 def pixel_classification(
     activations: Float[Tensor, "b S h w"], pseudo_labels: Int[Tensor, "b h w"], *, smoothing: float
 ) -> Float[Tensor, ""]:
-    """PCL, the balanced per-pixel classification loss of AMN that BAO takes over.
+    """PCL, the balanced per-pixel classification loss of AMN and BAO.
 
-    Cross-entropy of the S = K + 1 activation maps against one-hot pseudo-labels smoothed to 1 - eps for the label
-    and eps / (S - 1) for each other class; the means over background cells and over foreground cells count half
-    each. Cells labelled 255 are left out. If the batch has only one of the two kinds, that one counts alone; if it
-    has neither, the loss is 0.
+    It is the cross-entropy of the S = K + 1 activation maps against smoothed pseudo-labels: 1 - eps for the label, and
+    eps / (S - 1) for each other class, with eps = `smoothing`. The loss is the mean of two means: over background cells
+    and over foreground cells. Cells with the label 255 are ignored. If the batch has only background or only foreground
+    cells, the loss is their mean; if it has neither, the loss is 0.
     """
     foreground = (pseudo_labels != BACKGROUND) & (pseudo_labels != IGNORE)
     background = pseudo_labels == BACKGROUND
@@ -42,7 +42,7 @@ def pixel_classification(
     of_label = log_probabilities.gather(1, index)[:, 0]
     loss = -((1 - smoothing - others) * of_label + others * log_probabilities.sum(dim=1))
 
-    # Weights instead of indexing: their shapes are known, so a step never waits for the device.
+    # Weights instead of indexing: their shapes are known, so that a step does not wait for the device.
     total = loss.new_zeros(())
     sets = loss.new_zeros(())
     for cells in (background, foreground):

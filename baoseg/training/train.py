@@ -1,4 +1,4 @@
-"""The only training loop."""
+"""The training loop of all stages, with its schedule and hardware settings."""
 
 import csv
 import io
@@ -28,50 +28,54 @@ from baoseg.training.learner import Learner, Progress
 
 
 class Decay(StrEnum):
+    """The decrease of the learning rate; progress is the share of finished steps."""
+
     CONSTANT = "constant"
     POLY = "poly"  # (1 - progress) ** 0.9
     COSINE = "cosine"
 
 
 class Optimizer(StrEnum):
+    """The optimiser of a stage."""
+
     ADAMW = "adamw"  # TransCAM, BNR and BAO
     SGD = "sgd"
 
 
-RANKS_APART = 1 << 32  # seeds of processes
+RANKS_APART = 1 << 32  # difference of the random seeds of two ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One stage of training."""
+    """The schedule of one stage."""
 
     epochs: int
     batch_size: int
     lr: float = 5e-5
-    head_lr: float | None = None  # of the heads, which start from nothing; None: the same
+    head_lr: float | None = None  # of the heads, which start untrained; None: as `lr`
     optimizer: Optimizer = Optimizer.ADAMW
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4
     decay: Decay = Decay.CONSTANT
-    warmup: float = 0.0  # share of the steps over which the rate rises from 0
+    warmup: float = 0.0  # share of the steps in which the rate increases from 0
 
     def __post_init__(self) -> None:
         rates = (self.lr, self.lr if self.head_lr is None else self.head_lr)
         if min(self.epochs, self.batch_size) < 1 or not all(0 < rate < math.inf for rate in rates):
             raise RecipeError(
-                f"{self.epochs} epochs of batches of {self.batch_size} at the rates {rates[0]:g} and {rates[1]:g}; "
-                "all must be above 0"
+                f"{self.epochs} epochs, batches of {self.batch_size}, learning rates {rates[0]:g} and {rates[1]:g}; "
+                "use numbers above 0"
             )
         if not 0 <= self.momentum < 1:
-            raise RecipeError(f"a momentum of {self.momentum:g}; choose one from 0 to less than 1")
+            raise RecipeError(f"a momentum of {self.momentum:g}; choose a value from 0 to less than 1")
         if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < math.inf):
             raise RecipeError(
-                f"a warm-up of {self.warmup:g} and a weight decay of {self.weight_decay:g}; the warm-up is a share of "
-                "the steps, from 0 to less than 1, and the decay is at least 0"
+                f"a warm-up of {self.warmup:g} and a weight decay of {self.weight_decay:g}; choose a warm-up (a share of "
+                "the steps) from 0 to less than 1, and a weight decay of at least 0"
             )
 
     def rate(self, progress: float) -> float:
-        """Factor on the learning rates, for the share of steps done in [0, 1)."""
+        """The factor of the learning rates at a `progress` in [0, 1), the share of finished steps."""
         if progress < self.warmup:
             return progress / self.warmup
         match self.decay:
@@ -83,7 +87,7 @@ class Config:
 
 
 def rescheduled(schedule: Config, *, epochs: int | None, batch_size: int | None, lr: float | None) -> Config:
-    """The schedule with what is not None in the place of its own; the rate of the heads keeps its ratio to `lr`."""
+    """The schedule with the given values (None: unchanged); the rate of the heads keeps its ratio to `lr`."""
     head_lr = schedule.head_lr
     if lr is not None and head_lr is not None:
         head_lr = lr * head_lr / schedule.lr
@@ -98,14 +102,14 @@ def rescheduled(schedule: Config, *, epochs: int | None, batch_size: int | None,
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What to compute on; no part of a recipe. The batches of a recipe are divided over all devices."""
+    """The hardware to compute on; not part of a recipe. The batches of a recipe are divided over all devices."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = 2  # processes that load images, for each device
-    devices: int = 1  # of each machine
+    workers: int = 2  # worker processes that load images, per device
+    devices: int = 1  # per machine
     nodes: int = 1  # machines; each runs the same command under torchrun or SLURM
-    accumulate: int = 1  # parts of a batch that go through the network one after the other
+    accumulate: int = 1  # gradient accumulation: parts of a batch that are computed one after the other
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -117,16 +121,16 @@ class Hardware:
 
     @property
     def more_stable(self) -> str:
-        """What helps where numbers grow beyond all bounds."""
+        """How to fix a training that diverges."""
         single = "" if self.precision == "32-true" else ", or --precision 32-true, whose numbers have a wider range"
         return f"use a smaller learning rate (--lr){single}"
 
     def fabric(self) -> Fabric:
-        """With more devices than one, the processes for the others are started at the first call, by the same command.
+        """The Fabric for these settings. With several devices, the first call starts their processes.
 
-        Raises RecipeError when the machine has no such device.
+        Raises RecipeError if the machine does not have these devices.
         """
-        # parameters that a loss leaves out are allowed, as on one device
+        # as on one device, a loss need not use all parameters
         strategy = DDPStrategy(find_unused_parameters=True) if self.devices * self.nodes > 1 else "auto"
         try:
             fabric = Fabric(
@@ -146,7 +150,7 @@ class Hardware:
 
 def fit(
     learner: Learner,
-    pictures: TrainSet,
+    dataset: TrainSet,
     *,
     config: Config,
     stage: Stage,
@@ -154,12 +158,12 @@ def fit(
     hardware: Hardware,
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Train `learner` in place, from where `stage.state` stands, and append to `stage.losses` each epoch.
+    """Train `learner` in place, continuing from `stage.state` if it exists; write `stage.losses` after each epoch.
 
-    `after_epoch` is called with the number of each epoch (from 1) that has ended, before its state is kept.
-    A crash loses the current epoch at most; what follows is then the same as without the crash, bit for bit on the
-    CPU, as all randomness comes from the seed and the number of the epoch. Raises RunError when the loss or the weights
-    are NaN or infinite, RecipeError before the first step where batch norm cannot learn from so few images (`guards`).
+    `after_epoch` is called after each epoch with its number (from 1), before the state is saved. A crash loses at most
+    the current epoch. A continued training gives the same result as an uninterrupted training, bit for bit on a CPU,
+    because all randomness comes from the seed and the epoch. Raises RunError if the loss or the weights become NaN or
+    infinite, and RecipeError before the first step if batch norm cannot be computed for so few images (`guards`).
     """
     fabric = hardware.fabric()
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -169,22 +173,23 @@ def fit(
     finished, rows = _resume(stage.state, learner, optimizer) if stage.state.exists() else (0, [])
     model, optimizer = fabric.setup(learner, optimizer)
 
-    batch_size = divided(min(config.batch_size, len(pictures)), fabric.world_size)
+    batch_size = divided(min(config.batch_size, len(dataset)), fabric.world_size)
     sampler = EpochSampler(
-        len(pictures),
+        len(dataset),
         seed=seed,
         batch_size=batch_size,
         num_replicas=fabric.world_size,
         rank=fabric.global_rank,
     )
     loader = DataLoader(
-        pictures,
+        dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=hardware.workers,
         persistent_workers=hardware.workers > 0,
         collate_fn=collate,
-        generator=torch.Generator(),  # of its own: draws from the global state would change the dropped paths
+        # a separate generator, because draws from the global state would change the dropped paths
+        generator=torch.Generator(),
         pin_memory=fabric.device.type == "cuda",
     )
     steps = config.epochs * len(loader)
@@ -193,7 +198,7 @@ def fit(
     if alone and finished < config.epochs and not (fabric.world_size > 1 and fabric.device.type == "cuda"):
         guards.try_one_image(
             learner,
-            collate([pictures[finished, 0]]).to(fabric.device),
+            collate([dataset[finished, 0]]).to(fabric.device),
             name=str(stage.root),
             batch_size=batch_size,
             devices=fabric.world_size,
@@ -205,7 +210,7 @@ def fit(
         remedy=hardware.more_stable,
     )
     for epoch in range(finished, config.epochs):
-        torch.manual_seed(seed * 1_000_003 + epoch + RANKS_APART * fabric.global_rank)  # dropped paths draw from this
+        torch.manual_seed(seed * 1_000_003 + epoch + RANKS_APART * fabric.global_rank)  # for the dropped paths
         sampler.set_epoch(epoch)
         start = time.perf_counter()
         sums: dict[str, Tensor] = {}
@@ -245,20 +250,20 @@ def fit(
 
 
 def seconds(stage: Stage) -> float:
-    """How long the epochs of a stage took."""
+    """The total seconds of the epochs of a stage."""
     with stage.losses.open(encoding="utf-8", newline="") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))
 
 
 def divided(batch_size: int, devices: int) -> int:
-    """Each device's part of a batch. Raises RecipeError where there is a remainder."""
+    """The batch size per device. Raises RecipeError if the batch cannot be divided."""
     if batch_size % devices:
         raise RecipeError(f"batches of {batch_size} images cannot be divided by {devices} devices; change --batch-size")
     return batch_size // devices
 
 
 def make_optimizer(learner: Learner, config: Config, *, fused: bool = False) -> torch.optim.Optimizer:
-    """`fused`: all of a step in one kernel, which only GPUs gain from."""
+    """The optimiser of a schedule. `fused` computes a step in one kernel, which is faster only on GPUs."""
     groups = parameter_groups(learner, config)
     match config.optimizer:
         case Optimizer.ADAMW:
@@ -268,7 +273,7 @@ def make_optimizer(learner: Learner, config: Config, *, fused: bool = False) -> 
 
 
 def parameter_groups(learner: Learner, config: Config) -> list[dict[str, Any]]:
-    """Backbone and heads, each with its peak rate; parameters that take no gradient are left out."""
+    """The parameter groups of backbone and heads with their peak rates, without parameters that need no gradient."""
     heads = {id(parameter) for parameter in learner.head_parameters()}
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     head_lr = config.lr if config.head_lr is None else config.head_lr
@@ -288,7 +293,7 @@ def _save_state(path: Path, learner: nn.Module, optimizer: Any, *, epochs: int, 
 
 
 def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
-    """Finished epochs and their losses."""
+    """Load the state into learner and optimiser; returns the finished epochs and the rows of their losses."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
@@ -304,7 +309,7 @@ def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) ->
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"{path}: of another network ({reason}); use another --out, or delete it") from None
+        raise RunError(f"{path}: does not fit this network ({reason}); use another --out, or delete the file") from None
     rows: list[dict[str, Any]] = [
         {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
         for row in csv.DictReader(io.StringIO(metadata["losses"]))

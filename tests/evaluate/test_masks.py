@@ -324,7 +324,7 @@ def test_seeds_of_different_kinds_do_not_mix(first, second):
     if first == second:
         assert of_masks(evaluate_seeds(pairs, 1, threshold=0.3))["miou"] == 100
         return
-    with pytest.raises(DataError, match="some maps have a background map or a threshold and some do not"):
+    with pytest.raises(DataError, match="some maps have a background map or a threshold and others do not"):
         evaluate_seeds(pairs, 1, threshold=0.3)
 
 

@@ -251,7 +251,7 @@ def test_a_run_folder_is_its_last_trained_stage(tiny_run: Run, tmp_path: Path) -
     shutil.copytree(tiny_run.root, tmp_path / "run", ignore=shutil.ignore_patterns("bao"))
     assert not baoseg.load(tmp_path / "run").method.learns_background
     (tmp_path / "run/transcam/network.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="nothing trained yet"):
+    with pytest.raises(CheckpointError, match="has no trained network yet"):
         baoseg.load(tmp_path / "run")
     with pytest.raises(RunError, match=r"is .* a run folder"):
         baoseg.load(tmp_path)
@@ -268,7 +268,7 @@ def test_a_network_of_a_run_says_what_it_needs(tiny_run: Run) -> None:
 def test_classes_can_be_renamed_but_not_counted_anew(tiny_run: Run) -> None:
     names = ["a", "b", "c", "d", "e"]
     assert baoseg.load(tiny_run.root, classes=names)(SCENES[0].image, ["b"]).labels == ("b",)
-    with pytest.raises(CheckpointError, match="trained for 5 classes, 4 given"):
+    with pytest.raises(CheckpointError, match="trained for 5 classes, but 4 are given"):
         baoseg.load(tiny_run.root, classes=names[:4])
 
 
@@ -342,7 +342,7 @@ def test_names_of_the_classes_can_be_given_if_they_are_as_many(tmp_path: Path) -
     torch.save(published.random_state(**SIZES, classes=3), tmp_path / "weights.pth")
     labeler = baoseg.load(tmp_path / "weights.pth", classes=["cat", "dog", "cow"])
     assert labeler(SCENES[0].image, ["dog"]).labels == ("dog",)  # at the sizes of the papers
-    with pytest.raises(CheckpointError, match="a network of 3 classes, 2 names given"):
+    with pytest.raises(CheckpointError, match="a network of 3 classes, but 2 names are given"):
         baoseg.load(tmp_path / "weights.pth", classes=["cat", "dog"])
 
 

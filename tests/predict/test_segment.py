@@ -301,7 +301,7 @@ def test_a_file_gives_the_segmenter_back(tmp_path: Path) -> None:
         assert isinstance(loaded, baoseg.Segmenter)
         assert loaded.classes == CLASSES and loaded.inference == inference
         assert torch.equal(loaded(image).scores, expected.scores)
-    with pytest.raises(CheckpointError, match="a network for segmentation, no labeler"):
+    with pytest.raises(CheckpointError, match="a network for segmentation, not a labeler"):
         labeler.load(path)
 
 

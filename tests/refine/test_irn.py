@@ -343,7 +343,7 @@ def test_bad_input():
     seed.background[0, 0] = math.nan
     with pytest.raises(DataError, match="NaN"):
         net.refine(picture(8, 8), seed)
-    with pytest.raises(RecipeError, match="made beforehand"):
+    with pytest.raises(RecipeError, match="learnt from pixel labels"):
         net.loss(batch_of(torch.zeros(1, 8, 8))._replace(pixel_labels=None))
     with pytest.raises(RecipeError, match="no stages"):
         IRNet(timm_backbones.make("test_vit", 2), Config())

@@ -95,7 +95,7 @@ def test_labels_of_cells_are_those_of_their_centres_without_padding():
     batch = Batch(torch.zeros(1, 3, 8, 8), torch.ones(1, 2), valid, labels)
     found = pairs.labels_of(batch, torch.zeros(1, 6, 2, 2))
     assert found.tolist() == [[[18, 22], [255, 255]]]
-    with pytest.raises(RecipeError, match="labels made beforehand"):
+    with pytest.raises(RecipeError, match="learnt from pixel labels"):
         pairs.labels_of(batch._replace(pixel_labels=None), torch.zeros(1, 6, 2, 2))
 
 

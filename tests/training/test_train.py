@@ -193,7 +193,7 @@ def test_one_image_under_batch_norm_is_refused_before_the_first_step(
     with pytest.raises(RecipeError) as caught:
         fit_segmenter(stage, learner, batch_size=batch_size, accumulate=accumulate)
     assert remedy in str(caught.value) and "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{stage.root}: batch normalisation gets one value a channel")
+    assert str(caught.value).startswith(f"{stage.root}: batch normalisation needs two values per channel")
     after = learner.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert torch.equal(torch.get_rng_state(), state)
@@ -240,7 +240,7 @@ def test_a_damaged_or_foreign_state_is_an_error(tmp_path: Path) -> None:
     stage.state.write_bytes(content)
     method = make(bao.Config(), network)
     samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
-    with pytest.raises(RunError, match="another network"):
+    with pytest.raises(RunError, match="does not fit this network"):
         train.fit(method, samples, config=SCHEDULE, stage=stage, seed=3, hardware=tiny.HARDWARE)
 
 
