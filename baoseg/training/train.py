@@ -70,8 +70,8 @@ class Config:
             raise RecipeError(f"a momentum of {self.momentum:g}; choose a value from 0 to less than 1")
         if not (0 <= self.warmup < 1 and 0 <= self.weight_decay < math.inf):
             raise RecipeError(
-                f"a warm-up of {self.warmup:g} and a weight decay of {self.weight_decay:g}; choose a warm-up (a share of "
-                "the steps) from 0 to less than 1, and a weight decay of at least 0"
+                f"a warm-up of {self.warmup:g} and a weight decay of {self.weight_decay:g}; choose a warm-up "
+                "(a share of the steps) from 0 to less than 1, and a weight decay of at least 0"
             )
 
     def rate(self, progress: float) -> float:

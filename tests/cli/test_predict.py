@@ -97,7 +97,7 @@ def test_what_is_passed_over_alone_is_exit_code_1(
     [
         (("--out", "out", "--labels", "cow"), "unknown class 'cow'; the classes are dog, sofa, traffic light"),
         (("--out", "out", "--labels", ""), "--labels: names no class"),
-        (("--out", "photos/masks"), "photos/masks: lies in photos, whose images are read"),
+        (("--out", "photos/masks"), "photos/masks: is inside photos, whose images are read"),
     ],
 )
 def test_mistakes_end_in_one_line(

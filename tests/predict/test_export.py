@@ -180,7 +180,7 @@ def test_a_file_that_says_something_else_is_not_written(
     monkeypatch.setattr(export, "_captured", lambda graph, given, sizes, outputs, path: None)
     assert not export._agrees(tmp_path / "none.onnx", export.SegmenterGraph(segmenter.network), {})
     monkeypatch.setattr(export, "_agrees", lambda path, graph, given: False)
-    with pytest.raises(RecipeError, match=r"another one as ONNX than in PyTorch"):
+    with pytest.raises(RecipeError, match=r"other results in ONNX than in PyTorch"):
         export.onnx(segmenter, tmp_path / "x.onnx")
     assert not any(tmp_path.iterdir())
 

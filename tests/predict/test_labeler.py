@@ -213,7 +213,7 @@ def test_calibration_looks_at_evenly_spaced_pictures_as_prediction_does(labeler:
     logits = torch.stack([labeler.class_logits(SCENES[index].image) for index in range(5)])
     labels = torch.stack([SCENES[index].labels for index in range(5)])
     assert calibrate(labeler, SCENES) == best_cut(logits, labels)
-    assert calibrate(labeler, SCENES, pictures=3) == best_cut(logits[::2], labels[::2])
+    assert calibrate(labeler, SCENES, images=3) == best_cut(logits[::2], labels[::2])
 
 
 def about(recipe: recipes.Recipe, stage: recipes.Stage) -> dict[str, Any]:

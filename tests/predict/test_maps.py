@@ -281,7 +281,7 @@ def test_keep_aspect_seeds_lie_on_the_pictures_own_grid():
 
 @pytest.mark.parametrize("wrong", [{"sizes": ()}, {"sizes": (0,)}, {"stride": 0}])
 def test_settings_that_make_no_map_are_refused(wrong):
-    with pytest.raises(RecipeError, match="name a size"):
+    with pytest.raises(RecipeError, match="give sizes and a stride"):
         Config(**wrong)
 
 

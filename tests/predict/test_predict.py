@@ -141,7 +141,8 @@ def test_a_device_without_memory_for_a_picture_does_not_stop_the_others(
     assert predict.run(model, [tmp_path / "photos"], tmp_path / "out") == [tmp_path / "photos/large.png"]
     assert files(tmp_path / "out") == {"small.png"}
     assert capsys.readouterr().err == (
-        f"bao: {tmp_path / 'photos/large.png'}: too large for the memory of the device; use --accelerator cpu\n"
+        f"bao: {tmp_path / 'photos/large.png'}: the image is too large for the memory of the device; "
+        "use --accelerator cpu\n"
     )
 
 
@@ -158,8 +159,8 @@ def test_predicting_again_overwrites(tmp_path: Path) -> None:
     [
         ([], "out", "no images to predict"),
         (["empty"], "out", r"empty: holds no images \(such as \.jpg"),
-        (["b"], "b", "b: lies in .*b, whose images are read"),
-        (["b"], "b/masks", "b/masks: lies in .*b, whose images are read"),
+        (["b"], "b", "b: is inside .*b, whose images are read"),
+        (["b"], "b/masks", "b/masks: is inside .*b, whose images are read"),
         (["a/cat.png"], "a", r"a/cat\.png: an image to predict would be overwritten"),
         (["d/overlays/x.jpg"], "d", r"d/overlays/x\.jpg: an image to predict would be overwritten"),
         (["b"], "b/dog.jpg/out", r"b/dog\.jpg: a file is in the way of a folder"),
