@@ -67,3 +67,17 @@ def test_jobs_that_were_never_run_say_so_and_fail_nothing(workflow: Any) -> None
         unknown = name in {"macos", "windows"}
         assert job.get("continue-on-error", False) == unknown
         assert ("never run" in job["name"]) == unknown
+
+
+# --------------------------------------------------------------------------------------------- versions
+
+
+def test_the_version_and_its_date_are_the_same_everywhere() -> None:
+    citation = read(ROOT / "CITATION.cff")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    assert sections[:2] == ["[Unreleased]", f"[{PROJECT['version']}] - {citation['date-released']}"]
+    assert citation["version"] == PROJECT["version"]
+    dates = [re.fullmatch(r"\[[\d.]+\] - (\d{4}-\d\d-\d\d)", section) for section in sections[1:]]
+    days = [date[1] for date in dates if date]
+    assert len(days) == len(dates) and days == sorted(days, reverse=True)
