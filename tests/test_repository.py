@@ -1,5 +1,6 @@
 """The files around the package agree with one another: pyproject.toml, CI, templates, versions."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -81,3 +82,69 @@ def test_the_version_and_its_date_are_the_same_everywhere() -> None:
     dates = [re.fullmatch(r"\[[\d.]+\] - (\d{4}-\d\d-\d\d)", section) for section in sections[1:]]
     days = [date[1] for date in dates if date]
     assert len(days) == len(dates) and days == sorted(days, reverse=True)
+
+
+# -------------------------------------------------------------------------------- templates and security
+
+
+@pytest.mark.parametrize("name", ["bug", "idea"])
+def test_forms_for_issues_have_what_github_asks_of_them(name: str) -> None:
+    form = read(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
+    assert {"name", "description", "body"} <= form.keys()
+    fields = [part for part in form["body"] if part["type"] != "markdown"]
+    assert all(part["type"] == "textarea" and part["attributes"]["label"] for part in fields)
+    assert len({part["id"] for part in fields}) == len(fields)
+    assert any(part.get("validations", {}).get("required") for part in fields)
+
+
+SOURCES = sorted((ROOT / "baoseg").rglob("*.py"))
+# Calls that run what a file or a string holds, or unpack without a look at the paths.
+FORBIDDEN = {
+    *(
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "os.system",
+        "os.popen",
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+    ),
+    *("yaml.load", "marshal.loads", "shelve.open", "joblib.load", "shutil.unpack_archive"),
+}
+# What makes a call harmless.
+REQUIRED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+
+
+def unsafe(code: str) -> list[str]:
+    """The calls in a text of Python that could run what a file holds."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        given = {option.arg: getattr(option.value, "value", None) for option in call.keywords}
+        wanted = REQUIRED.get(name)
+        if (
+            name in FORBIDDEN
+            or name.endswith((".extractall", ".unsafe_load"))
+            or (name.startswith("subprocess.") and given.get("shell"))
+            or (wanted and given.get(wanted[0]) is not wanted[1])
+        ):
+            found.append(ast.unparse(call))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_file_is_read_in_a_way_that_could_run_it(path: Path) -> None:
+    assert not unsafe(path.read_text(encoding="utf-8"))
+
+
+def test_unsafe_calls_are_found() -> None:
+    bad = ["torch.load(a)", "torch.load(a, weights_only=False)", "np.load(b, allow_pickle=c)", "d.extractall()"]
+    assert unsafe("\n".join(bad)) == bad
+    assert not unsafe("torch.load(a, weights_only=True); np.load(b, allow_pickle=False); model.eval(); re.compile(c)")
+
+
+def test_security_names_files_that_exist() -> None:
+    named = re.findall(r"`((?:baoseg|tests)/[^`]+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) == 5 and all((ROOT / name).is_file() for name in named)
