@@ -79,7 +79,7 @@ def compare(
         recipe: Name of a recipe, e.g. msrc14; its schedules are those of all methods.
         seeds: Seeds of other tools to show beside the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
         fuse: Sums of normalised seeds to show, of methods and of the names of --seeds, e.g. cam+bas.
-        allow_pickle: Read .npy files that are pickles, as IRN's relatives write them; only NumPy arrays are taken.
+        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
         overrides: What to change in the recipe.
         device: What to compute on.
     """
@@ -119,7 +119,7 @@ def reproduce(
         recipe: Name of a recipe: the data, network and schedules to measure with.
         out: Folder to write, or to continue in. Without it: a folder of the table's name.
         seeds: Seeds of other tools for the rows that have some; an unknown NAME lists those of the table.
-        allow_pickle: Read .npy files that are pickles, as IRN's relatives write them; only NumPy arrays are taken.
+        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
         overrides: What to change in the recipe.
         device: What to compute on.
     """
@@ -160,7 +160,7 @@ def fuse(
         data: Folder of the images, with a labels.csv (columns image,labels), or "synthetic" for the demo's scenes.
         out: Folder to write, or to continue in.
         eval_split: Images to label. Without it: val, or all images where there is no such split.
-        allow_pickle: Read .npy files that are pickles, as IRN's relatives write them; only NumPy arrays are taken.
+        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
     """
     from baoseg import pipeline, recipes
 

@@ -210,7 +210,7 @@ class _Cut:
     channels: int  # between the two
 
 
-def _cut(model: Any, end: str, picture: Float[Tensor, "1 3 h w"]) -> _Cut | None:
+def _cut(model: Any, end: str, image: Float[Tensor, "1 3 h w"]) -> _Cut | None:
     """The model in two, the first ending with the layers of module `end`.
 
     The order is that in which `forward_features` calls them for the image. None unless the layers in a row give what
@@ -219,14 +219,14 @@ def _cut(model: Any, end: str, picture: Float[Tensor, "1 3 h w"]) -> _Cut | None
     order: list[str] = []
     hooks = [layer.register_forward_hook(lambda *call, name=name: order.append(name)) for name, layer in _layers(model)]
     try:
-        expected = model.forward_features(picture)
+        expected = model.forward_features(image)
     finally:
         for hook in hooks:
             hook.remove()
     position = max((i + 1 for i, name in enumerate(order) if f"{name}.".startswith(f"{end}.")), default=0)
     lower, upper = tuple(order[:position]), tuple(order[position:])
     try:
-        features = nn.Sequential(*map(model.get_submodule, lower))(picture)
+        features = nn.Sequential(*map(model.get_submodule, lower))(image)
         untouched = features.clone()
         actual = nn.Sequential(*map(model.get_submodule, upper))(features)
     except Exception:  # whatever a layer says to an input that is not its own

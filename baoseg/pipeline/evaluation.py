@@ -143,7 +143,7 @@ def _reported(folder: Run, recipe: Recipe, split: str) -> list[str]:
 
 
 class _Pairs:
-    """What a stage says and the ground truth, for each picture that has some; remembers where it is, for errors."""
+    """What a stage says and the ground truth, for each image that has some; remembers where it is, for errors."""
 
     def __init__(self, paths: Stage, dataset: Dataset, read: Callable[[Stage, str], Any], check: _Check) -> None:
         self.check = check
@@ -165,7 +165,7 @@ class _Pairs:
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        """Errors inside name the picture at which they came up."""
+        """Errors inside name the image at which they came up."""
         try:
             yield
         except DataError as error:

@@ -118,12 +118,12 @@ def recipe_of(folder: Run) -> Recipe:
 
 
 def training_data(folder: Run) -> Dataset:
-    """The pictures that the run learns from. Raises RunError if they are others than when it was made."""
+    """The images that the run learns from. Raises RunError if they are others than when it was made."""
     return _known_data(folder, "train", None)
 
 
 def split_data(folder: Run, split: str | None = None) -> Dataset:
-    """The evaluation split, or the one named. Raises RunError if its pictures are others than when the run was made.
+    """The evaluation split, or the one named. Raises RunError if its images are others than when the run was made.
 
     Its ground truth may have changed: see `truth_changed`. A split that no step has worked on yet is noted.
     """
@@ -149,7 +149,7 @@ def note_truth(folder: Run, dataset: Dataset) -> None:
 
 
 def require_same_data(other: Run, dataset: Dataset) -> None:
-    """Raise RunError if another run worked on other pictures under the name of this split; see `fusion`.
+    """Raise RunError if another run worked on other images under the name of this split; see `fusion`.
 
     A run for localization notes its data in another way: of it the class list and each map are compared elsewhere.
     """
@@ -465,7 +465,7 @@ def _note_data(folder: Run, role: Role, dataset: Dataset) -> None:
 def _described(dataset: Dataset) -> dict[str, Any]:
     """What a run keeps of the data of a split, to know them again and to say what has changed.
 
-    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all pictures of the
+    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all images of the
     split, and count it not. `bytes` are the sizes of the image files, where there are files.
     """
     whole = _whole(dataset)

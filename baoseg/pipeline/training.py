@@ -103,7 +103,7 @@ def fit(
 def _pixel_labels(
     folder: Run, recipe: Recipe, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
 ) -> "KeptLabels | None":
-    """Labels of the training pictures' pixels from the seeds of an earlier stage, for methods that learn from such."""
+    """Labels of the training images' pixels from the seeds of an earlier stage, for methods that learn from such."""
     method = method_of(stage.method)
     if not method.needs_seeds:
         return None
@@ -124,7 +124,7 @@ def label_pictures(
     label: Callable[[Sample, seeds.Seed], UInt8[Tensor, "h w"]],
     hardware: Hardware,
 ) -> "KeptLabels":
-    """Make the pixel labels of each picture that has none yet, from the seeds of the stage or fusion `source`."""
+    """Make the pixel labels of each image that has none yet, from the seeds of the stage or fusion `source`."""
     paths, maps = folder.stage(name), folder.stage(source)
     maps_of(folder, recipe, source, pictures, hardware=hardware)
     split = pictures.split
@@ -163,7 +163,7 @@ class _EpochCurve:
 
 
 def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
-    """The pictures that have ground truth, and that."""
+    """Yields (sample, ground-truth mask) for each image that has a mask."""
     title = f"{paths.name} epoch {epoch} evaluate"
     for index in each(range(len(dataset)), of=len(dataset), title=title):
         sample = dataset[index]

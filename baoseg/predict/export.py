@@ -72,10 +72,10 @@ class LabelerGraph(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], labels: Float[Tensor, "b K"]
     ) -> tuple[Float[Tensor, "b _ ..."], ...]:
-        pictures = self.pixels(images)
-        scores, background = self.method.maps(pictures, labels)
+        normalised = self.pixels(images)
+        scores, background = self.method.maps(normalised, labels)
         present = scores * labels[:, :, None, None]
-        logits = self.method.classify(pictures)
+        logits = self.method.classify(normalised)
         return (present, logits) if background is None else (present, background, logits)
 
 

@@ -54,13 +54,13 @@ def run(model: Labeler | Segmenter, inputs: Sequence[Path], out: Path, *, config
     labels = None if config.labels is None else _parse(config.labels, model)
 
     def write(source: Path, mask_path: Path, overlay_path: Path) -> None:
-        picture = read_image(source)
+        image = read_image(source)
         with guards.of_image(source):
-            mask = predict(model, picture, labels=labels, crf=config.crf)
+            mask = predict(model, image, labels=labels, crf=config.crf)
         write_mask(mask_path, mask)
         if config.overlays:
             with atomic(overlay_path) as temporary:
-                overlay(picture, mask).save(temporary, format="JPEG", quality=90)
+                overlay(image, mask).save(temporary, format="JPEG", quality=90)
 
     return each_image(inputs, out, write, overlays=".jpg" if config.overlays else None)
 
@@ -103,7 +103,7 @@ def each_image(
 
 def predict(
     model: Labeler | Segmenter,
-    picture: UInt8[Tensor, "3 h w"],
+    image: UInt8[Tensor, "3 h w"],
     *,
     labels: Sequence[str] | None = None,
     crf: bool = False,
@@ -115,19 +115,19 @@ def predict(
     """
     match model:
         case Segmenter() if crf or model.inference.crf:
-            return _segment_with_crf(model, picture, labels)
+            return _segment_with_crf(model, image, labels)
         case Segmenter():
-            return model.mask(picture, labels)
+            return model.mask(image, labels)
         case Labeler():
-            mask = torch.from_numpy(model(picture, labels).mask)
+            mask = torch.from_numpy(model(image, labels).mask)
             if not crf:
                 return mask
-            return _by_windows(picture, Inference(), lambda seen, window: refine.by_crf(seen, mask[window.seen]))
+            return _by_windows(image, Inference(), lambda seen, window: refine.by_crf(seen, mask[window.seen]))
 
 
-def overlay(picture: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Image.Image:
+def overlay(image: UInt8[Tensor, "3 h w"], mask: UInt8[Tensor, "h w"]) -> Image.Image:
     """The image with the colours of the classes over it; the background is unchanged."""
-    photograph = Image.fromarray(picture.permute(1, 2, 0).numpy())
+    photograph = Image.fromarray(image.permute(1, 2, 0).numpy())
     coloured = Image.blend(photograph, Image.fromarray(voc_palette()[mask.numpy()]), OPACITY)
     return Image.composite(coloured, photograph, Image.fromarray((mask != BACKGROUND).numpy()))
 
@@ -208,7 +208,7 @@ def _parse(labels: str, model: Labeler | Segmenter) -> list[str]:
 
 
 def _segment_with_crf(
-    model: Segmenter, picture: UInt8[Tensor, "3 h w"], labels: Sequence[str] | None
+    model: Segmenter, image: UInt8[Tensor, "3 h w"], labels: Sequence[str] | None
 ) -> UInt8[Tensor, "h w"]:
     plain = Segmenter(model.network, model.classes, inference=replace(model.inference, crf=False))
 
@@ -217,7 +217,7 @@ def _segment_with_crf(
         settings = model.inference.crf_settings
         return crf.from_probabilities(seen.permute(1, 2, 0), scores, config=settings).argmax(dim=0).byte()
 
-    return _by_windows(picture, model.inference, drawn)
+    return _by_windows(image, model.inference, drawn)
 
 
 def candidates(scores: Float[Tensor, "S h w"]) -> Float[Tensor, "S h w"]:
@@ -228,12 +228,12 @@ def candidates(scores: Float[Tensor, "S h w"]) -> Float[Tensor, "S h w"]:
 
 
 def _by_windows(
-    picture: UInt8[Tensor, "3 h w"],
+    image: UInt8[Tensor, "3 h w"],
     inference: Inference,
     function: Callable[[UInt8[Tensor, "3 y x"], Window], UInt8[Tensor, "y x"]],
 ) -> UInt8[Tensor, "h w"]:
     """The mask of the image from the masks of its windows; each pixel comes from one window."""
-    mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
-    for window in inference.windows(picture.shape[-2:]):
-        mask[window.kept] = function(picture[:, *window.seen], window)[window.kept_of_seen]
+    mask = torch.empty(image.shape[-2:], dtype=torch.uint8)
+    for window in inference.windows(image.shape[-2:]):
+        mask[window.kept] = function(image[:, *window.seen], window)[window.kept_of_seen]
     return mask

@@ -158,23 +158,23 @@ class Segmenter:
         With `labels`, no other classes are considered. The scores need S x h x w x 4 bytes; `mask` does not store them.
         Raises DataError for an unreadable image, and if the logits of the network are NaN or infinite.
         """
-        picture = as_image(image)
-        scores = torch.empty(len(self.classes) + 1, *picture.shape[-2:])
-        for window in self.inference.windows(picture.shape[-2:]):
-            scores[:, *window.kept] = self._probabilities(picture, window, self._absent(labels)).cpu()
+        pixels = as_image(image)
+        scores = torch.empty(len(self.classes) + 1, *pixels.shape[-2:])
+        for window in self.inference.windows(pixels.shape[-2:]):
+            scores[:, *window.kept] = self._probabilities(pixels, window, self._absent(labels)).cpu()
         if self.inference.crf:
-            scores = crf.from_probabilities(picture.permute(1, 2, 0), scores, config=self.inference.crf_settings)
+            scores = crf.from_probabilities(pixels.permute(1, 2, 0), scores, config=self.inference.crf_settings)
         return Segmentation(scores.argmax(dim=0).to(torch.uint8), scores)
 
     def mask(self, image: ImageLike, labels: Sequence[str] | None = None) -> UInt8[Tensor, "h w"]:
         """The mask without scores, in windows: the memory grows by a few bytes per pixel of the image."""
-        picture = as_image(image)
-        windows = self.inference.windows(picture.shape[-2:])
+        pixels = as_image(image)
+        windows = self.inference.windows(pixels.shape[-2:])
         if self.inference.crf and len(windows) == 1:
-            return self(picture, labels).mask
-        mask = torch.empty(picture.shape[-2:], dtype=torch.uint8)
+            return self(pixels, labels).mask
+        mask = torch.empty(pixels.shape[-2:], dtype=torch.uint8)
         for window in windows:
-            mask[window.kept] = self._probabilities(picture, window, self._absent(labels)).argmax(dim=0).byte().cpu()
+            mask[window.kept] = self._probabilities(pixels, window, self._absent(labels)).argmax(dim=0).byte().cpu()
         return mask
 
     def _absent(self, labels: Sequence[str] | None) -> Int[Tensor, "a"]:
@@ -185,9 +185,9 @@ class Segmenter:
 
     @torch.inference_mode()
     def _probabilities(
-        self, picture: UInt8[Tensor, "3 h w"], window: "Window", absent: Int[Tensor, "a"]
+        self, pixels: UInt8[Tensor, "3 h w"], window: "Window", absent: Int[Tensor, "a"]
     ) -> Float[Tensor, "S y x"]:
-        view = normalise(picture[:, *window.seen].to(self.device), self.network.normalisation)[None]
+        view = normalise(pixels[:, *window.seen].to(self.device), self.network.normalisation)[None]
         size = (view.shape[2], view.shape[3])
         joined = torch.zeros((), device=self.device)
         for scale in self.inference.scales:

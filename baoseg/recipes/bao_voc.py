@@ -22,7 +22,7 @@ RESNET38_WEIGHTS = "weights/resnet38-imagenet.safetensors"
 def large_fov(masks: str, *, epochs: int = 19, resize_long: tuple[int, int] = (250, 750)) -> Segmentation:
     """DeepLab-LargeFOV on ResNet-38, with the settings of TransCAM's released code: 20,000 steps are 19 epochs of VOC.
 
-    Pictures are scaled by 0.5 to 1.5 there; `resize_long` says so for pictures that are 500 pixels long. Deviations:
+    Images are scaled by 0.5 to 1.5 there; `resize_long` says so for images that are 500 pixels long. Deviations:
     brightness and saturation change by factors instead of sums of up to 10 in 255; biases have the rate and the weight
     decay of their layer, there twice the rate and none; the CRF takes 10 steps, there 1.
     """
@@ -57,10 +57,10 @@ MCTFORMER_CRF = crf.Config(
 def mctformer(masks: str, *, weights: str, epochs: int = 30, resize_long: tuple[int, int] = (350, 650)) -> Segmentation:
     """MCTformer's segmentation network, two dilated convolutions on ResNet-38, by which BAO's authors report theirs.
 
-    Pictures are scaled by 0.7 to 1.3 there; `resize_long` says so for pictures that are 500 pixels long. The momentum
+    Images are scaled by 0.7 to 1.3 there; `resize_long` says so for images that are 500 pixels long. The momentum
     is the weight decay, which is given in its place; the rates were chosen for that and are kept with it. Deviations:
-    the scale is drawn for each picture instead of each batch, padding has no label instead of the background's, the
-    first layer learns, pictures are rescaled by cubic instead of linear interpolation, and probabilities are enlarged
+    the scale is drawn for each image instead of each batch, padding has no label instead of the background's, the
+    first layer learns, images are rescaled by cubic instead of linear interpolation, and probabilities are enlarged
     instead of logits.
     """
     return Segmentation(

@@ -42,7 +42,7 @@ class Config:
     data: DataConfig
     net: nets.Config
     stages: tuple[Localizer, ...]
-    side: int = 256  # of the square that a picture is squashed to
+    side: int = 256  # of the square that an image is squashed to
     crop: int = 224
     ten_crops: bool = True  # for the class; else the centre crop alone
     seed: int = 0

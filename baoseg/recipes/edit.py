@@ -248,7 +248,7 @@ def follow_ablation(base: Recipe) -> Recipe:
 
 
 def smoke(base: Recipe) -> Recipe:
-    """`base` in about a minute on a CPU, to see that all of it runs: the same steps and networks, on 4 small pictures
+    """`base` in about a minute on a CPU, to see that all of it runs: the same steps and networks, on 4 small images
     of each split, with crops of 64 pixels, for one epoch, without weights. What comes out means nothing.
     """
     bare: Any = {"weights": None, "pretrained": False}

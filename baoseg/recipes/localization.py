@@ -98,7 +98,7 @@ def published(layout: Layout, backbone: str) -> Config:
 def cub20() -> Config:
     """CAM and BAS on the first 20 classes of CUB-200-2011, MobileNetV2: half an hour on two CPU cores.
 
-    Trains on the 600 training pictures and their labels alone. No setting is fitted to boxes by us: alpha, beta, lambda
+    Trains on the 600 training images and their labels alone. No setting is fitted to boxes by us: alpha, beta, lambda
     and the threshold are those that are published for MobileNetV1, k is the same share of the classes (80 of 200), the
     stride gives M the 28 x 28 cells that it has there. The authors of BAS chose alpha, beta, k and the threshold on the
     test images of CUB-200-2011, of which ours are a part. The generator has no bias, as measured. Batch norm keeps its
@@ -106,7 +106,7 @@ def cub20() -> Config:
 
     - AdamW, as SGD at twice the released rates unlearns the pretrained features (L_cls rises to that of chance).
     - The ReLU of the conference version. Our classifier is one linear layer, and the class logit of what is left of a
-      picture is soon below 0 for all pictures: without the ReLU on the class maps L_bas is then 0 and teaches nothing.
+      image is soon below 0 for all images: without the ReLU on the class maps L_bas is then 0 and teaches nothing.
     - BAS starts from CAM: with that ReLU and random weights some classes are 0 everywhere and learn nothing (L_cls is
       still above 1 after four epochs, where it is below 0.1 otherwise).
     """

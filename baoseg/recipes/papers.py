@@ -33,11 +33,11 @@ from baoseg.training import train
 
 VOC = DataConfig(path="VOC2012", train_split="train_aug", eval_split="train")
 COCO = DataConfig(path="COCO2014", train_split="train", eval_split="train")
-# Pictures are mostly 500 pixels long in VOC and 640 in COCO. The codes of IRN and DeepLab scale them by 0.5 to 1.5.
+# Images are mostly 500 pixels long in VOC and 640 in COCO. The codes of IRN and DeepLab scale them by 0.5 to 1.5.
 VOC_SCALES, COCO_SCALES = (250, 750), (320, 960)
-# Half of a VOC picture of 500 x 375 pixels, the whole of it, one and a half, and twice that
+# Half of a VOC image of 500 x 375 pixels, the whole of it, one and a half, and twice that
 IRN_MAPS = MapsConfig(sizes=(216, 432, 648, 864), keep_aspect=True)
-VOC_LABELS = 21  # that a CRF of label images counts in TransCAM's code, however few are in a picture
+VOC_LABELS = 21  # that a CRF of label images counts in TransCAM's code, however few are in an image
 RESNET50 = nets.Config(backbone="timm:resnet50.tv_in1k", pretrained=True)  # torchvision's weights, as IRN has them
 DEEPLAB_CRF = crf.Config(
     gaussian_sxy=1.0, gaussian_compat=3.0, bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0
@@ -87,7 +87,7 @@ def bao_coco() -> Recipe:
 def amn_voc() -> Recipe:
     """AMN on VOC 2012: CAM on ResNet-50, AMN on its seeds, IRN, DeepLab v2 on ResNet-101.
 
-    Beside what `methods.amn` names: both stages see pictures whose long side is 320 to 640; AMN's code scales those of
+    Beside what `methods.amn` names: both stages see images whose long side is 320 to 640; AMN's code scales those of
     its second stage by 0.5 to 1.5. Batch norms stay as they are; there their factors and offsets learn.
     """
     return Recipe(
@@ -114,8 +114,8 @@ def amn_voc() -> Recipe:
 def bas_voc() -> Recipe:
     """BAS on VOC 2012: its seeds and CAM's added, IRN, DeepLab v2 on ResNet-101.
 
-    This is "Ours + IRN" of its tables 9 and 11. CAM is trained on the pictures of BAS, not on those of IRN's code.
-    Pictures keep their shape where the paper makes them squares of 512 pixels.
+    This is "Ours + IRN" of its tables 9 and 11. CAM is trained on the images of BAS, not on those of IRN's code.
+    Images keep their shape where the paper makes them squares of 512 pixels.
     """
     schedule = train.Config(
         epochs=10,
@@ -162,7 +162,7 @@ def bas_coco() -> Recipe:
                 schedule=replace(suppress.schedule, batch_size=64),
             ),
         ),
-        maps=replace(base.maps, sizes=(277, 554, 831, 1108)),  # as IRN_MAPS, of pictures of 640 x 480
+        maps=replace(base.maps, sizes=(277, 554, 831, 1108)),  # as IRN_MAPS, of images of 640 x 480
         refinements=(replace(refinement, augment=replace(UNCHANGED, resize_long=COCO_SCALES)),),
         segmentations=(
             replace(
@@ -229,7 +229,7 @@ def _psa(of: str, n_labels: int | None) -> Refinement:
     """PSA on ResNet-38 with the fixed scores, the rates and the walk of TransCAM's released code.
 
     Its background is no power of the class maps but 0.25 and 0.60 in the labels, 0.42 in the walk. Deviation from it:
-    pictures are 500 pixels long.
+    images are 500 pixels long.
     """
     return Refinement(
         of=of,

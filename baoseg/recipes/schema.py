@@ -28,7 +28,7 @@ class Stage:
     method: Settings
     schedule: train.Config
     start: str | None = None  # the earlier stage whose weights it starts from; None: the network's own weights
-    labelled_by: str | None = None  # the earlier stage whose seeds label the training pictures, where the method asks
+    labelled_by: str | None = None  # the earlier stage whose seeds label the training images, where the method asks
     called: str | None = None  # None: the method's name
     threshold: float | None = None  # at which its maps are cut, where no background is learned; None: the recipe's
 
@@ -62,7 +62,7 @@ class Fusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """Masks of a stage or fusion, drawn to the edges of the pictures."""
+    """Masks of a stage or fusion, drawn to the edges of the images."""
 
     of: str  # a stage or fusion; where nothing is learned, a refinement too
     by: refine.Settings
@@ -86,7 +86,7 @@ class Refinement:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """A segmentation network, and the masks of the training pictures that it learns from."""
+    """A segmentation network, and the masks of the training images that it learns from."""
 
     masks: str  # a stage, fusion, refinement or earlier segmentation of this recipe, or a folder of masks NAME.png
     schedule: train.Config

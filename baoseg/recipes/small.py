@@ -53,7 +53,7 @@ def demo() -> Recipe:
 def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Recipe:
     """396 photographs, 14 classes, MobileNetV2: a quarter of an hour on two CPU cores.
 
-    No setting is fitted to masks. Batch norm keeps its ImageNet statistics (batches are small). The pictures are
+    No setting is fitted to masks. Batch norm keeps its ImageNet statistics (batches are small). The images are
     320 pixels long; they are enlarged so that training and inference have maps of about as many cells as the papers
     (16 to 32 on a side), and keep their shape at inference as in training. BAO runs for fewer steps than on VOC, so its
     average is shorter: the window 1 / (1 - momentum) stays a sixth of the averaged steps, as in the paper (2,000 of

@@ -18,7 +18,7 @@ def needed(recipe: Recipe) -> list[str]:
 
 
 def _readers() -> dict[str, list[str]]:
-    """For each, and for each of the embedded weights, the recipes that read it."""
+    """The names of the recipes that read each official checkpoint and each of the embedded weights."""
     words = {name: json.dumps(settings.to_json(make())) for name, make in recipes.known().items()}
     known = {name: converted(name).as_posix() for name in checkpoints()}
     known |= {f"{embedded.PREFIX}{name}": f"{embedded.PREFIX}{name}" for name in embedded.WEIGHTS}
@@ -26,10 +26,10 @@ def _readers() -> dict[str, list[str]]:
 
 
 def table() -> Table:
-    """A row for each: its name, how it is had, its licence, the recipes that read it, and what it is."""
+    """A table of all weights: name, how to get them, licence, recipes that read them, and title."""
     known, readers = checkpoints(), _readers()
-    doubt = "Not everything about these could be verified; what is shown of one says what."
-    rows = Table("name", "had by", "licence", "recipes", "what it is", caption=doubt, caption_justify="left")
+    doubt = "Some facts about these weights could not be verified; `bao weights show NAME` names them."
+    rows = Table("name", "get by", "licence", "recipes", "what it is", caption=doubt, caption_justify="left")
     for name, own in embedded.WEIGHTS.items():
         reference = f"{embedded.PREFIX}{name}"
         rows.add_row(reference, "installed", own.licence, "\n".join(readers[reference]), own.title)
@@ -39,7 +39,7 @@ def table() -> Table:
 
 
 def show(name: str) -> str:
-    """All that is known about one, a line for each thing. Raises RecipeError or CheckpointError for an unknown name."""
+    """All that is known about the weights `name`, one fact per line. Raises RecipeError or CheckpointError."""
     if embedded.is_embedded(name):
         return _show_embedded(name)
     entry = checkpoint(name)

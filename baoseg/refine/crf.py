@@ -79,7 +79,7 @@ def from_labels(
     labels = _tensor(labels)
     if labels.dtype.is_floating_point or labels.ndim != 2:
         raise DataError(f"crf: labels of {labels.dtype} {tuple(labels.shape)}; give integers of [h w]")
-    image = _picture(image, labels)
+    image = _checked_image(image, labels)
     present = present_labels(labels)
     if len(present) == 0:
         raise DataError(f"crf: no class present; the labels are {IGNORE} everywhere")
@@ -115,7 +115,7 @@ def from_probabilities(
     probabilities = _tensor(probabilities).float()
     if probabilities.ndim != 3:
         raise DataError(f"crf: probabilities of {tuple(probabilities.shape)}; give [k h w]")
-    image = _picture(image, probabilities)
+    image = _checked_image(image, probabilities)
     if not probabilities.isfinite().all():
         raise DataError("crf: probabilities that are NaN or infinite; check the maps that they come from")
     present = (probabilities > 0).flatten(1).any(dim=1)
@@ -126,7 +126,7 @@ def from_probabilities(
     return marginals
 
 
-def _picture(image: Tensor | np.ndarray, maps: Tensor) -> UInt8[Tensor, "h w 3"]:
+def _checked_image(image: Tensor | np.ndarray, maps: Tensor) -> UInt8[Tensor, "h w 3"]:
     image = _tensor(image)
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
         raise DataError(f"crf: {image.dtype} {tuple(image.shape)} is no image; give uint8 of [h w 3]")

@@ -1,6 +1,6 @@
 """A run on one HTML page, for people to look at, and its summary as a table for the terminal.
 
-The page holds everything inside itself (pictures, maps, curves, code) and loads nothing: it works from disk, without
+The page holds everything inside itself (images, maps, curves, code) and loads nothing: it works from disk, without
 a network. What was chosen on the ground truth is called *oracle* and stands apart.
 """
 
@@ -55,7 +55,7 @@ INK = "#010203"  # stands in a figure for the text colour of the page, which is 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`gallery` pictures are shown, spread evenly over the split, their long side at most `picture_size` pixels."""
+    """`gallery` images are shown, spread evenly over the split, their long side at most `picture_size` pixels."""
 
     gallery: int = 24
     picture_size: int = 320
@@ -169,10 +169,10 @@ def _terminal_table(caption: str) -> Table:
 
 
 def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, title: str) -> Path:
-    """Write the report on `stages` of the run, with pictures of `dataset` (the evaluation split). Gives its path.
+    """Write the report on `stages` of the run, with images of `dataset` (the evaluation split). Gives its path.
 
     Metrics, losses and masks may be absent: the page says so. Raises RunError or DataError where the manifest or the
-    maps of a picture are missing, or anything is unreadable.
+    maps of an image are missing, or anything is unreadable.
     """
     manifest = read_json(run.manifest)
     rows = summary(run, stages)
@@ -385,7 +385,7 @@ def _method(name: str, metrics: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _picture(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, longest: int) -> dict[str, Any]:
-    """A picture of the gallery, shrunk to `longest` pixels where it is larger, with what each method says about it."""
+    """An image of the gallery, shrunk to `longest` pixels where it is larger, with what each method says about it."""
     name, sample = dataset.names[index], dataset[index]
     height, width = sample.image.shape[-2:]
     scale = min(1, longest / max(height, width))
@@ -403,7 +403,7 @@ def _picture(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, l
 
 
 def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one picture.
+    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one image.
 
     What refines or predicts masks has no maps: `classes` is null then.
     """

@@ -33,7 +33,7 @@ class Config:
     """The paper gives the kernels as 5n x 5n and leaves the range of n open, as it does the bins."""
 
     after: int = 3  # stage of the backbone behind which the feature map is masked, where BAS has its generator
-    kernel: int = 5  # pixels of the picture
+    kernel: int = 5  # pixels of the image
     steps: int = 12  # n = 1..steps
     bin_width: float = 0.2  # of relative area; a bin is centred on 1, the ground truth
     widest: float = 3.0  # masks of more times the area of the object are left out
@@ -45,7 +45,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one object. Activations are relative to that of the whole picture, areas to that of the object."""
+    """Of one object. Activations are relative to that of the whole image, areas to that of the object."""
 
     area: Float[Tensor, "m"]
     values: Float[Tensor, "q m"]  # in the order of QUANTITIES
@@ -64,7 +64,7 @@ class Summary:
 def dilate(mask: Bool[Tensor, "h w"], size: int) -> Bool[Tensor, "h w"]:
     """Pixels with a pixel of the mask in the window from `size // 2` before them to `(size - 1) // 2` behind them.
 
-    The window is size x size; one of even size reaches a pixel further up and left. Beyond the picture is nothing.
+    The window is size x size; one of even size reaches a pixel further up and left. Beyond the image is nothing.
     """
     before, behind = size // 2, (size - 1) // 2
     padded = F.pad(mask[None].float(), (before, behind, before, behind))
@@ -73,7 +73,7 @@ def dilate(mask: Bool[Tensor, "h w"], size: int) -> Bool[Tensor, "h w"]:
 
 
 def erode(mask: Bool[Tensor, "h w"], size: int) -> Bool[Tensor, "h w"]:
-    """Pixels whose window (see `dilate`) is all mask. The border of the picture eats nothing."""
+    """Pixels whose window (see `dilate`) is all mask. The border of the image eats nothing."""
     return ~dilate(~mask, size)
 
 
@@ -94,8 +94,8 @@ def curve(
     """The curve of one object of the class `channel` (0..K-1) and `area` pixels. `classify` is GAP(F2(F)) (BAS eq. 1).
 
     A cell of the feature map keeps the share of it that the mask covers. Activations are S and S^b of eq. 3, after
-    ReLU, divided by S of the whole picture. Cross-entropy is that of the softmax over all K classes (eq. 7), other
-    classes of the picture among them: the paper turns several labels into one. None where S is 0, as nothing can be
+    ReLU, divided by S of the whole image. Cross-entropy is that of the softmax over all K classes (eq. 7), other
+    classes of the image among them: the paper turns several labels into one. None where S is 0, as nothing can be
     divided by it.
     """
     whole = classify(features)[0, channel].clamp(min=0)
@@ -129,9 +129,9 @@ def summarise(curves: Sequence[Curve], config: Config) -> Summary:
 
 @torch.inference_mode()
 def explore(labeler: Labeler, dataset: Dataset, config: Config) -> list[Curve]:
-    """The curves of all objects: each class that a picture's labels and its ground truth agree on is one, by itself.
+    """The curves of all objects: each class that an image's labels and its ground truth agree on is one, by itself.
 
-    The picture is seen at the middle scale of inference. Deviation: the paper trains its classifier with cross-entropy
+    The image is seen at the middle scale of inference. Deviation: the paper trains its classifier with cross-entropy
     (eq. 7); this one is whatever the labeler was trained with.
 
     Raises RecipeError for a backbone that has no such stage, DataError where no object gives a curve.

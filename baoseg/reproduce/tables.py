@@ -165,7 +165,7 @@ def _network_of(stage: str) -> str:
 
 
 def _learned_from(recipe: Recipe) -> bool:
-    """Whether the recipe trains on pictures that it is evaluated on; of a network that saw them that tells little."""
+    """Whether the recipe trains on images that it is evaluated on; of a network that saw them that tells little."""
     train, shown = data.open_dataset(recipe.data, "train"), pipeline.open_split(recipe, None)
     return train.split == shown.split or not set(train.names).isdisjoint(shown.names)
 
@@ -315,7 +315,7 @@ def _scores(metrics: dict[str, Any], measure: Measure) -> dict[str, Any]:
 def choose_thresholds(folder: Run, name: str, *, judge: str, hardware: Hardware) -> None:
     """Cut the maps of the stage `name` where the losses of the BAS network `judge` say (BAS sec. 5.5, table 15).
 
-    Maps and metrics go to the stage NAME-image-threshold; a picture that is done is not done again.
+    Maps and metrics go to the stage NAME-image-threshold; an image that is done is not done again.
     """
     dataset = pipeline.split_data(folder)
     model = labeler.load(folder.stage(judge).network, device=hardware.fabric().device)

@@ -147,9 +147,9 @@ class Work:
                 raise DataError(what_is_wrong(error, "image")) from None
             return self._decode(content, read_beside(path, self.walk.spellings) if self.job.read_labels else [])
 
-        for name, picture in ahead(decode, names, self.job.threads):
+        for name, decoded in ahead(decode, names, self.job.threads):
             with self._listed(name, *UNIT_ERRORS):
-                mask, _ = self._label(picture)
+                mask, _ = self._label(decoded)
                 write_mask(self.job.target(name), mask)
                 self.tally.written += 1
                 self.in_a_row = 0
@@ -177,9 +177,9 @@ class Work:
             ignored=self.tally.ignored,
             fail=lambda member, error: self.fail(f"{name}/{member}", error),
         )
-        for image, picture in ahead(lambda image: self._decode(*image[1:]), images.read(path), self.job.threads):
+        for image, decoded in ahead(lambda image: self._decode(*image[1:]), images.read(path), self.job.threads):
             with self._listed(f"{name}/{image.stem}", *IMAGE_ERRORS):
-                mask, labels = self._label(picture)
+                mask, labels = self._label(decoded)
                 shards.add(masks, f"{image.stem}.png", _png(mask))
                 shards.add(masks, f"{image.stem}.json", json.dumps({"labels": labels}, ensure_ascii=False).encode())
                 written += 1
@@ -197,9 +197,9 @@ class Work:
             from_bytes(content), labels, mute=labels is None and any(kind == ".json" for kind, _ in beside)
         )
 
-    def _label(self, picture: "Future[DecodedImage]") -> tuple[UInt8[Tensor, "h w"], tuple[str, ...]]:
+    def _label(self, decoded: "Future[DecodedImage]") -> tuple[UInt8[Tensor, "h w"], tuple[str, ...]]:
         """The mask, and the labels: those given with the image, otherwise the classes in the mask."""
-        image, labels, mute = picture.result()
+        image, labels, mute = decoded.result()
         self.tally.ignored.update([MUTE] * mute)
         if labels == ():
             return torch.full(image.shape[1:], BACKGROUND, dtype=torch.uint8), labels
