@@ -47,7 +47,7 @@ def test_each_scaling_is_its_formula(seed, shift):
         for channel in range(3):
             values = [max(value, 0.0) for value in maps[picture, channel].flatten().tolist()]
             low, high = min(values), max(values)
-            expected = [(value - low) / (high - low) for value in values]
+            expected = [(value - low) / ((high - low) or 1.0) for value in values]  # 0 where all values are alike
             assert ranged[picture, channel].flatten().tolist() == pytest.approx(expected)
             expected = [value / (high + 1e-5) for value in values]
             assert peaked[picture, channel].flatten().tolist() == pytest.approx(expected)
