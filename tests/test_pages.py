@@ -308,3 +308,39 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert not missing
+
+
+# ---------------------------------------------------------------------------------------------- layout
+
+
+def listed(layout: str) -> dict[Path, set[str]]:
+    """For each folder of the layout in docs/architecture.md the files that the lines below it name."""
+    found: dict[Path, set[str]] = {}
+    folders: list[tuple[int, Path]] = [(-1, ROOT)]
+    for line in layout.splitlines():
+        depth = len(line) - len(line.lstrip())
+        names = re.match(r"(?:[\w.]+(?:\.py|/) ?)*", line.strip())
+        assert names
+        while folders[-1][0] >= depth and names[0]:
+            folders.pop()
+        for name in names[0].split():
+            if name.endswith("/"):
+                folders.append((depth, folders[-1][1] / name))
+                found[folders[-1][1]] = set()
+            else:
+                found[folders[-1][1]].add(name)
+    return found
+
+
+def test_the_layout_names_each_module_and_no_other() -> None:
+    """A folder of which no file is named is described as a whole; of the others every file is."""
+    (layout,) = [text for text in blocks(ROOT / "docs" / "architecture.md", "") if text.startswith("baoseg/\n")]
+    folders = listed(layout)
+    assert {path.name for path in (ROOT / "baoseg").iterdir() if any(path.glob("*.py"))} <= {
+        path.name for path in folders
+    }
+    for folder, names in folders.items():
+        there = {path.name for path in folder.glob("*.py") if path.stat().st_size or path.name != "__init__.py"}
+        assert folder.is_dir() and names <= there, folder
+        if names and ROOT / "baoseg" in folder.parents:
+            assert there - {"__init__.py"} <= names, folder
