@@ -28,11 +28,11 @@ def make(
     normalisation: Normalisation | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """The timm model `name`; `options` go to timm.create_model as they are.
+    """Build the timm model `name` as a backbone; `options` are passed to timm.create_model.
 
-    `stride` is asked of convolutional networks (a transformer's is its patch). `normalisation` defaults to
-    what timm has noted for the weights. InceptionV3 is padded (`pad_inception`). Raises RecipeError for a model that is
-    unknown or cannot serve, CheckpointError if `pretrained` weights cannot be had.
+    `stride` applies to convolutional networks (the stride of a transformer is its patch). `normalisation` defaults to
+    the normalisation that timm notes for the weights. InceptionV3 is padded (`pad_inception`). Raises RecipeError for a
+    model that is unknown or cannot be used, and CheckpointError if `pretrained` weights cannot be loaded.
     """
     if not timm.is_model(name):
         raise RecipeError(f"timm:{name}: timm {timm.__version__} has no such model; see timm.list_models()")
@@ -40,7 +40,7 @@ def make(
     if timm.models.is_model_in_modules(name, TRANSFORMERS):
         model = _create(name, pretrained, {"dynamic_img_size": True, **options})
         return TimmTransformer(model, num_classes, normalisation=normalisation)
-    if stride != 32:  # what nearly all networks have by themselves
+    if stride != 32:  # 32 is the stride of nearly all networks
         options = {"output_stride": stride, **options}
     model = _create(name, pretrained, options)
     if isinstance(model, InceptionV3):
@@ -56,7 +56,7 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
             return _built(name, options, pretrained=True)
         except RecipeError:
             raise
-        except Exception as error:  # the hub raises errors of many libraries
+        except Exception as error:  # the hub raises errors of several libraries
             raise CheckpointError(hub.problem(f"timm:{name}", reason, error)) from None
 
 
@@ -64,13 +64,14 @@ def _built(name: str, options: dict[str, Any], *, pretrained: bool = False) -> n
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
-        if "output_stride" in options and "output_stride" in str(error):  # then it has one stride, tried out later
+        # the model has a fixed stride, which is checked later
+        if "output_stride" in options and "output_stride" in str(error):
             without = {key: value for key, value in options.items() if key != "output_stride"}
             return _built(name, without, pretrained=pretrained)
         wishes = ", ".join(f"{key}={value}" for key, value in options.items())
         raise RecipeError(
             f"timm:{name}: cannot be built with {wishes} ({first_line(error)}); "
-            "use another stride (32 is every model's own), other options or another model"
+            "use another stride (all models have 32), other options or another model"
         ) from None
     except Exception as error:
         if pretrained:
@@ -79,9 +80,9 @@ def _built(name: str, options: dict[str, Any], *, pretrained: bool = False) -> n
 
 
 def load(backbone: Backbone, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Fill the timm model of a backbone from a state dict in timm's names; classifiers in it are passed over.
+    """Fill the timm model of a backbone from a state dict in timm's names; classifiers in it are ignored.
 
-    Raises CheckpointError for any other key that is missing, superfluous or of another shape.
+    Raises CheckpointError for any other key that is missing, unexpected or of another shape.
     """
     model = backbone.model
     assert isinstance(model, nn.Module)

@@ -15,16 +15,17 @@ from baoseg.core.errors import RecipeError, first_line
 from baoseg.data.transforms import Normalisation
 from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
 
-INCEPTION_STRIDES = {16: (1, 2), 8: (1, 1)}  # of Mixed_6a and Mixed_7a; (2, 2) as published
+INCEPTION_STRIDES = {16: (1, 2), 8: (1, 1)}  # of Mixed_6a and Mixed_7a; (2, 2) in the paper
 
 
 def pad_inception(model: Any, stride: int) -> None:
     """Pad timm's InceptionV3 where it loses cells at the border, so that they lie on a grid over the image.
 
-    Deviation: the published network, and timm's, has no padding in the stem and where the grid gets coarser, so that
-    it makes 5 x 5 cells of 224 x 224 pixels; padded, 7 x 7. The weights and their names stay. At stride 16 Mixed_6a
-    keeps the grid, as in the released code of BAS (28 x 28 cells after stage 3, and 14 x 14 at the end); at 8
-    Mixed_7a does too. That code leaves two convolutions of the stem unpadded, which moves its cells by a few pixels.
+    Deviation: the published network, as in timm, has no padding in the stem and in layers with stride 2, so that 224 x
+    224 pixels give 5 x 5 cells; with padding, they give 7 x 7. The weights and their names do not change. At stride 16
+    Mixed_6a keeps the grid, as in the released code of BAS (28 x 28 cells after stage 3, and 14 x 14 at the end); at 8
+    Mixed_7a does too. In that code, two convolutions of the stem have no padding, which shifts its cells by a few
+    pixels.
     """
     for convolution in (model.Conv2d_1a_3x3, model.Conv2d_2a_3x3, model.Conv2d_4a_3x3):
         convolution.conv.padding = (1, 1)
@@ -36,16 +37,17 @@ def pad_inception(model: Any, stride: int) -> None:
 
 
 class _Reduction(nn.Module):
-    """A block of InceptionV3 that makes the grid coarser, padded: n cells become ceil(n / stride).
+    """A padded reduction block of InceptionV3: n cells become ceil(n / stride).
 
-    It has the block's layers under their names. Each branch is a chain of them, whose last one has the stride; one
-    more branch is a pooling.
+    It has the layers of the block with their names. Each branch is a chain of layers, the last of which has the stride;
+    a further branch is a pooling.
     """
 
     def __init__(self, block: nn.Module, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.branches: dict[str, list[str]] = {}  # names of layers: branch3x3_1 and branch3x3_2 are of branch3x3
+        # branch -> names of its layers: branch3x3 has branch3x3_1 and branch3x3_2
+        self.branches: dict[str, list[str]] = {}
         for name, layer in block.named_children():
             self.add_module(name, layer)
             self.branches.setdefault(name.partition("_")[0], []).append(name)
@@ -65,9 +67,9 @@ class _Reduction(nn.Module):
 
 
 class TimmConvolutional(Backbone):
-    """`forward_features` of a model that gives a feature map, channels first or last. No attention.
+    """A convolutional timm model, whose `forward_features` returns a feature map (channels first or last).
 
-    Raises RecipeError if the model's features do not come with the stride asked for.
+    Raises RecipeError if the features do not have the given stride.
     """
 
     attends = False
@@ -90,7 +92,7 @@ class TimmConvolutional(Backbone):
         return tuple(stage["num_chs"] for stage in self._noted())
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Those that timm notes of the model (`feature_info`), the stem's among them where it has one."""
+        """The features of the stages in timm's `feature_info`, with the stem if it is listed there."""
         self._noted()
         return list(self.model.forward_intermediates(pad_to_multiple(images, self.stride), intermediates_only=True))
 
@@ -122,7 +124,7 @@ class TimmConvolutional(Backbone):
 
     def _noted(self) -> list[dict[str, Any]]:
         if not hasattr(self.model, "forward_intermediates"):
-            raise RecipeError(f"{self._name}: timm cannot give the features of its stages; use e.g. timm:resnet50")
+            raise RecipeError(f"{self._name}: timm cannot return the features of its stages; use e.g. timm:resnet50")
         return list(self.model.feature_info)
 
     def split(self, after: int) -> Split:
@@ -165,19 +167,22 @@ class TimmConvolutional(Backbone):
 
     @torch.no_grad()
     def _probe(self) -> int:
-        """Channels of the feature map, by a small oblong image, which also shows if the model serves."""
+        """The channels of the feature map, from a small oblong image.
+
+        Raises RecipeError if the model cannot be used.
+        """
         name = self._name
         rows, columns = 4, 6
         try:
             with _evaluation(self.model):
                 features = self._map(torch.zeros(1, 3, rows * self.stride, columns * self.stride))
-        except Exception as error:  # whatever a model of fixed input size says
+        except Exception as error:  # errors of models with a fixed input size
             raise RecipeError(
-                f"{name}: takes only some sizes ({first_line(error)}); use another model or other options"
+                f"{name}: accepts only some image sizes ({first_line(error)}); use another model or other options"
             ) from None
         if features.ndim != 4:
             raise RecipeError(
-                f"{name}: gives tokens and not a feature map, and its attention is of an unknown form; "
+                f"{name}: returns tokens instead of a feature map, and its attention has an unknown form; "
                 "use a convolutional network or a plain vision transformer"
             )
         if features.shape[-2:] != (rows, columns):
@@ -191,7 +196,7 @@ class TimmConvolutional(Backbone):
 
 
 class _Padding(nn.Module):
-    """What `forward` does to images first."""
+    """Pads images as `forward` does."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -203,7 +208,7 @@ class _Padding(nn.Module):
 
 @dataclass(frozen=True)
 class _Cut:
-    """Layers of a model by their names, in the order in which they run."""
+    """The names of the layers before and after a cut, in the order in which they run."""
 
     lower: tuple[str, ...]
     upper: tuple[str, ...]
@@ -211,10 +216,11 @@ class _Cut:
 
 
 def _cut(model: Any, end: str, image: Float[Tensor, "1 3 h w"]) -> _Cut | None:
-    """The model in two, the first ending with the layers of module `end`.
+    """Cut the model in two after the layers of module `end`.
 
-    The order is that in which `forward_features` calls them for the image. None unless the layers in a row give what
-    the model gives, and the second part leaves its input as it is, which the generator reads too.
+    The order of the layers is the order in which `forward_features` calls them. Returns None unless the layers in a row
+    give the same features as the model, and unless the second part leaves its input, which the generator reads,
+    unchanged.
     """
     order: list[str] = []
     hooks = [layer.register_forward_hook(lambda *call, name=name: order.append(name)) for name, layer in _layers(model)]
@@ -229,14 +235,14 @@ def _cut(model: Any, end: str, image: Float[Tensor, "1 3 h w"]) -> _Cut | None:
         features = nn.Sequential(*map(model.get_submodule, lower))(image)
         untouched = features.clone()
         actual = nn.Sequential(*map(model.get_submodule, upper))(features)
-    except Exception:  # whatever a layer says to an input that is not its own
+    except Exception:  # errors of a layer for an input of another shape
         return None
     same = actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)
     return _Cut(lower, upper, features.shape[1]) if position and same and torch.equal(features, untouched) else None
 
 
 def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The children, with those of plain sequences in the place of the sequence."""
+    """Yields the children of a module, with the children of sequences instead of the sequences."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from _layers(child, f"{prefix}{name}.")
@@ -246,7 +252,7 @@ def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards."""
+    """Evaluation mode inside the block; afterwards, each module has its previous mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -21,10 +21,10 @@ from baoseg.nets.timm_cnn import normalisation_of
 class TimmTransformer(Backbone):
     """A plain vision transformer: patch tokens as feature map, and the attention of its blocks.
 
-    The map is what the last norm gives out. `token_head` (K + 1 outputs, background first, as in the
-    Conformer) reads the class token; there is none in models without one. Queries and keys are taken, after
-    the norms that some models apply to them, on their way through the model: nothing is computed twice. A
-    model whose blocks attend in another form is used without attention.
+    The feature map is the output of the last norm. `token_head` (K + 1 outputs, background first, as in the Conformer)
+    reads the class token; it is None for models without a class token. Queries and keys are recorded during the forward
+    pass, after the norms of some models, so that nothing is computed twice. A model with another form of attention is
+    used without attention.
     """
 
     def __init__(self, model: nn.Module, num_classes: int, *, normalisation: Normalisation | None = None) -> None:
@@ -63,13 +63,13 @@ class TimmTransformer(Backbone):
 
     @contextmanager
     def _watched(self, attending: Attending) -> Iterator[None]:
-        """Inside, the blocks' attention is noted or, where `attending` sums it up, done by it."""
+        """Inside, record the attention of the blocks, or let `attending` compute it if it accumulates A*."""
         if attending.total is not None:
             with _InPlaceOfFused(attending):
                 yield
             return
-        # The norms of queries and keys are modules even where they do nothing, so a hook sees what attends.
-        # The hooks last for one forward only: a copied backbone must not report to the original.
+        # The norms of queries and keys are modules even if they do nothing, so a hook can record queries and keys.
+        # The hooks exist for one forward pass only: a copied backbone must not report to the original.
         hooks = []
         for block in self.model.blocks:
             hooks.append(block.attn.q_norm.register_forward_hook(lambda *call: attending.queries.append(call[-1])))
@@ -82,7 +82,7 @@ class TimmTransformer(Backbone):
 
 
 class _InPlaceOfFused(TorchFunctionMode):
-    """Inside, `attending` does the work of PyTorch's fused attention."""
+    """In the block, `attending` replaces the fused attention of PyTorch."""
 
     def __init__(self, attending: Attending) -> None:
         super().__init__()

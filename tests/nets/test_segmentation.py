@@ -455,7 +455,7 @@ def test_timm_weights_of_a_mobilenet_fill_an_encoder_of_smp(shared):
         ("deeplabv2:conformer_small", {}, "resnet38, resnet101, resnet101-caffe or timm:NAME"),
         ("deeplabv2:timm:nothing", {}, "no such model"),
         ("deeplabv2:resnet38", {"pretrained": True}, "give an official checkpoint"),
-        ("deeplabv2:resnet101-caffe", {"pretrained": True}, "name a local file"),
+        ("deeplabv2:resnet101-caffe", {"pretrained": True}, "give a local file"),
         (TINY, {"pretrained": True, "weights": "here.pth"}, "both pretrained and weights here.pth"),
         ("smp:unit/resnet18", {}, "no such architecture; use unet"),
         ("smp:unet/resnot", {}, "no such encoder"),

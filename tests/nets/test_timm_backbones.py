@@ -177,8 +177,8 @@ def test_trying_a_model_out_changes_nothing():
         ("vgg11", {"stride": 16}, "cannot be built with output_stride=16"),
         ("mobilenetv3_small_050", {"stride": 16}, "has stride 32 and not 16; set stride to 32"),
         ("resnet10t", {"options": {"flavour": 1}}, "flavour"),
-        ("swin_tiny_patch4_window7_224", {"stride": 32, "options": {"embed_dim": 24}}, "takes only some sizes"),
-        ("beit_base_patch16_224", {"options": {"depth": 1, "img_size": (64, 96)}}, "gives tokens"),
+        ("swin_tiny_patch4_window7_224", {"stride": 32, "options": {"embed_dim": 24}}, "accepts only some image sizes"),
+        ("beit_base_patch16_224", {"options": {"depth": 1, "img_size": (64, 96)}}, "returns tokens"),
         ("resnet10t", {"options": {"output_stride": 8}}, "has stride 8 and not 16; set stride to 8"),
     ],
 )

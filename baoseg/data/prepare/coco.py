@@ -79,7 +79,7 @@ class Config:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and its annotations as the JSON file has them."""
+    """An image and its annotations, as in the JSON file."""
 
     name: str  # without suffix
     height: int
@@ -152,10 +152,10 @@ def read_images(path: Path) -> list[AnnotatedImage]:
 
 
 def draw(annotations: Sequence[Mapping[str, Any]], *, height: int, width: int) -> UInt8[np.ndarray, "h w"]:
-    """The mask of an image: classes 1..80, 255 where there is a crowd and no object of its own outline.
+    """Draw the mask of an image: classes 1..80, and 255 for pixels of a crowd without an object of its own outline.
 
-    Where objects overlap, the one with fewer pixels is on top; of two alike, the later one. Each is decoded by
-    pycocotools, as its own `annToMask` does.
+    Where objects overlap, the object with fewer pixels is on top; of equally large objects, the later one. Each object
+    is decoded by pycocotools, as in its `annToMask`.
     """
     coder = need("pycocotools.mask")
     codes = [_encode(annotation["segmentation"], height=height, width=width) for annotation in annotations]

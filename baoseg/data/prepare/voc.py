@@ -29,7 +29,7 @@ _SBD = "benchmark_RELEASE/dataset/"
 
 
 class Labels(Enum):
-    """What the image-level labels are made from."""
+    """The source of the image-level labels."""
 
     OBJECTS = "objects"  # all objects of the XML files, difficult ones too, as in PSA's list, which the papers use
     EASY = "easy"  # without objects marked difficult, unless an image has no others

@@ -1,8 +1,8 @@
-"""Networks that segment without labels: DeepLab v1 and v2 of the papers, and all of segmentation-models-pytorch.
+"""Segmentation networks: DeepLab v1 and v2 of the papers, and all networks of segmentation-models-pytorch (smp).
 
 deeplab-largefov:resnet38       DeepLab v1 on Wide-ResNet-38, as TransCAM and SEAM report it
 mctformer:resnet38              two dilated convolutions on Wide-ResNet-38, as MCTformer and BAO report it
-deeplabv2:resnet101             DeepLab v2 on ResNet-101 in the form of torchvision and timm
+deeplabv2:resnet101             DeepLab v2 on ResNet-101 as in torchvision and timm
 deeplabv2:resnet101-caffe       the same on the ResNet-101 of DeepLab's authors, for their weights (COCO, VOC)
 deeplab-largefov:timm:NAME      any of the heads on any convolutional network or plain vision transformer of timm
 deeplabv2:timm:NAME
@@ -43,16 +43,16 @@ def build(
     normalisation: Normalisation | None = None,
     seed: int = 0,
 ) -> SegmentationNetwork:
-    """The network `name` for K classes and the background: first values from `seed` alone, then weights if asked for.
+    """Build the network `name` for K classes and the background: initial values from `seed` alone, then weights.
 
-    `weights` is a local file of such a network, or of its backbone alone; layers for other classes, and heads that it
-    lacks, keep their first values, and the log says which. `pretrained` has timm or smp fetch weights of the backbone.
-    `stride` is asked of timm's convolutional networks; the heads keep their field of view in pixels. `options` go to
-    ResNet38, to timm.create_model or to smp.create_model. `normalisation` is
-    by default what is noted for the backbone's weights; for smp's own encoders that of ImageNet, which those of
-    Inception, Xception and DPN need to be told otherwise.
+    `weights` is a local file of this network or of its backbone alone; heads that the file lacks, or has for other
+    classes, keep their initial values, and the log names them. With `pretrained`, timm or smp loads weights of the
+    backbone. `stride` is the stride of convolutional networks of timm in pixels; the heads keep their field of view in
+    pixels. `options` are passed to ResNet38, timm.create_model or smp.create_model. `normalisation` defaults to the
+    normalisation that timm notes for the weights, and to that of ImageNet for the encoders of smp (wrong for Inception,
+    Xception, DPN).
 
-    Raises RecipeError for networks that cannot be built, CheckpointError for weights that do not fit.
+    Raises RecipeError for networks that cannot be built, and CheckpointError for weights that do not fit.
     """
     if pretrained and weights is not None:
         raise RecipeError(f"{name}: both pretrained and weights {weights}; choose one")
@@ -60,7 +60,7 @@ def build(
         pretrained, weights = False, own
     given = dict(options or {})
     network: SegmentationNetwork
-    with torch.random.fork_rng(devices=[]):  # initialisers know the global state only
+    with torch.random.fork_rng(devices=[]):  # networks are initialised from the global state
         torch.default_generator.manual_seed(seed)
         if name.startswith(SMP):
             network = build_smp(name, num_classes, pretrained=pretrained, options=given, normalisation=normalisation)
@@ -80,11 +80,11 @@ def build(
 
 
 def _embedded(name: str) -> str | None:
-    """`embedded:NAME` of the weights of the network's encoder or backbone, where there are some."""
+    """`embedded:NAME` of the weights for the encoder or backbone of the network, or None."""
     body = name.rpartition("/tu-")[2] if name.startswith(SMP) else name.rpartition(nets.TIMM)[2]
     return embedded.name_for(body)
 
 
 def load(network: SegmentationNetwork, path: Path) -> None:
-    """Fill the network from a file, as `build` does. Raises CheckpointError, and then the network is as before."""
+    """Fill the network from a file, as in `build`. Raises CheckpointError, and then the network is unchanged."""
     network.load(weights.read_checkpoint(path), source=path)

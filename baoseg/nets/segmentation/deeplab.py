@@ -19,16 +19,16 @@ from baoseg.nets.segmentation.network import SegmentationNetwork, fill, has_pref
 from baoseg.nets.timm_cnn import TimmConvolutional
 
 CAFFE = "resnet101-caffe"
-BACKBONES = {"resnet38": nets.RESNET38, "resnet101": "timm:resnet101"}  # short names, and those of nets.Config
+BACKBONES = {"resnet38": nets.RESNET38, "resnet101": "timm:resnet101"}  # short names -> names in nets.Config
 CAFFE_NORMALISATION = Normalisation(mean=(122.675 / 255, 116.669 / 255, 104.008 / 255), std=(1 / 255, 1 / 255, 1 / 255))
 log = logging.getLogger(__name__)
 
 
 class DeepLab(SegmentationNetwork):
-    """A backbone and a head on its feature map; the logits have the backbone's grid.
+    """A backbone and a head on its feature map; the logits have the grid of the backbone.
 
-    The papers enlarge the logits to the image, which is left to the caller here. DeepLab v2 takes the maximum over
-    three scales of the image; here there is one.
+    Deviations: the papers enlarge the logits to the image, here the caller does. DeepLab v2 takes the maximum over
+    three scales of the image, here there is one scale.
     """
 
     body = "backbone"
@@ -37,7 +37,7 @@ class DeepLab(SegmentationNetwork):
         super().__init__()
         self.num_classes = num_classes
         self.backbone = backbone
-        self.backbone.token_head = None  # logits of a class token are not asked for
+        self.backbone.token_head = None  # logits of a class token are not used
         self.head = head
         self.stride = backbone.stride
         self.normalisation = backbone.normalisation
@@ -48,10 +48,10 @@ class DeepLab(SegmentationNetwork):
         return logits
 
     def load(self, state: weights.State, *, source: Path) -> None:
-        """Published are SEAM's deeplabv1, MCTformer's network, DeepLab v2 of the Caffe models, and the weights of
-        backbones alone. The network of a labeler provides its backbone, too.
+        """Load official checkpoints (SEAM's deeplabv1, MCTformer, DeepLab v2 of the Caffe models), or a backbone alone.
 
-        In MCTformer's network the layers of the backbone have no prefix.
+        The network of a labeler also provides a backbone. In the checkpoint of MCTformer, the layers of the backbone
+        have no prefix.
         """
         if self.head.state_dict().keys() <= state.keys() and not has_prefix(state, "backbone."):
             own = {name for name, _ in self.head.named_children()}
@@ -62,7 +62,7 @@ class DeepLab(SegmentationNetwork):
         caffe = isinstance(self.backbone, CaffeResNet)
         if official_names.is_caffe_deeplab(state) != caffe:
             remedy = "deeplabv2:resnet101" if caffe else f"deeplabv2:{CAFFE}"
-            raise CheckpointError(f"{source}: the layers of these weights have their strides elsewhere; use {remedy}")
+            raise CheckpointError(f"{source}: in these weights, other layers have the strides; use {remedy}")
         if isinstance(self.backbone, CaffeResNet):
             fill(self, official_names.from_caffe_deeplab(state, blocks=self.backbone.blocks), source=source)
         else:
@@ -70,7 +70,7 @@ class DeepLab(SegmentationNetwork):
             log.info("%s: backbone loaded, head as initialised", source)
 
     def _renamed(self, state: Mapping[str, Tensor]) -> weights.State:
-        """SEAM's head lies beside the backbone; heads of a labeler are left out."""
+        """Add the prefix to the layers of SEAM's head, and leave out heads of a labeler."""
         own = {name for name, _ in self.head.named_children()}
         named = {f"head.{key}" if key.partition(".")[0] in own else key: value for key, value in state.items()}
         return {
@@ -83,7 +83,7 @@ class DeepLab(SegmentationNetwork):
 class CaffeResNet(TimmConvolutional):
     """ResNet-101 at stride 8 as DeepLab's authors have it in Caffe.
 
-    Three things differ from `resnet101` of torchvision and timm. The block that halves its map does so in its first
+    It differs from `resnet101` of torchvision and timm in three ways. A block with stride 2 has the stride in its first
     1 x 1 convolution. Dilated stages have their dilation from the first block on. Images are in 0..255 less their
     mean, without a deviation. (They are BGR in Caffe; `official_names.from_caffe_deeplab` turns the first layer round.)
     Caffe also rounds sizes up in the first pooling, which would add cells beyond an image that is padded to whole
@@ -101,7 +101,7 @@ class CaffeResNet(TimmConvolutional):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Blocks of each stage."""
+        """The number of blocks of each stage."""
         model = self.model
         return len(model.layer1), len(model.layer2), len(model.layer3), len(model.layer4)
 
@@ -124,7 +124,7 @@ def build_deeplab(
     backbone: Backbone
     if body == CAFFE:
         if pretrained:
-            raise RecipeError(f"{name}: nobody has weights of it to fetch; name a local file as weights")
+            raise RecipeError(f"{name}: its weights cannot be downloaded; give a local file as weights")
         backbone = CaffeResNet(normalisation=normalisation, options=options)
     else:
         config = nets.Config(

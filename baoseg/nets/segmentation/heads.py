@@ -6,15 +6,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-DILATED_STRIDE = 8  # pixels a cell, for which the papers give their dilations
+DILATED_STRIDE = 8  # pixels per cell; the dilations of the papers are for this stride
 
 
 class LargeFOV(nn.Module):
-    """DeepLab-LargeFOV (Chen et al. 2015, sec. 4, field of view) as SEAM's authors released it for ResNet-38.
+    """DeepLab-LargeFOV (Chen et al. 2015, sec. 4, field of view) as in the released code of SEAM for ResNet-38.
 
-    A 3 x 3 convolution of dilation 12, a 1 x 1 one and the classifier. The paper has 1024 channels on VGG-16 and no
-    batch norm. Modules have the names of the released code (YudeWang/semantic-segmentation-codebase, deeplabv1). Its
-    batch norms have momentum 0.0003, here 0.1: statistics that start at 0 and 1 need many thousand steps otherwise.
+    It is a 3 x 3 convolution of dilation 12, a 1 x 1 convolution and the classifier. The paper has 1024 channels on
+    VGG-16 and no batch norm. Modules have the names of the released code (YudeWang/semantic-segmentation-codebase,
+    deeplabv1). Deviation: batch norms have momentum 0.1, in the released code 0.0003, with which statistics need
+    thousands of steps.
     """
 
     class_layers = "cls_conv"
@@ -40,10 +41,10 @@ class LargeFOV(nn.Module):
 
 
 class DilatedPair(nn.Module):
-    """The head of MCTformer's segmentation network (Xu et al. 2022), which BAO's authors train on their masks.
+    """The head of the segmentation network of MCTformer (Xu et al. 2022), which BAO trains on its masks.
 
     Two 3 x 3 convolutions of dilation 12 with a ReLU between them, no batch norm and no dropout. Modules have the names
-    of the released code (xulianuwa/MCTformer, seg/network/resnet38_seg.py), weights its start (Xavier).
+    of the released code (xulianuwa/MCTformer, seg/network/resnet38_seg.py), and weights its initialisation (Xavier).
     """
 
     class_layers = "fc8_seg_conv2"
@@ -63,11 +64,11 @@ class DilatedPair(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLab v2 (Chen et al. 2018, sec. 3.2; rates: sec. 4.1.2, ASPP-L) on a ResNet.
 
-    The sum of four 3 x 3 classifiers of the same features, which differ in their dilation; values start normal with
-    deviation 0.01, biases at 0. On VGG-16 the paper has two more layers in each branch; on ResNet-101 not.
+    The logits are the sum of four 3 x 3 classifiers with different dilations. Initial weights are normal with standard
+    deviation 0.01, biases 0. On VGG-16, each branch of the paper has two more layers; on ResNet-101 it has not.
     """
 
-    class_layers = ""  # all are classifiers
+    class_layers = ""  # all layers are classifiers
 
     def __init__(self, channels: int, outputs: int, *, dilations: tuple[int, int, int, int] = (6, 12, 18, 24)) -> None:
         super().__init__()
@@ -87,17 +88,17 @@ class ASPP(nn.Module):
 
 
 def large_fov(channels: int, outputs: int, *, stride: int) -> LargeFOV:
-    """The head for cells of so many pixels, with the field of view in pixels that it has at stride 8."""
+    """LargeFOV for this stride, with the same field of view in pixels as at stride 8."""
     return LargeFOV(channels, outputs, dilation=_dilation(12, stride))
 
 
 def dilated_pair(channels: int, outputs: int, *, stride: int) -> DilatedPair:
-    """The head for cells of so many pixels, with the field of view in pixels that it has at stride 8."""
+    """DilatedPair for this stride, with the same field of view in pixels as at stride 8."""
     return DilatedPair(channels, outputs, dilation=_dilation(12, stride))
 
 
 def aspp(channels: int, outputs: int, *, stride: int) -> ASPP:
-    """The head for cells of so many pixels, with the fields of view in pixels that it has at stride 8."""
+    """ASPP for this stride, with the same fields of view in pixels as at stride 8."""
     first, second, third, fourth = (_dilation(dilation, stride) for dilation in (6, 12, 18, 24))
     return ASPP(channels, outputs, dilations=(first, second, third, fourth))
 

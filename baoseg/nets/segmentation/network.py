@@ -17,20 +17,20 @@ log = logging.getLogger(__name__)
 
 
 class Alignment(StrEnum):
-    """Where the cells of the logits lie in the image, in training and at inference."""
+    """The position of the cells of the logits in the image, in training and inference."""
 
-    CELLS = "cells"  # cell i covers the pixels from i times the stride on; the last ones reach beyond the image
+    CELLS = "cells"  # cell i begins at pixel i * stride; the last cells may reach beyond the image
     CORNERS = "corners"  # the centres of the corner cells lie on the corner pixels: SEAM, TransCAM
-    STRETCHED = "stretched"  # all cells together cover the image alone: MCTformer, DeepLab v2 in PyTorch
+    STRETCHED = "stretched"  # all cells together cover exactly the image: MCTformer, DeepLab v2 in PyTorch
 
 
 class SegmentationNetwork(nn.Module):
-    """Normalised images of any size to logits of the S = K + 1 classes, the background first.
+    """Maps normalised images of any size to logits of the S = K + 1 classes, the background first.
 
-    `num_classes` is K, `stride` the pixels a cell of the logits is wide: their grid is ceil(image / stride), and it
-    lies in the image as `alignment` says, which makes a difference where a side is no multiple of the stride.
-    `normalisation` is what the images must have undergone. `body` names the submodule that pretraining provides,
-    `class_layers` the layers that depend on the classes.
+    `num_classes` is K. `stride` is the width of a cell of the logits in pixels; their grid is ceil(image / stride).
+    `alignment` is the position of the cells, which matters if a side is not a multiple of the stride. `normalisation`
+    is the normalisation that images must have. `body` names the submodule that pretraining provides, `class_layers` the
+    layers that depend on the classes.
     """
 
     num_classes: int
@@ -45,13 +45,13 @@ class SegmentationNetwork(nn.Module):
         raise NotImplementedError
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that no pretraining provides: they may learn faster."""
+        """Yields the parameters that no pretraining provides; they may have a higher learning rate."""
         for name, parameter in self.named_parameters():
             if not name.startswith(f"{self.body}."):
                 yield parameter
 
     def load(self, state: weights.State, *, source: Path) -> None:
-        """Fill the network, or its body alone, from a state dict of it or in published names; see `build`."""
+        """Fill the network or its body from a state dict in our or in official names; see `build`."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
@@ -66,9 +66,9 @@ def has_prefix(state: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def fill(network: SegmentationNetwork, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Copy what fits. The head may be absent, and layers for other classes may have other numbers of outputs.
+    """Copy the tensors that fit. The head may be missing, or may be for other classes.
 
-    Raises CheckpointError for all else that does not fit, and the network is as before.
+    Raises CheckpointError if anything else does not fit; then the network is unchanged.
     """
     own = network.state_dict()
     report = weights.compare(own, state)

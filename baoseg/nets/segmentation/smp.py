@@ -19,7 +19,7 @@ SMP = "smp:"
 
 
 class SmpNetwork(SegmentationNetwork):
-    """A model of segmentation-models-pytorch; its logits have the size of the image."""
+    """A network of segmentation-models-pytorch; its logits have the size of the image."""
 
     body = "model.encoder"
     class_layers = "model.segmentation_head"
@@ -37,10 +37,10 @@ class SmpNetwork(SegmentationNetwork):
         return logits[..., :height, :width]
 
     def load(self, state: weights.State, *, source: Path) -> None:
-        """Published are smp's whole models, and encoders in the names of smp, torchvision or timm.
+        """Load whole smp models, or encoders in the names of smp, torchvision or timm.
 
-        What a classifier has behind the layers that the encoder uses is passed over. timm's feature extractors, which
-        smp uses, join names that timm's models have in parts: stages_0 for stages.0.
+        Layers of a classifier that the encoder does not use are ignored. The feature extractors of timm, which smp
+        uses, have names such as stages_0 for stages.0 in timm's models.
         """
         if has_prefix(state, "encoder."):
             state = {f"model.{key}": value for key, value in state.items()}
@@ -57,22 +57,24 @@ def _joined(key: str) -> str:
 def build_smp(
     name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any], normalisation: Normalisation | None
 ) -> SmpNetwork:
-    import segmentation_models_pytorch as smp  # noqa: PLC0415  (a second of import that other networks do without)
+    import segmentation_models_pytorch as smp  # noqa: PLC0415  (its import takes a second, and other networks do not need it)
 
     architecture, _, encoder = name.removeprefix(SMP).partition("/")
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise RecipeError(f"{name}: smp has no such architecture; use {', '.join(smp.MODEL_ARCHITECTURES_MAPPING)}")
     of_timm = encoder.startswith("tu-")
     if not (encoder in smp.encoders.get_encoder_names() or (of_timm and timm.is_model(encoder.removeprefix("tu-")))):
-        raise RecipeError(f"{name}: no such encoder; use one of smp, as mit_b2 or resnet50, or tu- and a name of timm")
+        raise RecipeError(
+            f"{name}: no such encoder; use an encoder of smp such as mit_b2, or tu-NAME with a model of timm"
+        )
     wanted = {"encoder_weights": (True if of_timm else "imagenet") if pretrained else None, "classes": 1 + num_classes}
     try:
         with hub.quick() if pretrained else nullcontext("") as reason:
             model = smp.create_model(architecture, encoder, **wanted, **options)
         _probe(model)
-    except OSError as error:  # of the network
+    except OSError as error:  # of the network connection
         raise CheckpointError(hub.problem(name, reason, error)) from None
-    except Exception as error:  # whatever smp and timm say to encoders, options and sizes that do not go together
+    except Exception as error:  # errors of smp and timm for encoders, options and sizes that do not fit together
         raise RecipeError(
             f"{name}: cannot be built ({first_line(error)}); use another encoder or other options"
         ) from None
@@ -84,6 +86,6 @@ def build_smp(
 
 @torch.no_grad()
 def _probe(model: Any) -> None:
-    """An oblong image goes through, or an error comes out: some models take only one size."""
+    """Run the model on an oblong image; models that accept only one size raise an error."""
     stride = model.encoder.output_stride
     model.eval()(torch.zeros(1, 3, 8 * stride, 12 * stride))
