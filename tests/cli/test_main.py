@@ -329,7 +329,7 @@ def test_an_unknown_recipe_lists_all(bao: Callable[..., None], capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (("--data", "{tmp}/nowhere"), "nowhere/labels.csv: no such file; write one"),
+        (("--data", "{tmp}/nowhere"), "nowhere/labels.csv: no such file; write a file with the columns image,labels"),
         (("--weights", "{tmp}/nowhere.pth"), "nowhere.pth: no such weights; check the path"),
         (("--backbone", "conformer_giant"), "unknown backbone 'conformer_giant'; use"),
         (("--only", "cam"), "has no stage 'cam'"),
@@ -430,7 +430,7 @@ def test_mistakes_in_comparisons_end_in_one_line(
 def test_a_threshold_outside_the_maps(
     bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: Run
 ) -> None:
-    assert "maps lie in 0..1" in fails(bao, capsys, "masks", tiny_run.root, "--threshold", "2")
+    assert "choose a value in 0..1" in fails(bao, capsys, "masks", tiny_run.root, "--threshold", "2")
 
 
 @pytest.mark.parametrize("kind", BaosegError.__subclasses__())

@@ -176,5 +176,5 @@ def test_a_small_step_lowers_the_loss(name, backbone):
 def test_a_backbone_that_does_not_fit_is_refused(name, backbone):
     if fits(name, backbone):
         pytest.skip("it fits")
-    with pytest.raises(RecipeError, match="no stages to put a generator between; use a convolutional network"):
+    with pytest.raises(RecipeError, match="no stages for a generator; use a convolutional network"):
         nets.build(backbone, 3, heads=heads_of(METHODS[name].config_class()))

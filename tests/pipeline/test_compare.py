@@ -116,7 +116,7 @@ def test_transcam_on_a_cnn_is_cam_and_left_out(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_a_network_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no stages to put a generator between"):
+    with pytest.raises(RecipeError, match="no stages for a generator"):
         pipeline.compare(SHORT, tmp_path / "run", methods=["transcam", "bas"], hardware=tiny.HARDWARE)
     assert not (tmp_path / "run").exists()
 

@@ -66,7 +66,7 @@ def test_override_changes_what_is_named_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_a_threshold_outside_of_the_maps_range_is_refused(threshold: float) -> None:
-    with pytest.raises(RecipeError, match=r"cam: threshold is .*; choose a value in 0\.\.1"):
+    with pytest.raises(RecipeError, match=r"cam: threshold is .*; maps lie in 0\.\.1"):
         replace(recipes.msrc14().stages[0], threshold=threshold)
 
 
