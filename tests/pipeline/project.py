@@ -100,7 +100,7 @@ def refusals() -> dict[str, tuple[Recipe, str]]:
     (stage,) = base.stages
     return {
         "irn": (recipes.refined(base, ["irn"]), "no stages"),
-        "bas": (replace(base, stages=(replace(stage, method=bas.Config()),)), "no stages to put a generator"),
+        "bas": (replace(base, stages=(replace(stage, method=bas.Config()),)), "no stages for a generator"),
         "amn": (replace(base, stages=(replace(stage, method=amn.Config()),)), "learns from seeds; name the stage"),
         "backbone": (replace(base, net=nets.Config(backbone="conformer_giant")), "unknown backbone"),
         "pretrained": (replace(base, net=replace(tiny.NET, pretrained=True)), "timm has no weights for it"),
