@@ -77,3 +77,16 @@ def test_documented_imports_of_version_0_1() -> None:
 
     assert train.Hardware is Hardware and maps.Config and nets.Config and data.Config and recipes.Stage
     assert pipeline.run and bao.Config and transcam.Config and Run and read_json
+
+
+def test_names_of_version_0_1() -> None:
+    from baoseg.nets.deeplab import LargeFOV, build
+
+    from baoseg import pipeline
+    from baoseg.core.run_folder import Run, RunFolder, Stage, StageFolder
+    from baoseg.nets import segmentation
+    from baoseg.seeds import Seed, SeedMaps
+
+    assert Run is RunFolder and Stage is StageFolder and Seed is SeedMaps
+    assert build is segmentation.build and LargeFOV is segmentation.LargeFOV
+    assert pipeline.segment_pictures is pipeline.segment_images
