@@ -1,11 +1,11 @@
-"""CAM, AMN, BAS, BAO and CAM+BAS on small sets of real photographs, before and after a CRF, over several seeds.
+"""CAM, AMN, BAS, BAO, BAO+ and CAM+BAS on small sets of real photographs, before and after a CRF, over several seeds.
 
     python benchmarks/voc_mini.py --data ../shared/data/voc-mini --out runs/voc-mini --json voc-mini.json
     python benchmarks/voc_mini.py --recipe msrc14 --data ../shared/data/msrc14 --splits val --out runs/msrc14
 
 The network is EfficientNet-Lite2 with its embedded weights; all settings are those of the recipe. Training reads
 image-level labels alone. Masks of the splits choose nothing: what they would have chosen is called oracle. With
-`--network` the segmentation network of the recipe is trained too: on BAO's masks after the CRF and on the true ones.
+`--network` the segmentation network of the recipe is trained too: on the CRF masks of BAO+ and on the true ones.
 An interrupted benchmark continues with the same command.
 """
 
@@ -25,7 +25,7 @@ from baoseg.nets import embedded
 from baoseg.recipes import Fusion, Recipe
 from baoseg.training.train import Hardware
 
-METHODS = ("cam", "amn", "bas", "bao")
+METHODS = ("cam", "amn", "bas", "bao", "bao-plus")
 SUMS = ("cam+bas",)
 
 
@@ -88,7 +88,8 @@ def _networks(run: Run, base: Recipe, options: Options, hardware: Hardware) -> d
     """
     split = base.data.train_split or "train"
     _masks(run, split, hardware)
-    masks = {"weak": (run.stage("bao+crf").masks(split), split), "full": (options.data / "SegmentationClass", "train")}
+    weak = run.stage("bao-plus+crf").masks(split)
+    masks = {"weak": (weak, split), "full": (options.data / "SegmentationClass", "train")}
     figures = {}
     for name, (folder, learned) in masks.items():
         recipe = replace(
@@ -96,7 +97,7 @@ def _networks(run: Run, base: Recipe, options: Options, hardware: Hardware) -> d
             name=f"{base.name}-{name}",
             data=replace(base.data, train_split=learned),
             stages=(),
-            fusions=(Fusion(called="bao", sources=(str(run.stage("bao").root),)),),
+            fusions=(Fusion(called="bao-plus", sources=(str(run.stage("bao-plus").root),)),),
             refinements=(),
             segmentations=(replace(base.segmentations[0], masks=str(folder), called="network"),),
             seed=pipeline.recipe_of(run).seed,

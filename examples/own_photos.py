@@ -33,9 +33,9 @@ recipe = recipes.override(recipes.named("photos"), data=str(chosen.photos))
 if chosen.smoke:
     recipe = recipes.smoke(recipe)
 
-# Train CAM and BAO, refine BAO's masks with a CRF, train a segmentation network on them, write runs/mine/report.html.
+# Train CAM and BAO+, refine its masks with a CRF, train a segmentation network on them, write runs/mine/report.html.
 run = pipeline.run(recipe, chosen.out, hardware=Hardware())
-print(f"Masks of the training images: {run.stage('bao+crf').root / 'masks'}")
+print(f"Masks of the training images: {run.stage('bao-plus+crf').root / 'masks'}")
 
 # The segmentation network needs no labels. Its masks hold 0 for the background and 1..K for the classes.
 segmenter = baoseg.load(run.root / "network")

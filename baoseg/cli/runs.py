@@ -75,7 +75,7 @@ def compare(
 
     Args:
         out: Folder to write, or to continue in.
-        methods: Of cam transcam bnr amn transcam+amn bas bao. What one of them starts from is trained and shown too.
+        methods: Of cam transcam bnr amn transcam+amn bas bao bao-plus. What one of them starts from is shown too.
         recipe: Name of a recipe, e.g. msrc14; its schedules are those of all methods.
         seeds: Seeds of other tools to show beside the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
         fuse: Sums of normalised seeds to show, of methods and of the names of --seeds, e.g. cam+bas.

@@ -1,9 +1,8 @@
 """AMN: activation manipulation network (Lee, Kim, Shim, CVPR 2022), "Threshold matters in WSSS".
 
-A network learns from fixed labels, made beforehand from the seeds of another one, which class each pixel is of;
-smoothed labels and a balance between foreground and background keep its activations even, so that they bear many
-thresholds.
-With TransCAM's network and seeds it is `transcam+amn`, the comparator in BAO's figure 4.
+A network learns the class of each pixel from fixed pseudo-labels, which the seeds of another network give beforehand.
+Smoothed labels and a balance between foreground and background keep its activations even, so that many thresholds give
+good masks. On TransCAM's network and seeds it is `transcam+amn`, with which BAO's figure 4 compares.
 """
 
 from dataclasses import dataclass

@@ -5,18 +5,19 @@ background being where no class is; the *online* network learns from them an act
 inference that map stands where other methods put a threshold.
 
 Options of `Config` go beyond the paper and are off by default: `cut`, `doubt`, `backgrounds`, a momentum of None, and
-the three of *BAO+*: `decoder`, `edges` and `own_labels`. On backbones that do not attend, `class_channels` and
-`background` depart from the paper by default (`ClassMaps.AUTO`).
+`edges`, which makes BAO+ (`PLUS`). On backbones that do not attend, `class_channels` and `background` depart from the
+paper by default (`ClassMaps.AUTO`).
 """
 
 import copy
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from baoseg.core.errors import RecipeError
@@ -66,7 +67,7 @@ class ClassMaps(StrEnum):
 
 
 class Keep(StrEnum):
-    """Which network labels pictures after training."""
+    """Which network labels images after training."""
 
     TARGET = "target"  # as the paper does (sec. 4.4)
     ONLINE = "online"  # as its figure 4 measures
@@ -81,17 +82,14 @@ class Config(Settings):
     starts the cosine of the momentum anew each epoch; `scaling` is `peak`; `background` is `released`. The foreground
     weight of its first epoch cancels out in the balanced loss and is absent here.
 
-    Beyond the paper: `cut` decides picture by picture which cells are background in the pseudo-labels, and `doubt`
+    Beyond the paper: `cut` decides for each image which cells are background in the pseudo-labels, and `doubt`
     leaves out those nearest to the cut. `backgrounds` gives K_b channels of AM to the background, which count as
     one, their log-sum-exp: in the softmax of PCL its probability is then the sum of theirs, and each is free to stand
     for a background of another kind. `class_channels` takes AM's channels of the classes to inference too. A `momentum`
     of None makes the window of the average a fixed share of the training, whose length is not known beforehand.
 
-    BAO+ is for convolutional networks, whose maps are coarse and spill over the objects. `decoder` makes AM from a
-    feature pyramid at stride 4, and enlarges the pseudo-labels to that grid. `edges` draws the pseudo-labels to the
-    edges of the image by a dense CRF. `own_labels` has the target's AM, in the place of its class maps, make the
-    pseudo-labels as soon as the target no longer shares the online weights: argmax over the background and the classes
-    of the image.
+    `edges` makes the pseudo-labels at stride 4, draws them to the edges of the image by a dense CRF, and enlarges AM to
+    that grid in the loss: coarse maps spill over the objects.
     """
 
     smoothing: float = 0.4  # eps of PCL; AMN sec. 4
@@ -105,12 +103,10 @@ class Config(Settings):
     background: Background = Background.AUTO
     keep: Keep = Keep.TARGET
     cut: Cut = Cut.HALF  # of the pseudo-labels; eq. 6 has 0.5
-    doubt: float = 0.0  # share of a picture's cells without a pseudo-label
+    doubt: float = 0.0  # share of an image's cells without a pseudo-label
     backgrounds: int = 1  # K_b
     class_channels: ClassMaps = ClassMaps.AUTO
-    decoder: bool = False  # AM at stride 4
-    edges: bool = False  # pseudo-labels drawn to the edges of the images
-    own_labels: bool = False  # after the epochs of sharing the target's AM makes the pseudo-labels
+    edges: bool = False  # pseudo-labels at stride 4, drawn to the edges of the images
 
     def __post_init__(self) -> None:
         momentum = 0.0 if self.momentum is None else self.momentum
@@ -121,13 +117,10 @@ class Config(Settings):
                 f"bao: {self}; doubt is a share in 0..1 and less than 1, backgrounds are at least 1, and pcl_weight is "
                 "at least 0"
             )
-        if self.edges and not self.decoder:
-            raise RecipeError("bao: edges without decoder; a grid of stride 16 shows no edges, so set decoder too")
-        if self.decoder and self.class_channels in (ClassMaps.REFINED, ClassMaps.WITH_ACTIVATION):
-            raise RecipeError(
-                f"bao: decoder with class_channels {self.class_channels}; class maps and AM lie on different grids, "
-                "so choose activation or auto"
-            )
+
+
+FINE = 4  # pixels a cell of the pseudo-labels that follow edges
+PLUS = Config(momentum=None, edges=True)  # BAO+
 
 
 class BAO(Method):
@@ -135,24 +128,26 @@ class BAO(Method):
     learns = Learns.PIXELS
     starts_trained = True
     learns_background = True
-    labels_itself: Bool[Tensor, ""]  # whether the target's AM makes the pseudo-labels by now
+    variants = MappingProxyType({"bao-plus": PLUS})
 
     @staticmethod
     def heads(config: Config) -> Heads:
-        return Heads(backgrounds=config.backgrounds, decoder=config.decoder)
+        return Heads(backgrounds=config.backgrounds)
 
     @staticmethod
     def for_one_epoch(config: Config) -> Config:
         """It shares during half of the epoch, so that its average has a turn too."""
         return replace(config, share_epochs=0.5)
 
+    @staticmethod
+    def as_published(config: Config) -> Config:
+        return replace(config, edges=False)
+
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()
         self.network = network
         self.target: Network | None = None
         self.config = config
-        if config.own_labels:  # kept with the state of the training, so that it continues as it would have gone on
-            self.register_buffer("labels_itself", torch.zeros((), dtype=torch.bool))
 
     def begin_training(self) -> None:
         self.target = copy.deepcopy(self.network).requires_grad_(False)
@@ -178,6 +173,7 @@ class BAO(Method):
         class_maps = self.network.class_maps(features)
         activations = self.activations(self.network, features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
+        activations = _enlarged(activations, pseudo_labels.shape[-2:])
         pcl = losses.pixel_classification(activations, pseudo_labels, smoothing=self.config.smoothing)
         return {
             "classification": classification_loss(features, class_maps, batch),
@@ -196,42 +192,30 @@ class BAO(Method):
     def pseudo_labels(self, batch: Batch) -> Int[Tensor, "b h w"]:
         """p = argmax over [M_bg, M_fg] (eq. 6), of the target; 255 on padding and in doubt.
 
-        An image without labels is all background, and no cell of it is in doubt. With a decoder the grid is its own.
+        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2. An image
+        without labels is all background, and no cell of it is in doubt.
         """
+        config = self.config
         features = self._target(batch.images, spreads=True)
-        own = self.config.own_labels and bool(self.labels_itself)
-        background, foreground = self._from_activations(features, batch) if own else self._from_maps(features, batch)
-        valid = on_grid(batch.valid, foreground)
-        decided = torch.cat([background, foreground], dim=1).argmax(dim=1)
-        margin = (foreground.amax(dim=1, keepdim=True) - background) / 2
-        doubtful = in_doubt(margin, valid, share=self.config.doubt)
-        ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
-        decided = decided.masked_fill(ignored[:, 0], IGNORE)
-        return draw_to_edges(decided, batch.images, self.network.normalisation) if self.config.edges else decided
-
-    def _from_maps(self, features: Features, batch: Batch) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b K h w"]]:
-        """M_bg and M_fg of eq. 6.
-
-        M_bg = 2 cut - max_s M_fg, the background being where max_s M_fg <= cut. Eq. 6 has a cut of 1/2.
-        """
         foreground = refine(self._target.class_maps(features), features)
         valid = on_grid(batch.valid, foreground)
-        foreground = normalise(foreground, valid=valid, scaling=self.config.scaling) * batch.labels[:, :, None, None]
-        if self.config.decoder:
-            size = features.pyramid[0].shape[-2:]
-            foreground = F.interpolate(foreground, size=size, mode="bilinear", align_corners=False)
+        foreground = normalise(foreground, valid=valid, scaling=config.scaling) * batch.labels[:, :, None, None]
+        if config.edges:
+            foreground = _enlarged(foreground, self._fine_grid(foreground))
             valid = on_grid(batch.valid, foreground)
         strongest = foreground.amax(dim=1, keepdim=True)
-        return 2 * find_cut(strongest, valid, cut=self.config.cut) - strongest, foreground
+        scores = torch.cat([2 * find_cut(strongest, valid, cut=config.cut) - strongest, foreground], dim=1)
+        decided = scores.argmax(dim=1)
+        margin = (scores[:, 1:].amax(dim=1, keepdim=True) - scores[:, :1]) / 2
+        doubtful = in_doubt(margin, valid, share=config.doubt)
+        ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
+        decided = decided.masked_fill(ignored[:, 0], IGNORE)
+        return draw_to_edges(decided, batch.images, self.network.normalisation) if config.edges else decided
 
-    def _from_activations(
-        self, features: Features, batch: Batch
-    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b K h w"]]:
-        """Probabilities of the background and of the classes of the image, a softmax of the target's AM."""
-        activations = self.activations(self._target, features, batch.labels)
-        possible = F.pad(batch.labels, (1, 0), value=1.0)[:, :, None, None] > 0
-        probabilities = activations.masked_fill(~possible, -math.inf).softmax(dim=1)
-        return probabilities[:, :1], probabilities[:, 1:]
+    def _fine_grid(self, maps: Float[Tensor, "b k h w"]) -> tuple[int, int]:
+        """The cells of stride FINE that cover what the cells of the maps cover."""
+        finer = max(1, self.network.backbone.stride // FINE)
+        return finer * maps.shape[-2], finer * maps.shape[-1]
 
     def maps(
         self,
@@ -285,8 +269,6 @@ class BAO(Method):
                 shared = progress.steps
             case Follow.EMA:
                 shared = 0
-        if config.own_labels:
-            self.labels_itself.fill_(progress.step >= shared)
         if progress.step <= shared:
             teacher.share(self._target, self.network)
             return
@@ -296,3 +278,10 @@ class BAO(Method):
             done = (progress.step - 1 - shared) / max(progress.steps - shared, 1)
         start = teacher.proportional(progress.steps - shared) if config.momentum is None else config.momentum
         teacher.average(self._target, self.network, momentum=teacher.cosine(start, 1.0, done))
+
+
+def _enlarged(maps: Float[Tensor, "b k h w"], size: Sequence[int]) -> Float[Tensor, "b k H W"]:
+    """Maps on a finer grid of the same extent, bilinear; the maps themselves if that is their grid."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)

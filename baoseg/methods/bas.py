@@ -4,7 +4,7 @@ A generator in the midst of a classifier draws a map for each class. It learns w
 classifier still sees of the object's class when the map is cut out of its features: as little as possible, with a map
 as small as possible.
 
-For segmentation a picture may have several labels. For localization it has one: that class is the one drawn, eq. 9 is
+For segmentation an image may have several labels. For localization it has one: that class is the one drawn, eq. 9 is
 the cross-entropy of eq. 7, and eq. 10 is eq. 8. The released codes of the two differ in `Config.guide_classifier` and
 `Config.generator_bias`.
 """
@@ -82,7 +82,7 @@ class Config(Settings):
     activation: Activation = Activation.RAW
     foreground: Foreground = Foreground.NONE
     threshold: Threshold = Threshold.FIXED
-    thresholds: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))  # tried for each picture
+    thresholds: tuple[float, ...] = tuple(step / 20 for step in range(1, 20))  # tried for each image
 
     def __post_init__(self) -> None:
         if min(self.alpha, self.beta, self.weight) < 0 or self.generator_after < 1:
@@ -93,7 +93,7 @@ class Config(Settings):
 
 class BAS(Method):
     """Deviations from the paper: pooling and area leave padding out, as everywhere here. A generator's map on a finer
-    grid than the class maps' is averaged to that in eq. 5, and nowhere else. A picture without any class counts in
+    grid than the class maps' is averaged to that in eq. 5, and nowhere else. An image without any class counts in
     L_cls alone, with 0. With K = 1 there is no absent class, so eq. 9 is 0 and the classifier does not learn.
     """
 
@@ -120,10 +120,10 @@ class BAS(Method):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """L = L_mcls + alpha L_frg + beta L_ac + lambda L_bas (eq. 10), the last three of one present class, drawn for
-        each picture. As released, F is detached from the background branch, and for segmentation F2(F) in eq. 5.
+        each image. As released, F is detached from the background branch, and for segmentation F2(F) in eq. 5.
 
         The class-agnostic map has terms of its own, `foreground`: lambda times the sum of L_bas over all classes of the
-        picture (sec. 5.5), and beta times its area, which the paper does not mention but without which it would grow
+        image (sec. 5.5), and beta times its area, which the paper does not mention but without which it would grow
         over everything. Draws from the global random state.
         """
         config, labels = self.config, batch.labels
@@ -214,7 +214,7 @@ class BAS(Method):
 
 def multilabel_softmax(logits: Float[Tensor, "b K"], labels: Float[Tensor, "b K"]) -> Float[Tensor, ""]:
     """L_mcls: cross-entropy of each present class against it and the absent ones, summed over the present classes
-    (eq. 9); the mean over pictures.
+    (eq. 9); the mean over images.
     """
     # not -inf, whose logarithm of a sum has no gradient
     absent = logits.masked_fill(labels > 0, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
@@ -285,7 +285,7 @@ def activation_values(
 
 
 def margins(logits: Float[Tensor, "b K"], labels: Float[Tensor, "#b K"]) -> Float[Tensor, "b K"]:
-    """m(z) (`Activation.MARGIN`). Of absent classes it means nothing, but is a finite number."""
+    """m(z) (`Activation.MARGIN`). For an absent class the value has no meaning, but it is finite."""
     absent = labels <= 0
     # not -inf, see multilabel_softmax
     others = logits.masked_fill(~absent, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
@@ -364,5 +364,5 @@ def _rectify(maps: Float[Tensor, "b K h w"], *, relu: Relu) -> Float[Tensor, "b 
 
 
 def _mean(values: Float[Tensor, "b"], counted: Bool[Tensor, "b"]) -> Float[Tensor, ""]:
-    """Over the pictures counted; 0 without any."""
+    """Over the images counted; 0 without any."""
     return (values * counted).sum() / counted.sum().clamp(min=1)

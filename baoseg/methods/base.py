@@ -1,9 +1,10 @@
 """What a method is to the rest of the package. Methods do not inherit from one another: each composes the functions
 here with what is its own, so a diff of two method files shows the difference of two papers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -36,6 +37,7 @@ class Method(Learner):
     """A network with a loss to train it and maps to take from it. The class says what the method needs and can do."""
 
     config_class: type[Settings]
+    variants: Mapping[str, Settings] = MappingProxyType({})  # settings other than the default that have a name
     learns = Learns.CLASSES
     starts_trained = False  # whether it starts from a trained classifier
     needs_seeds = False  # whether it learns from `pixel_labels`, which the seeds of an earlier stage give
@@ -56,6 +58,11 @@ class Method(Learner):
     @staticmethod
     def for_one_epoch(config: Any) -> Any:
         """The settings with which all parts of the training take place in a single epoch."""
+        return config
+
+    @staticmethod
+    def as_published(config: Any) -> Any:
+        """The settings without what goes beyond the paper, but for what makes them fit a training of another length."""
         return config
 
     @staticmethod
@@ -88,9 +95,9 @@ class Method(Learner):
         *,
         fixed: float,
     ) -> float:
-        """The cut in [0, 1] for one picture's normalised maps of its present classes (BAS sec. 5.5).
+        """The cut in [0, 1] for one image's normalised maps of its present classes (BAS sec. 5.5).
 
-        `images` are views of the picture at one scale, itself first. `fixed` is the recipe's threshold, for an image
+        `images` are views of it at one scale, itself first. `fixed` is the recipe's threshold, for an image
         in which nothing tells which one is best. Asked of methods that have `finds_thresholds`.
         """
         raise NotImplementedError

@@ -36,7 +36,6 @@ class Heads:
     generator_after: int | None = None
     foreground: bool = False  # whether the generator has a further, class-agnostic map (BAS sec. 5.5)
     generator_bias: bool = False  # whether the generator's convolution has a bias
-    decoder: bool = False  # whether the activation head reads a decoder at stride 4 instead of the feature map
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,12 @@ class Features:
     """The output of a backbone, on a grid of h x w = ceil(image / stride) cells, so the last cells may be partial.
 
     `token_logits` are the class token's scores of the K classes, None for backbones without such a token;
-    `attention` is None for backbones without self-attention over the same grid. `pyramid` holds the features of the
-    stages from stride 4 on, fine to coarse, with `map` last; it is empty unless `Backbone.with_pyramid` made it.
+    `attention` is None for backbones without self-attention over the same grid.
     """
 
     map: Float[Tensor, "b c h w"]
     token_logits: Float[Tensor, "b K"] | None
     attention: Attention | Summed | None
-    pyramid: tuple[Float[Tensor, "b _ _ _"], ...] = ()
 
 
 class Split(NamedTuple):
@@ -102,17 +99,6 @@ class Backbone(nn.Module):
         backbone's stride.
         """
         raise RecipeError(f"{type(self).__name__}: no stages; use a convolutional network (timm:resnet50)")
-
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        """Channels of `Features.pyramid`. Raises RecipeError for backbones without stages."""
-        raise RecipeError(
-            f"{type(self).__name__}: no stages for a decoder; use a convolutional network (timm:resnet50)"
-        )
-
-    def with_pyramid(self, images: Float[Tensor, "b 3 H W"]) -> Features:
-        """As `forward`, with the features of the stages that a decoder reads."""
-        raise NotImplementedError
 
     def token_classifier(self) -> Iterator[nn.Parameter]:
         """Yields the parameters that only the token logits depend on."""

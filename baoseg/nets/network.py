@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from baoseg.core.types import BACKGROUND
 from baoseg.data.transforms import Normalisation
 from baoseg.nets.base import ActivationStart, Backbone, Features, Heads, Split, freeze_batch_norm
-from baoseg.nets.decoder import Decoder
 
 
 class Network(nn.Module):
@@ -19,7 +18,6 @@ class Network(nn.Module):
 
         class maps       M  = class_head(f)                           CAM, TransCAM
         activation maps  AM = activation_head(f * (W y + b))          AMN; before A* is applied (BAO)
-                         AM = activation_head(decoder(stages) * ...)  where `Heads.decoder` asks for a finer grid
         prediction maps  M  = sigmoid(generator(F))                   BAS; F: features after a stage of the backbone
 
     The heads have K + 1 outputs, the background first, as in the released code; the losses and M do not use the
@@ -49,18 +47,14 @@ class Network(nn.Module):
         self.class_head = nn.Conv2d(backbone.channels, 1 + num_classes, kernel, padding=kernel // 2, bias=kernel > 1)
         backbone.initialise_head(self.class_head)
         self.activation_start = activation_start
-        self.decoder: Decoder | None = None
         self.label_encoder: nn.Linear | None = None
         self.activation_head: nn.Conv2d | None = None
         if heads.backgrounds:
-            if heads.decoder:
-                self.decoder = Decoder(backbone.pyramid_channels)
-            channels = backbone.channels if self.decoder is None else self.decoder.channels
-            self.label_encoder = nn.Linear(num_classes, channels)
+            self.label_encoder = nn.Linear(num_classes, backbone.channels)
             nn.init.trunc_normal_(self.label_encoder.weight, std=0.02)
             gated = self.activation_start in (ActivationStart.ZERO, ActivationStart.RELEASED)
             nn.init.constant_(self.label_encoder.bias, 0.0 if gated else 1.0)
-            self.activation_head = nn.Conv2d(channels, heads.backgrounds + num_classes, 3, padding=1)
+            self.activation_head = nn.Conv2d(backbone.channels, heads.backgrounds + num_classes, 3, padding=1)
             backbone.initialise_head(self.activation_head)
             if self.activation_start in (ActivationStart.ZERO, ActivationStart.UNGATED):
                 # several backgrounds with initial values 0 would all learn the same
@@ -82,8 +76,6 @@ class Network(nn.Module):
 
         `spreads` says that scores will be spread through the attention, which is faster then; the result is the same.
         """
-        if self.decoder is not None:
-            return self.backbone.with_pyramid(images)
         features: Features = self.backbone(images, spreads=spreads) if self.backbone.attends else self.backbone(images)
         return features
 
@@ -123,14 +115,13 @@ class Network(nn.Module):
         self, features: Features, labels: Float[Tensor, "b K"]
     ) -> tuple[nn.Conv2d, Float[Tensor, "b c h w"]]:
         assert self.label_encoder is not None and self.activation_head is not None, "built without these heads"
-        read = features.map if self.decoder is None else self.decoder(features.pyramid)
-        return self.activation_head, read * self.label_encoder(labels)[:, :, None, None]
+        return self.activation_head, features.map * self.label_encoder(labels)[:, :, None, None]
 
     @torch.no_grad()
     def start_activation_head(self) -> None:
         """Set the initial values of `activation_start`, after weights without an activation head were loaded."""
         head, source = self.activation_head, self.class_head
-        if head is None or self.decoder is not None or self.activation_start is not ActivationStart.CLASS_MAPS:
+        if head is None or self.activation_start is not ActivationStart.CLASS_MAPS:
             return
         margin = (head.kernel_size[0] - source.kernel_size[0]) // 2
         backgrounds = self.heads.backgrounds
@@ -155,7 +146,6 @@ class Network(nn.Module):
         """Yields the parameters of all heads, which no pretraining provides; they may have a higher learning rate."""
         heads = (
             self.class_head,
-            self.decoder,
             self.label_encoder,
             self.activation_head,
             self.generator,

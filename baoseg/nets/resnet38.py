@@ -79,14 +79,6 @@ class ResNet38(Backbone):
             x = block.residual(x, active)
         return [*features, F.relu_(self.bn7(x))]
 
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        return self.stage_channels[1:]  # the first has stride 2
-
-    def with_pyramid(self, images: Float[Tensor, "b 3 H W"]) -> Features:
-        stages = self.stages(images)
-        return Features(stages[-1], None, None, tuple(stages[1:]))
-
     def _blocks(self) -> list["Block | Bottleneck"]:
         return [block for block in self.children() if isinstance(block, Block | Bottleneck)]
 

@@ -1,8 +1,8 @@
 """Convolutional networks of timm as backbones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,32 +95,6 @@ class TimmConvolutional(Backbone):
         """The features of the stages in timm's `feature_info`, with the stem if it is listed there."""
         self._noted()
         return list(self.model.forward_intermediates(pad_to_multiple(images, self.stride), intermediates_only=True))
-
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        return (*(stage["num_chs"] for stage in self._from_stride_4()), self.channels)
-
-    def with_pyramid(self, images: Float[Tensor, "b 3 H W"]) -> Features:
-        """One pass through the model; hooks note the stages on their way."""
-        noted: dict[str, Tensor] = {}
-        names = [stage["module"] for stage in self._from_stride_4()]
-
-        def note(name: str) -> Callable[..., None]:
-            return lambda module, inputs, output: noted.update({name: output})
-
-        hooks = [self.model.get_submodule(name).register_forward_hook(note(name)) for name in names]
-        try:
-            features = self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        stages = [noted[name] for name in names]
-        if self.channels_last:
-            stages = [rearrange(stage, "b h w c -> b c h w") for stage in stages]
-        return replace(features, pyramid=(*stages, features.map))
-
-    def _from_stride_4(self) -> list[dict[str, Any]]:
-        return [stage for stage in self._noted() if stage["reduction"] >= 4]
 
     def _noted(self) -> list[dict[str, Any]]:
         if not hasattr(self.model, "forward_intermediates"):

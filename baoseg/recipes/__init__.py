@@ -27,6 +27,7 @@ from baoseg.recipes.schema import Recipe as Recipe
 from baoseg.recipes.schema import Refinement as Refinement
 from baoseg.recipes.schema import Segmentation as Segmentation
 from baoseg.recipes.schema import Stage as Stage
+from baoseg.recipes.small import bao_plus as bao_plus
 from baoseg.recipes.small import demo as demo
 from baoseg.recipes.small import embedded_net as embedded_net
 from baoseg.recipes.small import msrc14 as msrc14
@@ -34,7 +35,7 @@ from baoseg.recipes.small import photos as photos
 from baoseg.recipes.small import voc_mini as voc_mini
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe().name: recipe for recipe in (demo, photos, msrc14, voc_mini, bao_voc, bao_voc_reference)
+    recipe().name: recipe for recipe in (demo, photos, msrc14, voc_mini, bao_plus, bao_voc, bao_voc_reference)
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from baoseg import nets
 from baoseg.core.errors import RecipeError
 from baoseg.data import SYNTHETIC, transforms
-from baoseg.methods import METHODS, Learns, amn, bao, method_of, name_of
+from baoseg.methods import METHODS, Learns, Settings, amn, bao, method_of
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
 from baoseg.predict import segment
@@ -195,26 +195,34 @@ def comparison(
 
 
 def comparable(base: Recipe) -> Iterator[Stage]:
-    """A stage of each method, with its default settings.
+    """A stage of each method with its default settings, and of its variants.
 
     The first stage of `base` gives the schedule of methods that learn to classify, its last that of methods that learn
     from labels of pixels; methods that learn both at once get the epochs of both. A method that needs a trained
     classifier starts from the first stage; one that needs seeds from CAM, whose seeds are its labels, or from TransCAM.
     """
-    classify, activate = base.stages[0].schedule, base.stages[-1].schedule
+    classify, activate = base.stages[0].schedule, _activating(base).schedule
     schedules = {
         Learns.CLASSES: classify,
         Learns.PIXELS: activate,
         Learns.BOTH: replace(classify, epochs=classify.epochs + activate.epochs),
     }
+    given: dict[type[Settings], Settings] = {type(stage.method): stage.method for stage in base.stages}
     for name, method in METHODS.items():
+        config = method.as_published(given.get(method.config_class, method.config_class()))
         start = base.stages[0].name if method.starts_trained else None
-        stage = Stage(method=method.config_class(), schedule=schedules[method.learns], start=start)
+        stage = Stage(method=config, schedule=schedules[method.learns], start=start)
         if not method.needs_seeds:
             yield stage
+            yield from (replace(stage, method=variant, called=called) for called, variant in method.variants.items())
             continue
         yield replace(stage, start=CLASSIFIER, labelled_by=CLASSIFIER)
         yield replace(stage, start=ON_TRANSCAM, labelled_by=ON_TRANSCAM, called=f"{ON_TRANSCAM}+{name}")
+
+
+def _activating(base: Recipe) -> Stage:
+    """The stage of BAO as in its paper, or the last one."""
+    return next((stage for stage in base.stages if stage.name == "bao"), base.stages[-1])
 
 
 def _sum(name: str, there: Sequence[str]) -> Fusion:
@@ -233,8 +241,9 @@ def _sum(name: str, there: Sequence[str]) -> Fusion:
 
 def follow_ablation(base: Recipe) -> Recipe:
     """BAO's figure 4: ways for the target to follow, and AMN; the online network is evaluated after each epoch."""
-    classify, activate = base.stages[0], base.stages[-1]
-    config: Any = activate.method if name_of(activate.method) == "bao" else bao.Config()
+    classify = base.stages[0]
+    activate = _activating(base)
+    config: Any = activate.method if activate.name == "bao" else bao.Config()
     variants = {"share": Follow.SHARE, "ema": Follow.EMA, "share+ema": Follow.SHARE_THEN_EMA}
     fixed = Stage(
         method=amn.Config(), schedule=activate.schedule, start=classify.name, labelled_by=classify.name, called="amn"

@@ -15,6 +15,8 @@ from baoseg.recipes.schema import Recipe, Refinement, Segmentation, Stage
 from baoseg.refine import crf
 from baoseg.training import train
 
+PLUS = "bao-plus"  # the stage with BAO+ (`bao.PLUS`)
+
 
 def demo() -> Recipe:
     """A few minutes on two CPU cores, no data and no weights needed: generated scenes, a tiny network from scratch."""
@@ -78,12 +80,18 @@ def msrc14(data: str | Path = "msrc14", weights: str | Path | None = None) -> Re
                 start="cam",
                 schedule=train.Config(epochs=4, batch_size=8, lr=5e-5, head_lr=5e-4),
             ),
+            Stage(
+                method=bao.PLUS,
+                start="cam",
+                schedule=train.Config(epochs=4, batch_size=8, lr=5e-5, head_lr=5e-4),
+                called=PLUS,
+            ),
         ),
         maps=MapsConfig(sizes=(256, 384, 512), keep_aspect=True),
-        refinements=(Refinement(of="bao", by=crf.LABELS),),
+        refinements=(Refinement(of="bao", by=crf.LABELS), Refinement(of=PLUS, by=crf.LABELS)),
         segmentations=(
             Segmentation(
-                masks="bao+crf",
+                masks=f"{PLUS}+crf",
                 net=segment.NetConfig(
                     name="smp:fpn/tu-mobilenetv2_100",
                     weights=None if weights is None else str(weights),
@@ -108,14 +116,13 @@ def embedded_net() -> nets.Config:
 
 
 def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, segment_epochs: int) -> Recipe:
-    """CAM, BAO, CRF and an FPN on the embedded network, with so many epochs; all else is that of `msrc14`.
+    """CAM, BAO+, CRF and an FPN on the embedded network, with so many epochs; all else is that of `msrc14`.
 
-    The momentum of BAO's target is proportional to its training (`teacher.proportional`), as the number of images is
-    not known here. The segmentation network is called `network`, so that `bao segment RUN --net ...` can add another
-    one under its own name.
+    The segmentation network is called `network`, so that `bao segment RUN --net ...` can add another one under its own
+    name.
     """
     base = msrc14()
-    first, last = base.stages
+    first, _, plus = base.stages
     (segmentation,) = base.segmentations
     net = embedded_net()
     return replace(
@@ -125,8 +132,9 @@ def _on_embedded(name: str, data: DataConfig, *, classify: int, activate: int, s
         net=net,
         stages=(
             replace(first, schedule=replace(first.schedule, epochs=classify)),
-            replace(last, method=bao.Config(momentum=None), schedule=replace(last.schedule, epochs=activate)),
+            replace(plus, schedule=replace(plus.schedule, epochs=activate)),
         ),
+        refinements=(Refinement(of=PLUS, by=crf.LABELS),),
         segmentations=(
             replace(
                 segmentation,
@@ -150,10 +158,27 @@ def photos() -> Recipe:
     return _on_embedded("photos", DataConfig(path="."), classify=4, activate=3, segment_epochs=16)
 
 
+def bao_plus(data: str | Path = "VOC2012") -> Recipe:
+    """BAO+ on VOC, from the weights that come with the installation, with the settings of `voc-mini`.
+
+    It was not run on all of VOC.
+    """
+    config = DataConfig(path=str(data), train_split="train_aug", eval_split="val")
+    return _on_embedded("bao-plus", config, classify=6, activate=4, segment_epochs=12)
+
+
 def voc_mini(data: str | Path = "voc-mini") -> Recipe:
     """About 1,000 photographs of VOC: trained on `train_extra` by image-level labels, evaluated on `val`.
 
-    Settings are those of `msrc14`, the training of BAO counted in epochs too.
+    BAO as in the paper beside BAO+. Settings are those of `msrc14`; the momentum of BAO's target is proportional to its
+    training (`teacher.proportional`).
     """
     config = DataConfig(path=str(data), train_split="train_extra", eval_split="val")
-    return _on_embedded("voc-mini", config, classify=6, activate=4, segment_epochs=12)
+    recipe = _on_embedded("voc-mini", config, classify=6, activate=4, segment_epochs=12)
+    first, plus = recipe.stages
+    paper = replace(plus, method=bao.Config(momentum=None), called=None)
+    return replace(
+        recipe,
+        stages=(first, paper, plus),
+        refinements=(Refinement(of="bao", by=crf.LABELS), *recipe.refinements),
+    )

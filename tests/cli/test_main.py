@@ -132,7 +132,7 @@ def test_every_override_reaches_the_recipe() -> None:
         eval_split="b",
         backbone="timm:resnet18",
         weights=Path("w.pth"),
-        only="bao",
+        only="bao-plus",
         epochs=3,
         batch_size=5,
         lr=0.1,
@@ -143,7 +143,7 @@ def test_every_override_reaches_the_recipe() -> None:
     (stage,) = recipe.stages
     assert (recipe.data.path, recipe.data.train_split, recipe.data.eval_split) == ("here", "a", "b")
     assert (recipe.net.backbone, recipe.net.weights, recipe.net.pretrained) == ("timm:resnet18", "w.pth", False)
-    assert (stage.name, stage.schedule.epochs, stage.schedule.batch_size, stage.schedule.lr) == ("bao", 3, 5, 0.1)
+    assert (stage.name, stage.schedule.epochs, stage.schedule.batch_size, stage.schedule.lr) == ("bao-plus", 3, 5, 0.1)
     assert (recipe.seed, recipe.report.gallery) == (9, 1)
     assert options.Overrides().apply(recipes.named("photos")) == recipes.photos()
 

@@ -473,5 +473,5 @@ def test_classes_asked_for_are_those_of_all(make_network, batch, class_channels,
 def test_options_beyond_the_paper_are_off_by_default():
     config = Config()
     assert (config.cut, config.doubt, config.backgrounds) == (Cut.HALF, 0.0, 1)
-    assert (config.decoder, config.edges, config.own_labels) == (False, False, False)
+    assert not config.edges
     assert BAO.heads(config) == Heads(backgrounds=1)

@@ -1,6 +1,4 @@
-"""BAO+: pseudo-labels at stride 4, drawn to the edges, and made by the target's own AM after the epochs of sharing."""
-
-import copy
+"""BAO+: pseudo-labels at stride 4, drawn to the edges of the images."""
 
 import pytest
 import torch
@@ -8,15 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baoseg import nets
-from baoseg.core.errors import RecipeError
 from baoseg.core.types import IGNORE, Batch
 from baoseg.data.transforms import Normalisation
-from baoseg.methods.bao import BAO, ClassMaps, Config
+from baoseg.methods.bao import BAO, PLUS, Config
 from baoseg.methods.components.edges import draw_to_edges
 from baoseg.nets.grid import on_grid
 from baoseg.refine import crf
 from baoseg.seeds.normalise import normalise
-from baoseg.training.learner import Progress
+from baoseg.training import losses
 
 PLAIN = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -39,66 +36,45 @@ def batch(generator: torch.Generator) -> Batch:
     return Batch(images, torch.tensor([[1.0, 0, 0], [1, 0, 1]]), valid)
 
 
-@torch.no_grad()
-def test_pseudo_labels_are_made_on_the_grid_of_the_decoder(batch):
-    """Eq. 6 of class maps that were brought to [0, 1] on their own grid and then enlarged."""
-    method = make(Config(decoder=True))
+def enlarge(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=4, mode="bilinear")
+
+
+def class_scores(method: BAO, batch: Batch) -> Tensor:
+    """[1 - max, M_fg] of eq. 6, from class maps that were brought to [0, 1] on their own grid and then enlarged."""
     class_maps = method.target.class_maps(method.target(batch.images))
     coarse = normalise(class_maps, valid=on_grid(batch.valid, class_maps)) * batch.labels[:, :, None, None]
-    fine = F.interpolate(coarse, scale_factor=4, mode="bilinear")
-    strongest, best = fine.max(dim=1)
-    expected = torch.where(strongest > 0.5, best + 1, 0)
-    expected[1, :, 8:] = IGNORE
-    assert torch.equal(method.pseudo_labels(batch), expected)
-    assert method.loss(batch)["pcl"] > 0
+    fine = enlarge(coarse)
+    return torch.cat([1 - fine.amax(dim=1, keepdim=True), fine], dim=1)
+
+
+def drawn(scores: Tensor, batch: Batch) -> Tensor:
+    """The best labels, padding left out, drawn to the edges."""
+    labels = scores.argmax(dim=1)
+    labels[1, :, 8:] = IGNORE
+    return draw_to_edges(labels, batch.images, Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
 @torch.no_grad()
-def test_the_target_labels_by_its_own_activation_maps_after_sharing(batch):
-    method = make(Config(decoder=True, own_labels=True))
-    by_class_maps = make(Config(decoder=True)).pseudo_labels(batch)
-    activations = method.target.activation_maps(method.target(batch.images), batch.labels)
-    own = torch.empty(2, 16, 16, dtype=torch.long)
-    for image, possible in enumerate(([0, 1], [0, 1, 3])):
-        own[image] = torch.tensor(possible)[activations[image, possible].argmax(dim=0)]
-    own[1, :, 8:] = IGNORE
-    assert not torch.equal(own, by_class_maps)
-
-    for step in range(1, 5):  # 2 steps an epoch, of which the first shares
-        assert torch.equal(method.pseudo_labels(batch), own if step > 2 else by_class_maps)
-        method.after_step(Progress(step=step, steps=4, steps_per_epoch=2))
-
-
-def test_whose_labels_they_are_is_kept_with_the_state(batch):
-    method = make(Config(decoder=True, own_labels=True))
-    method.after_step(Progress(step=2, steps=4, steps_per_epoch=2))
-    continued = make(Config(decoder=True, own_labels=True))
-    continued.load_state_dict(copy.deepcopy(method.state_dict()))
-    assert bool(continued.labels_itself)
-    assert torch.equal(continued.pseudo_labels(batch), method.pseudo_labels(batch))
-    assert "labels_itself" not in make(Config(decoder=True)).state_dict()
-
-
-@torch.no_grad()
-def test_doubt_leaves_out_the_cells_of_the_smallest_margin(batch):
-    method = make(Config(decoder=True, own_labels=True, doubt=0.25))
-    method.labels_itself.fill_(True)
+def test_pseudo_labels_are_made_at_stride_4_and_drawn_to_the_edges(batch):
+    method = make(Config(edges=True))
     labels = method.pseudo_labels(batch)
-    activations = method.target.activation_maps(method.target(batch.images), batch.labels)[0, :2]
-    margin = (activations.softmax(dim=0)[1] - activations.softmax(dim=0)[0]).abs()
-    left_out = labels[0] == IGNORE
-    assert int(left_out.sum()) == 64
-    assert float(margin[left_out].max()) <= float(margin[~left_out].min())
+    assert labels.shape == (2, 16, 16)
+    assert torch.equal(labels, drawn(class_scores(method, batch), batch))
 
 
-def test_an_image_without_labels_is_background_in_both_ways(batch):
-    method = make(Config(decoder=True, own_labels=True, edges=True))
-    nothing = Batch(batch.images, torch.zeros(2, 3), batch.valid)
-    for own in (False, True):
-        method.labels_itself.fill_(own)
-        labels = method.pseudo_labels(nothing)
-        assert set(labels[0].unique().tolist()) == {0}
-        assert set(labels[1].unique().tolist()) == {0, IGNORE}
+@torch.no_grad()
+def test_the_loss_enlarges_the_activation_maps_to_the_grid_of_the_labels(batch):
+    method = make(Config(edges=True))
+    activations = enlarge(method.network.activation_maps(method.network(batch.images), batch.labels))
+    expected = losses.pixel_classification(activations, method.pseudo_labels(batch), smoothing=0.4)
+    torch.testing.assert_close(method.loss(batch)["pcl"], expected)
+
+
+def test_an_image_without_labels_is_background(batch):
+    labels = make(Config(edges=True)).pseudo_labels(Batch(batch.images, torch.zeros(2, 3), batch.valid))
+    assert set(labels[0].unique().tolist()) == {0}
+    assert set(labels[1].unique().tolist()) == {0, IGNORE}
 
 
 def halves(width: int) -> Tensor:
@@ -140,17 +116,5 @@ def test_padding_stays_padding_and_one_label_stays_as_it_is():
     assert torch.equal(draw_to_edges(padding, halves(16), PLAIN), padding)
 
 
-def test_maps_come_from_the_decoder_and_hold_the_classes_asked_for(batch):
-    method = make(Config(decoder=True))
-    maps = method.maps(batch.images, batch.labels, classes=torch.tensor([3, 1]))
-    activations = method.network.activation_maps(method.network(batch.images), batch.labels)
-    torch.testing.assert_close(maps.scores, activations[:, [3, 1]])
-    torch.testing.assert_close(maps.background, activations[:, :1])
-
-
-def test_what_does_not_go_together_is_refused():
-    with pytest.raises(RecipeError, match="edges without decoder"):
-        Config(edges=True)
-    for channels in (ClassMaps.REFINED, ClassMaps.WITH_ACTIVATION):
-        with pytest.raises(RecipeError, match="different grids"):
-            Config(decoder=True, class_channels=channels)
+def test_as_published_takes_both_away():
+    assert BAO.as_published(PLUS) == Config(momentum=None)

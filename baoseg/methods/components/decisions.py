@@ -1,4 +1,4 @@
-"""Where the background of a picture ends, without ground truth: cuts of one map m in [0, 1], and the cells in doubt."""
+"""Where the background of an image ends, without ground truth: cuts of one map m in [0, 1], and the cells in doubt."""
 
 import math
 from enum import StrEnum
@@ -23,9 +23,9 @@ class Cut(StrEnum):
 def find_cut(
     strongest: Float[Tensor, "b 1 h w"], valid: Bool[Tensor, "b 1 h w"], *, cut: Cut
 ) -> Float[Tensor, "b 1 1 1"]:
-    """A cut in [0, 1] for each picture, from its valid cells: background where m <= cut.
+    """A cut in [0, 1] for each image, from its valid cells: background where m <= cut.
 
-    A map that has the same value everywhere says nothing about its cut; that is 0.5 then, as for a picture without
+    A map that has the same value everywhere says nothing about its cut; that is 0.5 then, as for an image without
     valid cells.
     """
     values, inside = strongest.flatten(1), valid.flatten(1)
@@ -83,11 +83,11 @@ def mixture(values: Float[Tensor, "b n"], valid: Bool[Tensor, "b n"]) -> Float[T
 def in_doubt(
     margin: Float[Tensor, "b 1 h w"], valid: Bool[Tensor, "b 1 h w"], *, share: float
 ) -> Bool[Tensor, "b 1 h w"]:
-    """The `share` of a picture's valid cells with the smallest |margin|, round(share * n) of n.
+    """The `share` of an image's valid cells with the smallest |margin|, round(share * n) of n.
 
     How wide the band around the cut is follows from the map: narrow where many cells are undecided, wide where few
-    are. That holds for every way to cut, and no picture loses more than its share; a bound on a posterior needs a
-    model of the map and can ignore a whole picture. Of equal margins, the cell that comes first in reading order.
+    are. That holds for every way to cut, and no image loses more than its share; a bound on a posterior needs a
+    model of the map and can ignore a whole image. Of equal margins, the cell that comes first in reading order.
     """
     order = margin.abs().where(valid, math.inf).flatten(1).argsort(dim=1, stable=True)
     rank = order.argsort(dim=1).view(margin.shape)
