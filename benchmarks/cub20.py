@@ -2,7 +2,7 @@
 
     python benchmarks/cub20.py --data ../shared/data/cub20/CUB_200_2011 --weights mobilenetv2_100.safetensors --out RUN
 
-The settings are those of the recipe cub20 (`recipes.localization.cub20`), which says how they were chosen.
+The settings are those of the recipe cub20 (`recipes.boxes.cub20`), which says how they were chosen.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ from pathlib import Path
 import tyro
 from figures import publish
 
+from baoseg import pipeline, recipes
 from baoseg.core.files import read_json
-from baoseg.pipeline import localize
-from baoseg.recipes import localization
 from baoseg.training.train import Hardware
 
 
@@ -28,10 +27,10 @@ class Options:
 
 
 def main(options: Options) -> None:
-    config = localization.override(
-        localization.cub20(), data=str(options.data), weights=options.weights, seed=options.seed
+    recipe = recipes.override(
+        recipes.named("cub20"), data=str(options.data), weights=options.weights, seed=options.seed
     )
-    run = localize.run(config, options.out, hardware=Hardware(accelerator="cpu", workers=options.workers))
+    run = pipeline.run(recipe, options.out, hardware=Hardware(accelerator="cpu", workers=options.workers))
     figures = {}
     for name in read_json(run.manifest)["stages"]:
         metrics, costs = read_json(run.stage(name).metrics), read_json(run.stage(name).costs)

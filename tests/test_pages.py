@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from baoseg import cli, pipeline, recipes
 from baoseg.core.run_folder import Run
-from baoseg.recipes import Recipe, localization
+from baoseg.recipes import Recipe
 from baoseg.training.train import Hardware
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,7 +262,7 @@ def test_every_command_of_a_page_parses_and_names_a_recipe_that_exists(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    known = {*recipes.known(), *localization.RECIPES, "RECIPE", None}
+    known = {*recipes.known(), "RECIPE", None}
     for words in commands(page):
         monkeypatch.setattr(sys, "argv", ["bao", *words])
         try:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from baoseg.recipes.box_schema import Config as BoxConfig
+from baoseg.recipes.box_schema import Localizer
 from PIL import Image
 
 from baoseg import nets, pipeline
@@ -22,8 +24,6 @@ from baoseg.methods import bao, bas, cam
 from baoseg.pipeline import localize
 from baoseg.predict.maps import Config as MapsConfig
 from baoseg.recipes import Fusion, Recipe, Refinement, Stage
-from baoseg.recipes.box_schema import Config as BoxConfig
-from baoseg.recipes.box_schema import Localizer
 from baoseg.refine import crf
 from baoseg.report import Config as ReportConfig
 from baoseg.training import train

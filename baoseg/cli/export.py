@@ -42,10 +42,11 @@ def voc(
     from baoseg.core.run_folder import Run
     from baoseg.pipeline import manifest
     from baoseg.predict import export
+    from baoseg.recipes import Task
 
     inside = not Run(stage).manifest.exists() and Run(stage.parent).manifest.exists()
     run = Run(stage.parent if inside else stage)
-    recipe = manifest.recipe_of(run)
+    recipe = manifest.recipe_of(run, task=Task.MASKS)
     last = (recipe.segmentations or recipe.refinements or recipe.fusions or recipe.stages)[-1]
     paths = run.stage(stage.name if inside else last.name)
     written = export.voc(paths, manifest.split_data(run, split), out, tar=tar)

@@ -58,11 +58,15 @@ class Overrides:
 
     data: Annotated[str | None, optional("FOLDER")] = None
     """Folder of images with a labels.csv (columns image,labels), or "synthetic" for generated scenes. Recipes for
-    localization: folder of the data set."""
+    boxes: folder of the data set."""
+    layout: Annotated[Literal["folder", "cub", "ilsvrc", "openimages"] | None, optional("LAYOUT")] = None
+    """How a data set with boxes lies on disk: cub, ilsvrc, openimages, or folder for your own (docs/localization.md).
+    """
     train_split: Split = None
-    """Images to train on. Without it: train, or all images where there is no such split."""
+    """Images to train on. Without it: train, or all images where there is no such split; for boxes, train."""
     eval_split: Split = None
-    """Images to label. Without it: val, or those of training where there is no such split."""
+    """Images to label. Without it: val, or those of training where there is no such split; for boxes, the recipe's,
+    test or val."""
     backbone: Annotated[str | None, optional("NAME")] = None
     """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
     weights: Annotated[Path | None, optional("FILE")] = None

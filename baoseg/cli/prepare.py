@@ -60,7 +60,7 @@ def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -
     """
     from baoseg.data import prepare
 
-    _next(_localize("bas-cub-resnet50", prepare.cub200(root, archives=archives, segmentations=segmentations)))
+    _next(*_run("bas-cub-resnet50", prepare.cub200(root, archives=archives, segmentations=segmentations)))
 
 
 def ilsvrc(root: Root, archives: Archives = None) -> None:
@@ -72,7 +72,7 @@ def ilsvrc(root: Root, archives: Archives = None) -> None:
     """
     from baoseg.data import prepare
 
-    _next(_localize("bas-ilsvrc-resnet50", prepare.ilsvrc(root, archives=archives)))
+    _next(*_run("bas-ilsvrc-resnet50", prepare.ilsvrc(root, archives=archives)))
 
 
 def openimages(root: Root, archives: Archives = None) -> None:
@@ -84,7 +84,7 @@ def openimages(root: Root, archives: Archives = None) -> None:
     """
     from baoseg.data import prepare
 
-    _next(_localize("bas-openimages-resnet50", prepare.openimages(root, archives=archives)))
+    _next(*_run("bas-openimages-resnet50", prepare.openimages(root, archives=archives)))
 
 
 def folder(folder: Checked) -> None:
@@ -104,7 +104,7 @@ def folder(folder: Checked) -> None:
     if problems:
         raise DataError(f"{folder}: problems found: {len(problems)}; correct them and run the same command again")
     if boxed:
-        _next(f"{_localize('bas-cub-resnet50', folder)} --layout folder")
+        _next(*_run("bas-cub-resnet50", folder, " --layout folder"))
     else:
         _say_classes(folder)
         _next(*_run("photos", folder))
@@ -124,17 +124,13 @@ def _say_classes(folder: Path) -> None:
         progress.say(f"No split is called train: all images are trained on, those of {', '.join(splits)} too.")
 
 
-def _run(recipe: str, data: Path) -> list[str]:
+def _run(recipe: str, data: Path, options: str = "") -> list[str]:
     """The commands that run a recipe, after those that fetch the weights that it reads."""
     from baoseg import recipes
     from baoseg.recipes import weights
 
     fetch = [f"bao weights fetch {name}" for name in weights.needed(recipes.named(recipe))]
-    return [*fetch, f"bao run {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"]
-
-
-def _localize(recipe: str, data: Path) -> str:
-    return f"bao localize {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}"
+    return [*fetch, f"bao run {recipe} --data {shlex.quote(str(data))} --out runs/{recipe}{options}"]
 
 
 def _next(*commands: str) -> None:

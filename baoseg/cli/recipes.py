@@ -12,9 +12,8 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 def list_() -> None:
     """What there is: each recipe and what it runs."""
     from baoseg import recipes
-    from baoseg.recipes import localization
 
-    known = {**recipes.known(), **localization.RECIPES}
+    known = recipes.known()
     width = max(map(len, known))
     for name, make in known.items():
         summary = (getattr(make, "func", make).__doc__ or "").partition("\n")[0]
@@ -31,8 +30,6 @@ def show(recipe: Name, values: Values = ()) -> None:
         values: Show the recipe with a setting changed, as other verbs would run it.
     """
     from baoseg import recipes
-    from baoseg.recipes import localization, papers
+    from baoseg.recipes import papers
 
-    of_boxes = recipe in localization.RECIPES
-    found = recipes.named_localization(recipe) if of_boxes else recipes.named(recipe)
-    print(papers.describe(recipes.with_values(found, values)))
+    print(papers.describe(recipes.with_values(recipes.named(recipe), values)))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import tyro
 
-from baoseg.cli import localize
 from baoseg.cli.options import Device, Flag, Out, Overrides, RecipeName, Seeds, Split, Values, Words, optional
 from baoseg.core.errors import RecipeError
 from baoseg.reproduce import published
@@ -49,7 +48,7 @@ def run(
 ) -> None:
     """All steps of a recipe: train, maps, masks, refine, evaluate, report. The same command continues it.
 
-    With a recipe for localization it does what `bao localize` does.
+    Of a recipe for boxes: train, evaluate (where boxes are drawn), report.
 
     Args:
         recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
@@ -75,7 +74,8 @@ def compare(
 
     Args:
         out: Folder to write, or to continue in.
-        methods: Of cam transcam bnr amn transcam+amn bas bao bao-plus. What one of them starts from is shown too.
+        methods: Of cam transcam bnr amn transcam+amn bas bao bao-plus; of a recipe for boxes, its own. What one of them
+            starts from is shown too.
         recipe: Name of a recipe, e.g. msrc14; its schedules are those of all methods.
         seeds: Seeds of other tools to show beside the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
         fuse: Sums of normalised seeds to show, of methods and of the names of --seeds, e.g. cam+bas.
@@ -83,11 +83,6 @@ def compare(
         overrides: What to change in the recipe.
         device: What to compute on.
     """
-    if localize.is_recipe(recipe):
-        if seeds or fuse or allow_pickle:
-            raise RecipeError("--seeds, --fuse and --allow-pickle are for segmentation; leave them out")
-        localize.compare(recipe, out, methods, overrides, device)
-        return
     from baoseg import pipeline, recipes
 
     pipeline.compare(
@@ -127,17 +122,18 @@ def reproduce(
         for known in published.tables().values():
             print(f"{known.id:<18} {known.title}")
         return
-    if localize.is_recipe(recipe):
-        if seeds or allow_pickle:
-            raise RecipeError("--seeds and --allow-pickle are for segmentation; leave them out")
-        localize.reproduce(table, recipe, out or Path(table), overrides, device)
-        return
     from baoseg import recipes
-    from baoseg.reproduce import tables
+    from baoseg.reproduce import boxes, tables
 
+    base = replace(overrides, values=()).apply(recipes.named(recipe))
+    if base.task is recipes.Task.BOXES:
+        if seeds or allow_pickle:
+            raise RecipeError("--seeds and --allow-pickle are for masks; leave them out")
+        boxes.run(table, base, out or Path(table), hardware=device.resolve(), values=overrides.values)
+        return
     tables.run(
         table,
-        replace(overrides, values=()).apply(recipes.named(recipe)),
+        base,
         out or Path(table),
         seeds=_folders(seeds),
         allow_pickle=allow_pickle,
@@ -170,9 +166,6 @@ def fuse(
 
 
 def _run(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
-    if localize.is_recipe(recipe):
-        localize.run(recipe, out, overrides, device)
-        return
     from baoseg import pipeline, recipes
 
     pipeline.run(overrides.apply(recipes.named(recipe)), out, hardware=device.resolve())

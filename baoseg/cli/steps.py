@@ -5,7 +5,6 @@ from typing import Annotated
 
 import tyro
 
-from baoseg.cli import localize
 from baoseg.cli.options import (
     Count,
     Device,
@@ -36,9 +35,6 @@ def train(
         overrides: What to change in the recipe.
         device: What to compute on.
     """
-    if localize.is_recipe(recipe):
-        localize.train(recipe, out, overrides, device)
-        return
     from baoseg import pipeline, recipes
 
     hardware = device.resolve()
@@ -53,7 +49,7 @@ def maps(
 ) -> None:
     """Make the multi-scale activation maps of a trained run, for the images that have none yet.
 
-    Of a run for localization: the map of each image's class, as its box is drawn from it.
+    Of a run for boxes: the map of each image's class, as its box is drawn from it.
 
     Args:
         run: Run folder.
@@ -63,9 +59,6 @@ def maps(
     from baoseg import pipeline
     from baoseg.core.run_folder import Run
 
-    if localize.is_run(Run(run)):
-        localize.maps(Run(run), split, device)
-        return
     pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
 
 
@@ -159,21 +152,19 @@ def segment(
     pipeline.segment_images(Run(run), hardware=hardware, split=split)
 
 
-def evaluate(run: RunFolder) -> None:
+def evaluate(run: RunFolder, device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
     """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
-    Of a run for localization: boxes with the true ones, for the stages that have no metrics.json.
+    Of a run for boxes: boxes with the true ones, for the stages that have no metrics.json.
 
     Args:
         run: Run folder; its evaluation split is the one that is compared.
+        device: What to compute on, where boxes are drawn.
     """
     from baoseg import pipeline
     from baoseg.core.run_folder import Run
 
-    if localize.is_run(Run(run)):
-        localize.evaluate(Run(run))
-        return
-    pipeline.evaluate_stages(Run(run))
+    pipeline.evaluate_stages(Run(run), hardware=device.resolve())
 
 
 def report(run: RunFolder) -> None:
@@ -185,7 +176,4 @@ def report(run: RunFolder) -> None:
     from baoseg import pipeline
     from baoseg.core.run_folder import Run
 
-    if localize.is_run(Run(run)):
-        localize.report(Run(run))
-        return
     pipeline.make_report(Run(run))

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import InterpolationMode
 
 from baoseg.core.errors import BaosegError, DataError, RecipeError
-from baoseg.core.types import Batch, ClassSet, Sample
-from baoseg.data import transforms
+from baoseg.core.types import Batch, Sample
+from baoseg.data import boxed, transforms
+from baoseg.data.boxed import Boxed, Layout
+from baoseg.data.dataset import Dataset, shown_classes, summary
 from baoseg.data.folder import ALL, Folder, has_split
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
@@ -31,52 +33,29 @@ __all__ = [
     "Synthetic",
     "TrainSet",
     "batches",
+    "boxed_of",
     "collate",
     "folder_of",
-    "in_words",
+    "open_boxed",
     "open_dataset",
+    "shown_classes",
     "summary",
 ]
 
 SYNTHETIC = "synthetic"  # this path means generated scenes
-LISTED_CLASSES = 30  # longer class lists are shortened in messages
-
-
-@runtime_checkable
-class Dataset(Protocol):
-    """The images of one split, their image-level labels and, for evaluation, their ground truth."""
-
-    classes: ClassSet
-    split: str
-    names: Sequence[str]  # unique, relative, without suffix
-    has_masks: bool  # at least one image has ground truth
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample:
-        """Decodes the image, and its mask if it has one."""
-        ...
-
-    def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector y in {0, 1} of an image, without decoding the image."""
-        ...
-
-    def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
-        """Ground truth of an image, without decoding the image; None if it has none."""
-        ...
-
-    def fingerprint(self, *, masks: bool = True) -> str:
-        """A hash (hex) of names, labels, class list and file sizes; with `masks`, of the mask files too."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The images to train on, and the images to label and evaluate."""
 
-    path: str  # a folder (see `baoseg.data.folder`), or "synthetic"
-    train_split: str | None = None  # None: `train` if the folder has this split, else all images
-    eval_split: str | None = None  # None: `val` if the folder has this split, else the images of training
+    path: str  # a folder (see `baoseg.data.folder`, with a layout `baoseg.data.boxed`), or "synthetic"
+    layout: Layout | None = None  # of images with boxes; None: images with masks, or without ground truth
+    # None: `train` if the folder has this split, else all images; with a layout `train`
+    train_split: str | None = None
+    # None: `val` if the folder has this split, else the images of training; with a layout `test`
+    eval_split: str | None = None
+    classes: tuple[str, ...] = ()  # with a layout: the classes to keep, in the order of their indices; none: all
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     limit: int | None = None  # at most so many images of each split, evenly spaced (for quick trials)
     long_side: int | None = None  # pixels; images with a longer side are made smaller (for quick trials)
@@ -86,6 +65,15 @@ class Config:
             raise RecipeError(
                 f"data: limit is {self.limit} and long_side is {self.long_side}; choose at least 1, or none"
             )
+        if self.layout is None and self.classes:
+            raise RecipeError(
+                f"data: classes {', '.join(self.classes)}; are chosen for images with boxes only; name the layout"
+            )
+        if self.layout is not None and (self.path == SYNTHETIC or self.long_side is not None):
+            raise RecipeError(
+                f"data: path is {self.path} and long_side is {self.long_side}; images with boxes lie in a folder, and "
+                "have no long_side"
+            )
 
 
 def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
@@ -93,6 +81,8 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
 
     The training split of a folder has images and image-level labels only: its masks are never read.
     """
+    if config.layout is not None:
+        return open_boxed(config, split)
     whole = _open(config, split)
     if config.limit is None and config.long_side is None:
         return whole
@@ -100,6 +90,14 @@ def open_dataset(config: Config, split: Literal["train", "eval"]) -> Dataset:
     if split == "train" and not any(bool(chosen.labels(index).any()) for index in range(len(chosen))):
         raise DataError(f"none of the {len(chosen)} chosen images of {whole.split} has a label; raise data.limit")
     return chosen
+
+
+def open_boxed(config: Config, split: Literal["train", "eval"]) -> Boxed:
+    """Open images with boxes. Raises DataError if they are inconsistent, and RecipeError for settings of others."""
+    if config.layout is None:
+        raise RecipeError(f"data: {config.path} has no layout; choose one of {', '.join(Layout)}")
+    name = config.train_split or "train" if split == "train" else config.eval_split or "test"
+    return boxed.open_split(config.path, config.layout, name, classes=config.classes, limit=config.limit)
 
 
 def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
@@ -112,39 +110,16 @@ def _open(config: Config, split: Literal["train", "eval"]) -> Dataset:
     return Folder(config.path, config.eval_split or ("val" if has_split(config.path, "val") else train))
 
 
-def summary(dataset: Dataset) -> str:
-    """One line about a split: the numbers of images, of images of each class, and of images without labels."""
-    shown, empty = torch.zeros(len(dataset.classes)), 0
-    for index in range(len(dataset)):
-        labels = dataset.labels(index)
-        shown += labels
-        empty += not labels.any()
-    return in_words(dataset, [int(count) for count in shown], empty=empty)
-
-
-def in_words(dataset: Dataset, counts: Sequence[int], *, empty: int = 0) -> str:
-    """The line of `summary` from counts: images of each class, and images without a label (`empty`)."""
-    listed = [f"{name} ({count})" for name, count in zip(dataset.classes.names, counts, strict=True)]
-    if len(listed) > LISTED_CLASSES:
-        listed = [*listed[: LISTED_CLASSES - 2], "...", listed[-1]]
-    text = f"{dataset.split}: {_count(len(dataset), 'image')}, {_count(len(counts), 'class')}: {', '.join(listed)}"
-    absent = sum(count == 0 for count in counts)
-    if absent:
-        text += f"; {_count(absent, 'class')} without an image"
-    if empty:
-        text += f"; {_count(empty, 'image')} without a label, background alone"
-    return text
-
-
-def _count(number: int, what: str) -> str:
-    plural = "es" if what.endswith("s") else "s"
-    return f"{number:,} {what if number == 1 else what + plural}"
-
-
 def folder_of(dataset: Dataset) -> Folder | None:
     """The folder of a data set, also of an excerpt; None for generated scenes."""
     whole = dataset.whole if isinstance(dataset, Excerpt) else dataset
     return whole if isinstance(whole, Folder) else None
+
+
+def boxed_of(dataset: Dataset) -> Boxed:
+    """The same data set, of which it is known that it has boxes."""
+    assert isinstance(dataset, Boxed), "images without boxes"
+    return dataset
 
 
 class Excerpt:

@@ -1,4 +1,5 @@
-"""The steps, top to bottom: train -> maps -> masks -> refine -> segment -> evaluate -> report.
+"""The steps, top to bottom: train -> maps -> masks -> refine -> segment -> evaluate -> report; for boxes without the
+four in the middle, as the evaluation draws them.
 
 Each is a function of a run folder, reads what the step before it left there, and can be run again at any time. What
 takes long, training and maps, is skipped where it is done already. `run` does all of them from one recipe.
@@ -21,7 +22,7 @@ from baoseg.pipeline.mapping import make_maps, make_masks
 from baoseg.pipeline.refining import add_refinements, refine_masks
 from baoseg.pipeline.segmenting import add_segmentation, segment_images
 from baoseg.pipeline.training import train_stages
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.training.train import Hardware
 
 __all__ = [
@@ -65,11 +66,12 @@ def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
     check = partial(check_recipe, hardware=hardware)
     with manifest.opened(recipe, out, check=check, check_addition=check_addition) as folder:
         train_stages(folder, hardware=hardware)
-        make_maps(folder, hardware=hardware)
-        make_masks(folder)
-        refine_masks(folder, hardware=hardware)
-        segment_images(folder, hardware=hardware)
-        evaluate_stages(folder)
+        if recipe.task is Task.MASKS:
+            make_maps(folder, hardware=hardware)
+            make_masks(folder)
+            refine_masks(folder, hardware=hardware)
+            segment_images(folder, hardware=hardware)
+        evaluate_stages(folder, hardware=hardware)
         make_report(folder)
     return folder
 

@@ -15,13 +15,13 @@ from baoseg.core import progress
 from baoseg.core.errors import CheckpointError, DataError, RecipeError
 from baoseg.core.files import check_target
 from baoseg.core.run_folder import Run
-from baoseg.data import Dataset, transforms, truth
+from baoseg.data import Dataset, boxed, boxed_of, transforms, truth
 from baoseg.methods import heads_of, make, method_of
 from baoseg.nets import catalogue, embedded
 from baoseg.pipeline.common import KeptLabels
 from baoseg.pipeline.evaluation import glance_at_masks
 from baoseg.pipeline.mapping import check_sources
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.training.train import Hardware, divided
 
 
@@ -37,12 +37,15 @@ def check_recipe(
     if hardware is not None:
         _check_batches(trained, len(train), devices=hardware.devices * hardware.nodes)
     _require_weights(recipe, trained)
+    if recipe.task is Task.BOXES and not all(folder.stage(stage.name).metrics.exists() for stage in recipe.stages):
+        boxed.refuse(boxed.truth_problems(boxed_of(shown), strict=recipe.data.layout is boxed.Layout.FOLDER))
     _check_stages(recipe, due(recipe.stages), classes=len(train.classes))
     for addition in due((*recipe.refinements, *recipe.segmentations)):
         check_addition(recipe, addition, train)
     _check_names(folder, shown)
     check_sources(folder, recipe, shown)
-    glance_at_masks(recipe, shown)
+    if recipe.task is Task.MASKS:
+        glance_at_masks(recipe, shown)
 
 
 def check_addition(recipe: Recipe, addition: recipes.Refinement | recipes.Segmentation, train: Dataset) -> None:

@@ -13,12 +13,14 @@ from baoseg.core import progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import write_json
 from baoseg.core.run_folder import Run, Stage
-from baoseg.data import Dataset, folder_of
+from baoseg.data import Dataset, boxed_of, folder_of
 from baoseg.data.images import read_mask
 from baoseg.data.truth import Agreement, named_by
+from baoseg.pipeline.boxes import evaluate_boxes
 from baoseg.pipeline.common import each, evaluated_stages, masked_stages
 from baoseg.pipeline.manifest import note_truth, recipe_of, split_data, truth_changed
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
+from baoseg.training.train import Hardware
 
 _GLANCE = 200  # masks that are looked at before a run
 
@@ -38,23 +40,38 @@ def glance_at_masks(recipe: Recipe, dataset: Dataset) -> None:
     check.refuse(check.agreement)
 
 
-def evaluate_stages(folder: Run) -> bool:
+def evaluate_stages(folder: Run, *, hardware: Hardware | None = None) -> bool:
     """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth.
 
-    The first pass over the masks also compares them with the labels. Raises DataError where they cannot belong
+    Stages that draw boxes are measured where they have no metrics.json; their networks run on `hardware`.
+
+    Of masks the first pass over the masks also compares them with the labels. Raises DataError where they cannot belong
     together.
     """
-    recipe = recipe_of(folder)
-    dataset = split_data(folder)
+    recipe, dataset = recipe_of(folder), split_data(folder)
     _say_how_masks_are_read(dataset)
-    if not dataset.has_masks:
+    if recipe.task is Task.MASKS and not dataset.has_masks:
         progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
         return False
+    if changed := truth_changed(folder, dataset):
+        progress.say(
+            f"The ground truth of {dataset.split} has changed since this run was made: all is compared with it anew."
+        )
+    if recipe.task is Task.BOXES:
+        evaluate_boxes(folder, recipe, boxed_of(dataset), hardware=hardware or Hardware(), anew=changed)
+    else:
+        _evaluate_masks(folder, recipe, dataset)
+    if changed and ranks.first():
+        note_truth(folder, dataset)
+    ranks.barrier()
+    made = report.boxes.table if recipe.task is Task.BOXES else report.table
+    progress.say(made(folder, _reported(folder, recipe, dataset.split)))
+    return True
+
+
+def _evaluate_masks(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
     classes, split = len(dataset.classes), dataset.split
     check = _Check(dataset, recipe)
-    changed = truth_changed(folder, dataset)
-    if changed:
-        progress.say(f"The ground truth of {split} has changed since this run was made: all is compared with it anew.")
     for paths in evaluated_stages(folder, recipe):
         pairs = _Pairs(paths, dataset, lambda stage, name: seeds.load(stage.maps(split, name)), check)
         with pairs.named():
@@ -68,11 +85,6 @@ def evaluate_stages(folder: Run) -> bool:
                 metrics = evaluate.evaluate_masks(pairs, classes, decision=decision)
             check.conclude()
             _note_metrics(pairs, metrics)
-    if changed and ranks.first():
-        note_truth(folder, dataset)
-    ranks.barrier()
-    progress.say(report.table(folder, _reported(folder, recipe, split)))
-    return True
 
 
 def _say_how_masks_are_read(dataset: Dataset) -> None:
@@ -130,7 +142,11 @@ def make_report(folder: Run) -> Path:
     if truth_changed(folder, dataset):
         progress.say("The ground truth has changed since the evaluation: run `bao evaluate` and `bao report` again.")
     if ranks.first():
-        report.build(folder, stages=names, dataset=dataset, config=recipe.report, title=recipe.name)
+        about: dict[str, Any] = {"stages": names, "config": recipe.report, "title": recipe.name}
+        if recipe.task is Task.BOXES:
+            report.boxes.build(folder, dataset=boxed_of(dataset), view=recipe.view, **about)
+        else:
+            report.build(folder, dataset=dataset, **about)
     ranks.barrier()
     progress.say(f"Report: {folder.report.resolve()}")
     return folder.report

@@ -7,13 +7,11 @@ every step compares it, and data that were moved alone are found once their new 
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +24,15 @@ from baoseg.core.errors import BaosegError, DivergenceError, NotFiniteError, Run
 from baoseg.core.files import make_folder, read_json, write_json
 from baoseg.core.run_folder import Run, alone
 from baoseg.data import SYNTHETIC, Dataset
-from baoseg.recipes import Recipe, paths
+from baoseg.pipeline.known_data import (
+    described,
+    difference_of_classes,
+    difference_of_data,
+    first_difference,
+    same_inputs,
+)
+from baoseg.pipeline.places import Places, absolute
+from baoseg.recipes import Recipe, Task, legacy, paths
 
 Addition = recipes.Refinement | recipes.Segmentation
 Check = Callable[[Recipe, Run, Dataset, Dataset], None]  # takes the data of training and of evaluation
@@ -72,6 +78,7 @@ def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], c
         if not ranks.first():
             return
         with alone_in(folder):
+            recipe_of(folder, task=Task.MASKS)
             pictures = training_data(folder)
             _withdraw(folder, pictures, of=to, check=check)
             before = recipe_of(folder)
@@ -108,13 +115,19 @@ def alone_in(folder: Run) -> Iterator[None]:
         yield
 
 
-def recipe_of(folder: Run) -> Recipe:
+def recipe_of(folder: Run, *, task: Task | None = None) -> Recipe:
     """The recipe that a run folder was made with, and what was added since, with paths as they are today.
 
-    Raises RunError when it is none.
+    Raises RunError when it is none, or one of another `task` than a step works on.
     """
     manifest = read_json(folder.manifest)
-    return recipes.with_paths(_noted(folder, manifest), _Places.of(folder, manifest).find)
+    recipe = recipes.with_paths(_noted(folder, manifest), Places.of(folder, manifest).find)
+    if task not in (None, recipe.task):
+        raise RunError(
+            f"{folder.manifest}: a run for {recipe.task}, and this step is for {task}; for runs of boxes there are "
+            "train, maps, evaluate and report"
+        )
+    return recipe
 
 
 def training_data(folder: Run) -> Dataset:
@@ -144,25 +157,25 @@ def truth_changed(folder: Run, dataset: Dataset) -> bool:
 def note_truth(folder: Run, dataset: Dataset) -> None:
     """Remember the ground truth that was evaluated."""
     manifest = read_json(folder.manifest)
-    manifest["data"]["eval"] = {**_described(dataset), **manifest["data"]["eval"], "fingerprint": dataset.fingerprint()}
+    manifest["data"]["eval"] = {**described(dataset), **manifest["data"]["eval"], "fingerprint": dataset.fingerprint()}
     write_json(folder.manifest, manifest)
 
 
 def require_same_data(other: Run, dataset: Dataset) -> None:
     """Raise RunError if another run worked on other images under the name of this split; see `fusion`.
 
-    A run for localization notes its data in another way: of it the class list and each map are compared elsewhere.
+    Of a run for boxes, whose data are read in another way, the class list and each map are compared elsewhere.
     """
     manifest = read_json(other.manifest)
-    if "localization" in manifest:
+    if _noted(other, manifest).task is Task.BOXES:
         return
     noted = manifest.get("data", {})
-    described = [noted[role] for role in ("train", "eval") if role in noted] + [*noted.get("others", {}).values()]
-    for one in described:
+    known = [noted[role] for role in ("train", "eval") if role in noted] + [*noted.get("others", {}).values()]
+    for one in known:
         if one["split"] == dataset.split:
-            difference = "" if _same_inputs(one, dataset) else _difference_of_data(one, dataset)
+            difference = difference_of_data(one, dataset)
         else:
-            difference = _difference_of_classes(one, dataset.classes.names)
+            difference = difference_of_classes(one, dataset.classes.names)
         if difference:
             raise RunError(
                 f"{other.root}: was made on other data ({difference}); fuse seeds that were made of the same data"
@@ -174,13 +187,10 @@ def require_same_data(other: Run, dataset: Dataset) -> None:
 
 def _noted(folder: Run, manifest: dict[str, Any]) -> Recipe:
     source = str(folder.manifest)
-    if "recipe" not in manifest and "localization" not in manifest:
-        raise RunError(f"{source}: is no manifest of a run; is {folder.root} a run folder?")
+    if legacy.KEY in manifest:
+        return legacy.boxes_of(manifest[legacy.KEY], source=source)
     if "recipe" not in manifest:
-        raise RunError(
-            f"{source}: a run for localization; this step is for runs of `bao run`, `compare` and `fuse`, and for this "
-            "one there are maps, evaluate and report"
-        )
+        raise RunError(f"{source}: is no manifest of a run; is {folder.root} a run folder?")
     added: Any = {
         key: tuple(settings.from_json(value, kind, source=source) for value in manifest.get(key, {}).values())
         for key, kind in ADDITIONS.items()
@@ -202,7 +212,7 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
     if settings.to_json(_without_place(noted)) != settings.to_json(_without_place(recipe)):
         raise RunError(f"{out}: holds a run with another recipe ({_first_difference(noted, recipe)}); {NEW_FOLDER}")
     for role, dataset in (("train", train), ("eval", shown)):
-        if difference := _difference_of_data(manifest["data"][role], dataset, folder):
+        if difference := difference_of_data(manifest["data"][role], dataset, partial(_used, folder, dataset.split)):
             raise RunError(f"{out}: holds a run on other data ({difference}); {NEW_FOLDER}")
     _require_replaceable(folder, noted, recipe, remedy=OTHER_OUT)
 
@@ -225,7 +235,7 @@ def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
         }
         manifest = {
             "recipe": {},
-            "data": {"train": _described(train), "eval": _described(shown)},
+            "data": {"train": described(train), "eval": described(shown)},
             "stages": recipe.names,
             "version": baoseg.__version__,
             "environment": environment,
@@ -237,10 +247,10 @@ def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
     known = _same_places(folder, manifest, recipe)
     current = dataclasses.replace(known, data=dataclasses.replace(known.data, path=recipe.data.path))
     for role, dataset in (("train", train), ("eval", shown)):
-        if not _same_inputs(manifest["data"][role], dataset):
-            manifest["data"][role] = _described(dataset)
+        if not same_inputs(manifest["data"][role], dataset):
+            manifest["data"][role] = described(dataset)
         elif "bytes" not in manifest["data"][role]:  # written by an earlier version
-            manifest["data"][role] = {**_described(dataset), **manifest["data"][role]}
+            manifest["data"][role] = {**described(dataset), **manifest["data"][role]}
     if current != noted or manifest != read_json(folder.manifest):
         _write(folder, manifest, current)
 
@@ -250,7 +260,8 @@ def _write(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> None:
     bare = dataclasses.replace(recipe, refinements=(), segmentations=())
     added = {key: {name: settings.to_json(one) for name, one in _by_name(recipe, key).items()} for key in ADDITIONS}
     place = {"folder": absolute(str(folder.root))} if recipes.paths_of(recipe) else {}
-    write_json(folder.manifest, {**manifest, "recipe": settings.to_json(bare), **added, **place})
+    others = {key: value for key, value in manifest.items() if key != legacy.KEY}
+    write_json(folder.manifest, {**others, "recipe": settings.to_json(bare), **added, **place})
 
 
 def _add(folder: Run, recipe: Recipe, *, remedy: dict[str, str]) -> None:
@@ -309,7 +320,7 @@ def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: 
         known = _by_name(noted, key)
         for name, addition in _by_name(recipe, key).items():
             if known.get(name, addition) != addition and _made(folder, name):
-                difference = _difference(settings.to_json(known[name]), settings.to_json(addition))
+                difference = first_difference(settings.to_json(known[name]), settings.to_json(addition))
                 raise RunError(
                     f"{folder.root}: holds another {name} ({difference}); "
                     f"delete {folder.stage(name).root} to make it anew{remedy.get(key, '')}"
@@ -328,47 +339,9 @@ def _by_name(recipe: Recipe, key: str) -> dict[str, Addition]:
 # ------------------------------------------------------------------------------------------- places
 
 
-def absolute(path: str) -> str:
-    """A path as it is to be kept: neither the home folder's short form nor the folder one is in matters later."""
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  (links stay: pathlib would resolve them)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Places:
-    """Where the files and folders are that a manifest names."""
-
-    then: str | None  # the run folder when the manifest was written; None where an earlier version wrote it
-    now: str
-
-    @classmethod
-    def of(cls, folder: Run, manifest: dict[str, Any]) -> "_Places":
-        return cls(manifest.get("folder"), absolute(str(folder.root)))
-
-    def candidates(self, path: str) -> list[str]:
-        """As noted, and as seen from the run folder. A relative path of an earlier version is taken from here."""
-        if self.then in (None, self.now):
-            return [absolute(path)]
-        try:
-            return [absolute(path), absolute(f"{self.now}/{os.path.relpath(path, self.then)}")]
-        except ValueError:  # on another drive
-            return [absolute(path)]
-
-    def find(self, path: str) -> str:
-        there = self.candidates(path)
-        return next((place for place in there if Path(place).exists()), there[0])
-
-    def same(self, path: str, given: str) -> bool:
-        """Whether a path given today means what was noted: the same file, or one called alike of which one is gone."""
-        there = self.candidates(path)
-        if any(os.path.realpath(place) == os.path.realpath(given) for place in there):
-            return True
-        gone = not Path(given).exists() or not any(Path(place).exists() for place in there)
-        return gone and Path(path).name == Path(given).name
-
-
 def _same_places(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> Recipe:
     """The noted recipe with the paths of `recipe` wherever they mean the same."""
-    places, given = _Places.of(folder, manifest), recipes.paths_of(recipe)
+    places, given = Places.of(folder, manifest), recipes.paths_of(recipe)
 
     def current(path: str) -> str:
         return next((other for other in given if places.same(path, other)), places.find(path))
@@ -388,8 +361,8 @@ def _first_difference(before: Recipe, now: Recipe) -> str:
     old, new = _without_place(before), _without_place(now)
     by_path = paths.paths(old), paths.paths(new)
     if [*by_path[0]] == [*by_path[1]]:
-        return _difference(*by_path)
-    return _difference(settings.to_json(old), settings.to_json(new))
+        return first_difference(*by_path)
+    return first_difference(settings.to_json(old), settings.to_json(new))
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -397,16 +370,16 @@ def _first_difference(before: Recipe, now: Recipe) -> str:
 
 def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
     manifest = read_json(folder.manifest)
-    config, places = _noted(folder, manifest).data, _Places.of(folder, manifest)
+    config, places = _noted(folder, manifest).data, Places.of(folder, manifest)
     if split is not None:
         config = dataclasses.replace(config, eval_split=split)
     differences = []
     for path in _there(folder, config.path, places):
         dataset = data.open_dataset(dataclasses.replace(config, path=path), role)
         noted = _description(manifest["data"], role, dataset.split)
-        if noted is not None and _same_inputs(noted, dataset):
+        if noted is not None and same_inputs(noted, dataset):
             return dataset
-        difference = "" if noted is None else _difference_of_data(noted, dataset, folder)
+        difference = "" if noted is None else difference_of_data(noted, dataset, partial(_used, folder, dataset.split))
         if not difference:
             _note_data(folder, role, dataset)
             return dataset
@@ -417,17 +390,7 @@ def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
     raise RunError(differences[0])
 
 
-def place(folder: Run, path: str) -> str:
-    """Where a file or folder that the manifest names is today."""
-    return _Places.of(folder, read_json(folder.manifest)).find(path)
-
-
-def require_data(folder: Run, path: str) -> None:
-    """Raise RunError where the folder of the data that the manifest names is not to be found."""
-    _there(folder, path, _Places.of(folder, read_json(folder.manifest)))
-
-
-def _there(folder: Run, path: str, places: _Places) -> list[str]:
+def _there(folder: Run, path: str, places: Places) -> list[str]:
     if path == SYNTHETIC:
         return [path]
     there = [place for place in places.candidates(path) if Path(place).is_dir()]
@@ -456,74 +419,10 @@ def _note_data(folder: Run, role: Role, dataset: Dataset) -> None:
         manifest = read_json(folder.manifest)
         noted = manifest["data"]
         if noted[role]["split"] == dataset.split:
-            noted[role] = _described(dataset)
+            noted[role] = described(dataset)
         else:
-            noted["others"] = {**noted.get("others", {}), dataset.split: _described(dataset)}
+            noted["others"] = {**noted.get("others", {}), dataset.split: described(dataset)}
         write_json(folder.manifest, manifest)
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    """What a run keeps of the data of a split, to know them again and to say what has changed.
-
-    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all images of the
-    split, and count it not. `bytes` are the sizes of the image files, where there are files.
-    """
-    whole = _whole(dataset)
-    labels = [whole.labels(index).nonzero()[:, 0].tolist() for index in range(len(whole))]
-    return {
-        "split": dataset.split,
-        "images": len(dataset),
-        "fingerprint": dataset.fingerprint(),
-        "of": len(whole),
-        "classes": list(whole.classes.names),
-        "inputs": whole.fingerprint(masks=False),
-        "names": _digest(list(whole.names)),
-        "labels": _digest(labels),
-        "bytes": " ".join(str(size) for size in whole.image_bytes()) if isinstance(whole, data.Folder) else "",
-    }
-
-
-def _same_inputs(noted: dict[str, Any], dataset: Dataset) -> bool:
-    """Whether all is as noted but, maybe, the ground truth."""
-    if "inputs" in noted:
-        return bool(noted["inputs"] == _whole(dataset).fingerprint(masks=False))
-    return noted["fingerprint"] in (dataset.fingerprint(), dataset.fingerprint(masks=False))  # of an earlier version
-
-
-def _difference_of_data(noted: dict[str, Any], dataset: Dataset, folder: Run | None = None) -> str:
-    """In what the data differ from those noted; empty if in nothing that matters.
-
-    The ground truth may differ, and image files that nothing in `folder` was made from, as one that was broken.
-    """
-    if _same_inputs(noted, dataset):
-        return ""
-    now = _described(dataset)
-    if difference := _named_difference(noted, now):
-        return difference
-    if not noted.get("bytes"):
-        return "image files changed" if "inputs" in noted else "names, labels or files changed"
-    sizes = zip(_whole(dataset).names, noted["bytes"].split(), now["bytes"].split(), strict=True)
-    changed = [name for name, before, after in sizes if before != after]
-    if folder is not None and not any(_used(folder, dataset.split, name) for name in changed):
-        return ""
-    return f"{len(changed)} of {now['of']} image files changed, as that of {changed[0]}"
-
-
-def _named_difference(noted: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first difference of two descriptions of data, but for files. An earlier version notes less."""
-    before = {**now, **noted}
-    for key, title in (("split", "split"), ("of", "images"), ("images", "images")):
-        if before[key] != now[key]:
-            return f"{title} {before[key]}, now {now[key]}"
-    if difference := _difference_of_classes(before, now["classes"]):
-        return difference
-    changed = [key for key in ("names", "labels") if before[key] != now[key]]
-    return f"{' and '.join(changed)} changed" if changed else ""
-
-
-def _difference_of_classes(noted: dict[str, Any], names: Sequence[str]) -> str:
-    before = noted.get("classes", [*names])
-    return "" if before == [*names] else f"classes {', '.join(before)}, now {', '.join(names)}"
 
 
 def _used(folder: Run, split: str, name: str) -> bool:
@@ -531,16 +430,10 @@ def _used(folder: Run, split: str, name: str) -> bool:
     noted = read_json(folder.manifest)
     if noted["data"]["train"]["split"] == split:
         return True
-    stages = [folder.stage(stage) for stage in (*noted["stages"], *(name for key in ADDITIONS for name in noted[key]))]
+    stages = [
+        folder.stage(stage) for stage in (*noted["stages"], *(name for key in ADDITIONS for name in noted.get(key, ())))
+    ]
     return any(stage.maps(split, name).exists() or stage.mask(split, name).exists() for stage in stages)
-
-
-def _whole(dataset: Dataset) -> Dataset:
-    return dataset.whole if isinstance(dataset, data.Excerpt) else dataset
-
-
-def _digest(value: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _commit() -> str | None:
@@ -553,17 +446,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _difference(old: object, new: object, at: str = "") -> str:
-    """The first place where two JSON values differ, as `path: old, now new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else key)
-    if isinstance(old, list) and isinstance(new, list):
-        for number, (left, right) in enumerate(zip(old, new, strict=False)):
-            if left != right:
-                return _difference(left, right, f"{at}[{number}]")
-        return f"{at} had {len(old)} entries, now {len(new)}"
-    return f"{at} was {old}, now {new}"

@@ -16,13 +16,14 @@ from baoseg.core.errors import DataError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run, Stage
 from baoseg.core.types import Sample
-from baoseg.data import Dataset
+from baoseg.data import Dataset, boxed_of
 from baoseg.data.images import read_mask, write_mask
 from baoseg.nets import weights
+from baoseg.pipeline import boxes
 from baoseg.pipeline.common import each, evaluated_stages, not_there, note_cost, trained_stages
 from baoseg.pipeline.manifest import recipe_of, require_same_data, split_data
 from baoseg.predict import labeler
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.seeds import formats, masks
 from baoseg.seeds.fusion import fuse as fusion_of
 from baoseg.training import guards
@@ -33,8 +34,9 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
     """Write the seed of each image of a split (the evaluation split by default), for each stage."""
     recipe = recipe_of(folder)
     dataset = split_data(folder, split)
-    for paths in trained_stages(folder, recipe):
-        _make_maps(paths, dataset, hardware=hardware)
+    for stage, paths in zip(recipe.stages, trained_stages(folder, recipe), strict=True):
+        by_box = boxes.seeds_by(recipe, stage, boxed_of(dataset)) if recipe.task is Task.BOXES else None
+        _make_maps(paths, dataset, hardware=hardware, by_box=by_box)
     for fusion in recipe.fusions:
         _fuse_maps(folder, fusion, dataset)
 
@@ -50,23 +52,23 @@ def maps_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardwar
     _fuse_maps(folder, fusion, dataset)
 
 
-def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware, by_box: boxes.SeedOf | None = None) -> None:
     missing = _without_maps(paths, dataset)
     if not missing:
         return
     fabric = hardware.fabric()
     model = labeler.load(paths.network, device=fabric.device)
-    if model.classes != dataset.classes:
+    if by_box is None and model.classes != dataset.classes:
         raise DataError(
             f"the classes of the images are {', '.join(dataset.classes.names)}, but {paths.network} was "
             f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
         )
     with costs.measure(model.device) as cost:
         for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
-            sample = dataset[index]
-            with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
-                seed = _seed(model, sample)
-            seeds.save(paths.maps(dataset.split, sample.name), seed)
+            name = dataset.names[index]
+            with fabric.autocast(), guards.of_image(f"{paths.network}, {name}"):
+                seed = _seed(model, dataset[index]) if by_box is None else by_box(model, index)
+            seeds.save(paths.maps(dataset.split, name), seed)
     note_cost(paths, "maps", cost, pictures=len(missing))
 
 
@@ -242,7 +244,7 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
 
     A `threshold` is used by every stage; without one, stages that learned a background use that, others the recipe's.
     """
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, task=Task.MASKS)
     dataset = split_data(folder, split)
     given = None if threshold is None else masks.Config(threshold=threshold).threshold
     for paths in evaluated_stages(folder, recipe):

@@ -22,7 +22,7 @@ from baoseg.pipeline.common import each, not_there, note_cost, outdated
 from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.pipeline.mapping import make_masks_of, maps_of
 from baoseg.pipeline.training import fit, label_pictures
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.refine import crf
 from baoseg.training.train import Hardware
 
@@ -50,7 +50,7 @@ def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -
     fails and leaves nothing, the refinement is noted no longer. Masks that are younger than what they are made from
     stay.
     """
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, task=Task.MASKS)
     with alone_in(folder) if recipe.refinements else contextlib.nullcontext():
         for refinement in recipe.refinements:
             with made_or_withdrawn(folder, refinement.name):

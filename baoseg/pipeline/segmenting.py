@@ -24,7 +24,7 @@ from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, spl
 from baoseg.pipeline.refining import masks_of
 from baoseg.pipeline.training import fit, judged, note_epoch
 from baoseg.predict import segment
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.seeds import masks
 from baoseg.training import guards
 from baoseg.training.train import Hardware
@@ -73,7 +73,7 @@ def segment_images(folder: Run, *, hardware: Hardware, split: str | None = None)
     A network that is not there yet is trained first, on the masks of the training images. Where that fails and leaves
     nothing, it is noted no longer. Masks that are younger than their network stay.
     """
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, task=Task.MASKS)
     with alone_in(folder) if recipe.segmentations else contextlib.nullcontext():
         for segmentation in recipe.segmentations:
             with made_or_withdrawn(folder, segmentation.name):

@@ -21,7 +21,7 @@ from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost
 from baoseg.pipeline.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.pipeline.mapping import _seed, maps_of
 from baoseg.predict import labeler
-from baoseg.recipes import Recipe
+from baoseg.recipes import Recipe, Task
 from baoseg.training import guards, train
 from baoseg.training.learner import Learner
 from baoseg.training.train import Hardware
@@ -35,8 +35,11 @@ def train_stages(folder: Run, *, hardware: Hardware) -> None:
 
 def _train_stages(folder: Run, *, hardware: Hardware) -> None:
     recipe = recipe_of(folder)
+    boxes = recipe.task is Task.BOXES
     pictures = training_data(folder)
     progress.say(data.summary(pictures))
+    if boxes:
+        pictures = data.boxed_of(pictures).squares(recipe.view.side)
     for stage in recipe.stages:
         paths = folder.stage(stage.name)
         if not_there([paths.network]):
@@ -49,7 +52,7 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
             if stage.start is not None:
                 labeler.warm_start(network, folder.stage(stage.start).network)
             check_crop(recipe.augment, network.backbone, name=stage.name)
-            method = make(stage.method, network)
+            method = make(stage.method, network, single_label=boxes)
             samples = TrainSet(
                 pictures,
                 recipe.augment,
@@ -62,7 +65,7 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
                 method,
                 samples,
                 schedule=stage.schedule,
-                seed=recipe.seed + (stage.start is not None),
+                seed=recipe.seed + (stage.start is not None and not boxes),
                 hardware=hardware,
                 after_epoch=_EpochCurve(folder, paths, method, recipe) if recipe.epoch_curves else None,
             )
@@ -78,7 +81,8 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
                     maps=recipe.maps,
                     masks=own,
                     classes=pictures.classes,
-                    label_cut=labeler.calibrate(kept, pictures),
+                    # cross-entropy tells one class from the others; where a logit is 0 says nothing
+                    label_cut=labeler.LIKELIEST if boxes else labeler.calibrate(kept, pictures),
                 )
                 paths.state.unlink(missing_ok=True)
             ranks.barrier()

@@ -3,16 +3,20 @@
 from collections.abc import Callable
 
 from baoseg.core.errors import RecipeError
-from baoseg.recipes import box_schema, localization, papers
+from baoseg.predict.boxes import BoxConfig as BoxConfig
+from baoseg.predict.boxes import ViewConfig as ViewConfig
+from baoseg.recipes import boxes, papers
 from baoseg.recipes.bao_voc import bao_voc as bao_voc
 from baoseg.recipes.bao_voc import bao_voc_reference as bao_voc_reference
 from baoseg.recipes.bao_voc import large_fov as large_fov
 from baoseg.recipes.bao_voc import mctformer as mctformer
+from baoseg.recipes.boxes import for_boxes as for_boxes
 from baoseg.recipes.edit import REFINERS as REFINERS
 from baoseg.recipes.edit import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
 from baoseg.recipes.edit import comparable as comparable
 from baoseg.recipes.edit import comparison as comparison
 from baoseg.recipes.edit import follow_ablation as follow_ablation
+from baoseg.recipes.edit import only as only
 from baoseg.recipes.edit import override as override
 from baoseg.recipes.edit import paths_of as paths_of
 from baoseg.recipes.edit import refined as refined
@@ -27,6 +31,7 @@ from baoseg.recipes.schema import Recipe as Recipe
 from baoseg.recipes.schema import Refinement as Refinement
 from baoseg.recipes.schema import Segmentation as Segmentation
 from baoseg.recipes.schema import Stage as Stage
+from baoseg.recipes.schema import Task as Task
 from baoseg.recipes.small import bao_plus as bao_plus
 from baoseg.recipes.small import demo as demo
 from baoseg.recipes.small import embedded_net as embedded_net
@@ -40,23 +45,14 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def known() -> dict[str, Callable[[], Recipe]]:
-    """All recipes for masks, by name."""
-    return RECIPES | papers.RECIPES
+    """All recipes by name: those for masks, then those for boxes."""
+    return RECIPES | papers.RECIPES | boxes.RECIPES
 
 
 def named(name: str) -> Recipe:
     """Raises RecipeError for an unknown name."""
-    there, of_boxes = known(), localization.RECIPES
-    if name in of_boxes:
-        raise RecipeError(f"{name}: is a recipe for localization; `bao localize {name}` takes it")
+    there = known()
     if name not in there:
-        names = f"{', '.join(there)}, and for localization {', '.join(of_boxes)}"
-        raise RecipeError(f"unknown recipe {name!r}; there are {names}")
+        masks = ", ".join(one for one in there if one not in boxes.RECIPES)
+        raise RecipeError(f"unknown recipe {name!r}; there are {masks}, and for boxes {', '.join(boxes.RECIPES)}")
     return there[name]()
-
-
-def named_localization(name: str) -> box_schema.Config:
-    """A recipe for boxes. Raises RecipeError for an unknown name."""
-    if name in known():
-        raise RecipeError(f"{name}: is a recipe for segmentation; `bao run {name}` takes it")
-    return localization.named(name)

@@ -7,12 +7,13 @@ from typing import Any
 
 from baoseg import nets
 from baoseg.core.errors import RecipeError
-from baoseg.data import SYNTHETIC, transforms
+from baoseg.data import SYNTHETIC
+from baoseg.data.boxed import Layout
 from baoseg.methods import METHODS, Learns, Settings, amn, bao, method_of
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
 from baoseg.predict import segment
-from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage
+from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage, Task
 from baoseg.refine import crf, irn, psa
 from baoseg.training import train
 
@@ -59,6 +60,8 @@ def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = ()) -> Re
     """
     if unknown := [kind for kind in kinds if kind not in REFINERS]:
         raise RecipeError(f"unknown refinement {unknown[0]!r}; there are {', '.join(REFINERS)}")
+    if base.task is Task.BOXES and kinds:
+        raise RecipeError(f"{base.name}: draws boxes, and masks alone are refined; leave --refine out")
     wanted = [REFINERS[kind](source, base) for source in (of or base.names[-1:]) for kind in kinds]
     return replace(base, refinements=tuple({one.name: one for one in (*base.refinements, *wanted)}.values()))
 
@@ -170,8 +173,14 @@ def comparison(
     (`bas.Threshold.IMAGE`) is not better so far. `seeds` are seeds of other tools by name (see Fusion.sources), `fuse`
     are sums of methods and such seeds, written as a+b. `refine` are ways (of REFINERS) to refine the masks of each.
 
+    Of a recipe for boxes its own methods are compared (`only`): each has its threshold and top_k in the recipe alone.
+
     Raises RecipeError for an unknown method or way, and for a sum of what is not there.
     """
+    if base.task is Task.BOXES:
+        if seeds or fuse or allow_pickle:
+            raise RecipeError(f"{base.name}: draws boxes; seeds and sums of seeds are for masks, leave them out")
+        return refined(only(base, methods), refine)
     own = {stage.name: stage for stage in base.stages}
     known = {stage.name: own.get(stage.name, stage) for stage in comparable(base)}
     if unknown := [name for name in methods if name not in known]:
@@ -265,8 +274,10 @@ def smoke(base: Recipe) -> Recipe:
     def brief(schedule: train.Config) -> train.Config:
         return replace(schedule, epochs=1, batch_size=2)
 
-    def small(augment: transforms.Config | None) -> transforms.Config | None:
-        return None if augment is None else replace(augment, resize_long=(48, 96), crop=64)
+    boxed = base.task is Task.BOXES
+
+    def small(augment: Any) -> Any:
+        return None if augment is None else replace(augment, resize_long=(72, 72) if boxed else (48, 96), crop=64)
 
     def shortened(stage: Stage) -> Stage:
         method = method_of(stage.method).for_one_epoch(stage.method)
@@ -275,7 +286,7 @@ def smoke(base: Recipe) -> Recipe:
     return replace(
         base,
         name=f"{base.name}-smoke",
-        data=replace(base.data, limit=4, long_side=64),
+        data=replace(base.data, limit=4, long_side=None if boxed else 64),
         net=replace(base.net, **bare),
         stages=tuple(map(shortened, base.stages)),
         refinements=tuple(
@@ -297,15 +308,25 @@ def smoke(base: Recipe) -> Recipe:
             )
             for one in base.segmentations
         ),
-        augment=replace(base.augment, resize_long=(48, 96), crop=64),
+        augment=small(base.augment),
         maps=replace(base.maps, sizes=tuple(max(32, side // 8) for side in base.maps.sizes)),
     )
+
+
+def only(base: Recipe, methods: Sequence[str]) -> Recipe:
+    """`base` with these of its methods alone, and those that they start from. Raises RecipeError for one it lacks."""
+    there = [stage.name for stage in base.stages]
+    if unknown := [name for name in methods if name not in there]:
+        raise RecipeError(f"{base.name}: has no method {unknown[0]!r}; it has {', '.join(there)}")
+    wanted = {*methods, *(stage.start for stage in base.stages if stage.name in methods)}
+    return replace(base, stages=tuple(stage for stage in base.stages if stage.name in wanted))
 
 
 def override(
     recipe: Recipe,
     *,
     data: str | None = None,
+    layout: str | None = None,
     train_split: str | None = None,
     eval_split: str | None = None,
     backbone: str | None = None,
@@ -318,7 +339,7 @@ def override(
     refine: Sequence[str] | None = None,
 ) -> Recipe:
     """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all
-    stages, as in `recipes.localization.override`, and the rate of a stage's heads keeps its ratio to `lr`.
+    stages, and the rate of a stage's heads keeps its ratio to `lr`. `layout` is that of a data set with boxes.
 
     Another backbone does without the weights of the one before it; where those were ImageNet's, it starts from its own,
     through timm's loader. `embedded:NAME` as a backbone is a network with its embedded weights. `weights` are those of
@@ -326,6 +347,7 @@ def override(
     `refine` are ways (REFINERS) to refine the masks of the last stage, in the place of the recipe's own.
     """
     stages, refinements = recipe.stages, recipe.refinements
+    of_layout = None if layout is None else Layout(layout)
     if only is not None:
         stages = tuple(replace(stage, start=None) for stage in stages if stage.name == only)
         if not stages:
@@ -348,7 +370,7 @@ def override(
         net = replace(net, pretrained=False)
     changed: Recipe = _replace(
         recipe,
-        data=_replace(recipe.data, path=data, train_split=train_split, eval_split=eval_split),
+        data=_replace(recipe.data, path=data, layout=of_layout, train_split=train_split, eval_split=eval_split),
         net=net,
         stages=tuple(
             replace(stage, schedule=train.rescheduled(stage.schedule, epochs=epochs, batch_size=batch_size, lr=lr))

@@ -23,7 +23,6 @@ from baoseg.data import transforms
 from baoseg.methods import Settings, amn, bas, bnr, cam, transcam
 from baoseg.predict import segment
 from baoseg.predict.maps import Config as MapsConfig
-from baoseg.recipes import box_schema
 from baoseg.recipes.bao_voc import CONFORMER_WEIGHTS, RESNET38_WEIGHTS, bao_voc, large_fov, mctformer
 from baoseg.recipes.paths import paths as settings_of
 from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage
@@ -348,7 +347,7 @@ def sources() -> dict[str, str]:
     return texts
 
 
-def describe(recipe: Recipe | box_schema.Config) -> str:
+def describe(recipe: Recipe) -> str:
     """A line for each setting: path, value, source. Below them, what the sources are."""
     known = published(recipe.name)
     rows = [

@@ -2,13 +2,15 @@
 
 import re
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from baoseg import nets, refine
 from baoseg.core.errors import RecipeError
 from baoseg.data import Config as DataConfig
 from baoseg.data import transforms
-from baoseg.methods import Settings, name_of
+from baoseg.methods import METHODS, Settings, method_of, name_of
 from baoseg.predict import segment
+from baoseg.predict.boxes import BoxConfig, ViewConfig
 from baoseg.predict.maps import Config as MapsConfig
 from baoseg.refine import crf
 from baoseg.report import Config as ReportConfig
@@ -21,6 +23,13 @@ RESERVED = ("run.json", "report.html")  # files of a run folder, in which stages
 LONGEST = 200  # bytes of a stage's name, which file systems and our own suffixes leave room for
 
 
+class Task(StrEnum):
+    """What a run gives for each image."""
+
+    MASKS = "masks"
+    BOXES = "boxes"  # and a foreground map, of images with one label each
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One method and how long it is trained."""
@@ -31,6 +40,7 @@ class Stage:
     labelled_by: str | None = None  # the earlier stage whose seeds label the training images, where the method asks
     called: str | None = None  # None: the method's name
     threshold: float | None = None  # at which its maps are cut, where no background is learned; None: the recipe's
+    box: BoxConfig | None = None  # how its box is drawn; None where masks are made
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -106,6 +116,7 @@ class Recipe:
     """Everything that decides the result of a run, but for the hardware."""
 
     name: str
+    task: Task = Task.MASKS
     data: DataConfig
     net: nets.Config
     stages: tuple[Stage, ...]
@@ -113,7 +124,9 @@ class Recipe:
     refinements: tuple[Refinement, ...] = ()
     segmentations: tuple[Segmentation, ...] = ()
     epoch_curves: bool = False  # evaluate the network in training after each epoch (BAO figure 4)
+    # of boxes: images are squares of the side `resize_long`, and crops of it the views of training and evaluation
     augment: transforms.Config = field(default_factory=transforms.Config)
+    ten_crops: bool = True  # of boxes: the class is the mean of ten crops; else that of the centre crop
     maps: MapsConfig = field(default_factory=MapsConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -148,13 +161,46 @@ class Recipe:
             refinable.add(refinement.name)
         if taken := refinable & {segmentation.name for segmentation in self.segmentations}:
             raise RecipeError(f"recipe {self.name}: {taken.pop()} is there already; choose another name (--called)")
+        if self.task is Task.BOXES:
+            self._check_boxes()
+        elif self.data.layout is not None or any(stage.box is not None for stage in self.stages):
+            raise RecipeError(f"recipe {self.name}: has data or stages of boxes; its task is masks, choose boxes")
+
+    def _check_boxes(self) -> None:
+        """Raise RecipeError for what does not go with boxes."""
+        if self.data.layout is None:
+            raise RecipeError(f"recipe {self.name}: draws boxes; choose the layout of the data set (data.layout)")
+        for stage in self.stages:
+            if not method_of(stage.method).localizes:
+                able = " or ".join(name for name, method in METHODS.items() if method.localizes)
+                raise RecipeError(f"recipe {self.name}: {name_of(stage.method)} does not localize; use {able}")
+            if stage.box is None or stage.threshold is not None:
+                raise RecipeError(f"recipe {self.name}: {stage.name} draws boxes; give it `box` and no `threshold`")
+        if not self.stages or self.fusions or self.refinements or self.segmentations or self.epoch_curves:
+            raise RecipeError(
+                f"recipe {self.name}: draws boxes; it has stages, no fusions, refinements, segmentation networks or "
+                "curves of epochs"
+            )
+        if len(set(self.augment.resize_long)) > 1:
+            raise RecipeError(
+                f"recipe {self.name}: augment.resize_long is {self.augment.resize_long}; images of boxes are squares "
+                "of one side, give that twice"
+            )
+        _ = self.view
 
     @property
     def names(self) -> list[str]:
         """Of the stages and fusions, which have maps, in their order."""
         return [*(stage.name for stage in self.stages), *(fusion.name for fusion in self.fusions)]
 
+    @property
+    def view(self) -> ViewConfig:
+        """How images are seen where boxes are drawn."""
+        return ViewConfig(side=self.augment.resize_long[0], crop=self.augment.crop, ten_crops=self.ten_crops)
+
     def masks_of(self, name: str) -> MasksConfig:
         """How the maps of a stage or fusion become masks: with the stage's own threshold where it has one."""
-        own = next((stage.threshold for stage in self.stages if stage.name == name), None)
+        own = next(
+            (stage.box.threshold if stage.box else stage.threshold for stage in self.stages if stage.name == name), None
+        )
         return self.masks if own is None else replace(self.masks, threshold=own)

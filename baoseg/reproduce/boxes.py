@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from baoseg import nets
+from baoseg import nets, pipeline
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
-from baoseg.data.wsol import open_boxed
 from baoseg.evaluate.localization import BINS, CORRECT, PIXEL_THRESHOLDS
-from baoseg.methods import bas, cam, heads_of
-from baoseg.pipeline import localize
+from baoseg.methods import bas, heads_of, name_of
 from baoseg.predict import labeler
-from baoseg.recipes.box_schema import Config, Localizer
-from baoseg.recipes.localization import BACKBONES
+from baoseg.recipes import Recipe, Stage
+from baoseg.recipes.boxes import BACKBONES
 from baoseg.report import COLOURS
 from baoseg.reproduce import published
 from baoseg.reproduce.experiments import BAS_WEIGHTS
@@ -57,14 +55,14 @@ class Source:
 class Experiment:
     """A table or figure: what is trained, made of the recipe's stages, and what stands beside published rows."""
 
-    stages: Callable[[Config], Iterable[Localizer]]
-    sources: Callable[[Config], Mapping[str, Source]]  # by the key of a published row; other keys are our own
+    stages: Callable[[Recipe], Iterable[Stage]]
+    sources: Callable[[Recipe], Mapping[str, Source]]  # by the key of a published row; other keys are our own
     by_backbone: bool = False  # whether the keys of published rows end with the backbone
     masks: bool = False  # whether it needs ground truth masks
     draw: Callable[[Run, Hardware], Figure] | None = None
 
 
-def run(name: str, base: Config, out: Path, *, hardware: Hardware, values: Sequence[str] = ()) -> Run:
+def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Sequence[str] = ()) -> Run:
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
     for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`; `values` change settings.
 
@@ -76,17 +74,17 @@ def run(name: str, base: Config, out: Path, *, hardware: Hardware, values: Seque
         raise RecipeError(f"{name}: is not about localization; name a recipe for segmentation, e.g. --recipe photos")
     experiment = EXPERIMENTS[name]
 
-    def derived(base: Config) -> Config:
+    def derived(base: Recipe) -> Recipe:
         return replace(base, name=f"{base.name}: {name}", stages=tuple(experiment.stages(base)))
 
-    config = measured_with(base, values, derived)
-    dataset = open_boxed(config.data, "eval")
+    recipe = measured_with(base, values, derived)
+    dataset = pipeline.open_split(recipe, None)
     if experiment.masks and not dataset.has_masks:
-        raise DataError(f"{config.data.path}: no masks for {dataset.split}, and {name} is about them; add some")
-    for heads in {heads_of(stage.method) for stage in config.stages}:
-        nets.build(config.net, len(dataset.classes), heads=heads, initialise=False)
-    folder = localize.run(config, out, hardware=hardware)
-    for text in header(table, data=config.data.path, split=dataset.split, images=len(dataset), net=config.net):
+        raise DataError(f"{recipe.data.path}: no masks for {dataset.split}, and {name} is about them; add some")
+    for heads in {heads_of(stage.method) for stage in recipe.stages}:
+        nets.build(recipe.net, len(dataset.classes), heads=heads, initialise=False)
+    folder = pipeline.run(recipe, out, hardware=hardware)
+    for text in header(table, data=recipe.data.path, split=dataset.split, images=len(dataset), net=recipe.net):
         progress.say(text)
     if lines := compare(folder, table, experiment):
         progress.say(printed(lines))
@@ -102,10 +100,10 @@ def compare(folder: Run, table: Table, experiment: Experiment) -> list[Line]:
 
     Data that are called as a data set of the paper stand beside its columns alone, others beside all.
     """
-    config = localize.config_of(folder)
-    sources = experiment.sources(config)
-    columns = [c for c in table.columns if called_alike(config.data.path, c.data)] or table.columns
-    ending = f" {backbone_of(config)}"
+    recipe = pipeline.recipe_of(folder)
+    sources = experiment.sources(recipe)
+    columns = [c for c in table.columns if called_alike(recipe.data.path, c.data)] or table.columns
+    ending = f" {backbone_of(recipe)}"
     rows = [row for row in table.rows if not experiment.by_backbone or row.key.endswith(ending)] or table.rows
     own = [Row(key=key, label=key, values=(None,) * len(table.columns)) for key in sources]
     lines = []
@@ -156,38 +154,38 @@ METRICS = {  # where metrics.json has them; of MaxBoxAccV2 it has the three that
 }
 
 
-def backbone_of(config: Config) -> str:
+def backbone_of(recipe: Recipe) -> str:
     """As the paper calls it; the name in timm where it is none of the paper's."""
-    model = config.net.backbone.removeprefix(nets.TIMM)
+    model = recipe.net.backbone.removeprefix(nets.TIMM)
     return next((name for name, backbone in BACKBONES.items() if backbone.model == model), model)
 
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
 
-def _both(config: Config) -> tuple[Localizer, ...]:
-    return config.stages
+def _both(recipe: Recipe) -> tuple[Stage, ...]:
+    return recipe.stages
 
 
-def _variants(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Config], Iterable[Localizer]]:
+def _variants(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Recipe], Iterable[Stage]]:
     """BAS once for each variant of its settings, after what it starts from."""
 
-    def stages(config: Config) -> Iterable[Localizer]:
-        ours = _only(config, bas.Config)
-        yield from (stage for stage in config.stages if stage.name == ours.start)
+    def stages(recipe: Recipe) -> Iterable[Stage]:
+        ours = _only(recipe, "bas")
+        yield from (stage for stage in recipe.stages if stage.name == ours.start)
         for name, changes in variants.items():
             yield replace(ours, method=replace(ours.method, **changes), called=name)
 
     return stages
 
 
-def _grid(config: Config) -> Iterable[Localizer]:
-    return _variants({name: {key: value} for key, value, name in _points(config)})(config)
+def _grid(recipe: Recipe) -> Iterable[Stage]:
+    return _variants({name: {key: value} for key, value, name in _points(recipe)})(recipe)
 
 
-def _points(config: Config) -> list[tuple[str, float, str]]:
+def _points(recipe: Recipe) -> list[tuple[str, float, str]]:
     """Weight, value and stage of each point of GRID; the points with the recipe's own weights are one stage."""
-    own = _only(config, bas.Config).method
+    own = _only(recipe, "bas").method
     return [
         (key, value, "bas" if value == getattr(own, key) else f"bas-{key}-{value}")
         for key, values in GRID.items()
@@ -195,30 +193,31 @@ def _points(config: Config) -> list[tuple[str, float, str]]:
     ]
 
 
-def _only(config: Config, kind: type) -> Localizer:
-    found = [stage for stage in config.stages if isinstance(stage.method, kind)]
+def _only(recipe: Recipe, method: str) -> Any:
+    """The stage of a method, which the experiment changes. Raises RecipeError for none or several."""
+    found = [stage for stage in recipe.stages if name_of(stage.method) == method]
     if len(found) != 1:
-        raise RecipeError(f"recipe {config.name}: has {len(found)} stages of {kind.__module__}; this needs one")
+        raise RecipeError(f"recipe {recipe.name}: has {len(found)} stages of {method}; this needs one")
     return found[0]
 
 
-def _classifier(config: Config) -> tuple[Localizer, ...]:
-    return (_only(config, cam.Config),)
+def _classifier(recipe: Recipe) -> tuple[Stage, ...]:
+    return (_only(recipe, "cam"),)
 
 
 # --- sources -------------------------------------------------------------------------------------------------------
 
 
-def _named(*stages: str) -> Callable[[Config], Mapping[str, Source]]:
+def _named(*stages: str) -> Callable[[Recipe], Mapping[str, Source]]:
     """Rows that are called as the stages."""
-    return lambda config: {stage: Source(stage) for stage in stages}
+    return lambda recipe: {stage: Source(stage) for stage in stages}
 
 
-def _on_backbone(*stages: str) -> Callable[[Config], Mapping[str, Source]]:
-    return lambda config: {f"{stage} {backbone_of(config)}": Source(stage) for stage in stages}
+def _on_backbone(*stages: str) -> Callable[[Recipe], Mapping[str, Source]]:
+    return lambda recipe: {f"{stage} {backbone_of(recipe)}": Source(stage) for stage in stages}
 
 
-def _ablation(config: Config) -> Mapping[str, Source]:
+def _ablation(recipe: Recipe) -> Mapping[str, Source]:
     return {"bas w/o L_bas": Source("bas-without-suppression", 1), "bas k=1": Source("bas", 1), "bas": Source("bas")}
 
 
@@ -230,13 +229,13 @@ def _pair_name(alpha: float, beta: float) -> str:
 
 
 def _metrics(folder: Run) -> dict[str, dict[str, Any]]:
-    stages = localize.config_of(folder).stages
+    stages = pipeline.recipe_of(folder).stages
     return {stage.name: read_json(folder.stage(stage.name).metrics) for stage in stages}
 
 
 def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
     """BAS figure 9: GT-known Loc over the weight of each loss."""
-    points = _points(localize.config_of(folder))
+    points = _points(pipeline.recipe_of(folder))
     figure = Figure(figsize=(10.5, 3.2), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(GRID), sharey=True), GRID, strict=True):
         here = [(value, stage) for weight, value, stage in points if weight == key]
@@ -293,7 +292,7 @@ def _draw_pixels(folder: Run, hardware: Hardware) -> Figure:
 def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
     """BAS figures 1 and 6, of a classifier trained by eq. 7. It uses the ground truth to explain."""
     model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
-    return draw_activations(model, open_boxed(localize.config_of(folder).data, "eval"), folder)
+    return draw_activations(model, pipeline.split_data(folder), folder)
 
 
 # --- the tables and figures ----------------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
 _RELU = {"bas-conference": {"relu": bas.Relu.CONFERENCE}, "bas-raw": {"relu": bas.Relu.RAW}}
 _LAYERS = {f"bas-layer-{layer}": {"generator_after": layer} for layer in LAYERS}
 _PAIRS = {_pair_name(alpha, beta): {"alpha": alpha, "beta": beta, "weight": 1.0} for alpha, beta in BAS_WEIGHTS}
-_ACTIVATIONS = Experiment(stages=_classifier, sources=lambda config: {}, masks=True, draw=_draw_activations)
+_ACTIVATIONS = Experiment(stages=_classifier, sources=lambda recipe: {}, masks=True, draw=_draw_activations)
 
 EXPERIMENTS: dict[str, Experiment] = {
     "bas-figure-1": _ACTIVATIONS,
@@ -313,17 +312,17 @@ EXPERIMENTS: dict[str, Experiment] = {
     "bas-table-3": Experiment(stages=_variants(_LAYERS), sources=_named(*_LAYERS)),
     "bas-figure-9": Experiment(
         stages=_grid,
-        sources=lambda config: {stage: Source(stage) for *_, stage in _points(config)},
+        sources=lambda recipe: {stage: Source(stage) for *_, stage in _points(recipe)},
         draw=_draw_weights,
     ),
     "bas-figure-10": Experiment(stages=_variants({"bas": {}}), sources=_named("bas"), draw=_draw_top_k),
-    "bas-figure-12": Experiment(stages=_variants(_RELU), sources=lambda config: {}, draw=_draw_suppression),
+    "bas-figure-12": Experiment(stages=_variants(_RELU), sources=lambda recipe: {}, draw=_draw_suppression),
     "bas-table-4": Experiment(stages=_both, sources=_on_backbone("cam", "bas"), by_backbone=True),
     "bas-table-5": Experiment(
         stages=_variants(_RELU),
-        sources=lambda config: {
-            f"bas-conference {backbone_of(config)}": Source("bas-conference"),
-            f"bas {backbone_of(config)}": Source("bas-raw"),
+        sources=lambda recipe: {
+            f"bas-conference {backbone_of(recipe)}": Source("bas-conference"),
+            f"bas {backbone_of(recipe)}": Source("bas-raw"),
         },
         by_backbone=True,
     ),
@@ -333,7 +332,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "bas-figure-15": Experiment(stages=_both, sources=_named("cam", "bas"), masks=True, draw=_draw_pixels),
     "bas-table-7": Experiment(
         stages=_variants(_PAIRS),
-        sources=lambda config: {
+        sources=lambda recipe: {
             f"bas alpha={alpha} beta={beta} lambda=1.0": Source(_pair_name(alpha, beta)) for alpha, beta in BAS_WEIGHTS
         },
     ),

@@ -13,18 +13,17 @@ import torch
 from PIL import Image
 
 import baoseg
-from baoseg import cli, nets, seeds
-from baoseg.cli import localize as verbs
-from baoseg.cli.options import Device, Overrides
-from baoseg.core.errors import RecipeError, RunError
+from baoseg import cli, nets, pipeline, recipes, seeds
+from baoseg.cli.options import Overrides
+from baoseg.core.errors import RunError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
-from baoseg.data import wsol
-from baoseg.data.wsol import Layout
+from baoseg.data import Config as DataConfig
+from baoseg.data.boxed import Layout
 from baoseg.methods import bas, cam
-from baoseg.pipeline import localize, manifest
-from baoseg.recipes import localization as recipes
-from baoseg.reproduce import boxes as reproduce_localization
+from baoseg.pipeline import manifest
+from baoseg.recipes import BoxConfig, Recipe, Stage, boxes, for_boxes
+from baoseg.reproduce import boxes as box_tables
 from baoseg.training import train
 from baoseg.training.train import Hardware
 
@@ -45,9 +44,9 @@ def test_localize_hands_on_what_was_asked(
     bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen = []
-    monkeypatch.setattr(localize, "run", lambda *given, **named: seen.append((given, named)))
+    monkeypatch.setattr(pipeline, "run", lambda *given, **named: seen.append((given, named)))
     changes = ("--layout", "folder", "--weights", "w.pth", "--epochs", "2", "--lr", "0.01", "--seed", "3")
-    values = ("--set", "stages.bas.top_k=7", "--set", "stages.bas.schedule.epochs=4", "--set", "ten_crops=false")
+    values = ("--set", "stages.bas.box.top_k=7", "--set", "stages.bas.schedule.epochs=4", "--set", "ten_crops=false")
     device = ("--accelerator", "cpu", "--workers", "0")
     bao("localize", "bas-cub-vgg16", "--data", "here", "--out", tmp_path, *changes, *values, *device)
     changed = recipes.override(
@@ -60,7 +59,7 @@ def test_localize_hands_on_what_was_asked(
         seed=3,
     )
     cam_stage, bas_stage = changed.stages
-    bas_stage = replace(bas_stage, top_k=7, schedule=replace(bas_stage.schedule, epochs=4))
+    bas_stage = replace(bas_stage, box=replace(bas_stage.box, top_k=7), schedule=replace(bas_stage.schedule, epochs=4))
     expected = replace(changed, stages=(cam_stage, bas_stage), ten_crops=False)
     assert seen == [((expected, tmp_path), {"hardware": HARDWARE})]
 
@@ -68,7 +67,7 @@ def test_localize_hands_on_what_was_asked(
 def test_an_unknown_recipe_and_missing_data_are_one_line(
     bao: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for recipe, message in (("cub", "unknown recipe for localization 'cub'; there are"), ("cub20", "cannot be read")):
+    for recipe, message in (("cub", "unknown recipe 'cub'; there are"), ("cub20", "cannot be read")):
         with pytest.raises(SystemExit) as ended:
             bao("localize", recipe, "--data", tmp_path, "--out", tmp_path / "run")
         error = capsys.readouterr().err
@@ -83,45 +82,48 @@ def test_help_fits(
     with pytest.raises(SystemExit):
         bao("localize", "--help")
     page = capsys.readouterr().out
-    assert "RECIPE" in page and "--data FOLDER" in page and "None" not in page
+    assert "RECIPE" in page and "--data FOLDER" in page and "--layout" in page and "None" not in page
     assert max(map(len, page.splitlines())) <= 110
 
 
 def test_the_layouts_are_those_that_can_be_read() -> None:
-    annotated = get_type_hints(verbs.Changes)["layout"]
+    annotated = get_type_hints(Overrides)["layout"]
     assert {value for kind in get_args(annotated) for value in get_args(kind)} == {str(layout) for layout in Layout}
 
 
-def test_reproduce_takes_the_overrides_that_localization_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_reproduce_takes_the_overrides_of_every_recipe(
+    bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen = []
-    monkeypatch.setattr(reproduce_localization, "run", lambda *given, **named: seen.append((given, named)))
-    device = Device(accelerator="cpu", workers=0)
-    overrides = Overrides(data="here", eval_split="test", epochs=1, seed=2)
-    verbs.reproduce("bas-table-1", "cub20", tmp_path, overrides, device)
-    expected = recipes.override(recipes.cub20(), data="here", eval_split="test", epochs=1, seed=2)
+    monkeypatch.setattr(box_tables, "run", lambda *given, **named: seen.append((given, named)))
+    changes = ("--data", "here", "--eval-split", "test", "--epochs", "1", "--seed", "2")
+    bao("reproduce", "bas-table-1", "--recipe", "cub20", "--out", tmp_path, *changes, *DEVICE)
+    expected = recipes.override(boxes.cub20(), data="here", eval_split="test", epochs=1, seed=2)
     assert seen == [(("bas-table-1", expected, tmp_path), {"hardware": HARDWARE, "values": ()})]
-    with pytest.raises(RecipeError, match="--only: does not go with cub20"):
-        verbs.reproduce("bas-table-1", "cub20", tmp_path, Overrides(only="bas"), device)
-    assert verbs.is_recipe("cub20") and not verbs.is_recipe("demo")
 
 
 def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
     bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = []
-    monkeypatch.setattr(localize, "run", lambda config, out, *, hardware: seen.append(config))
+
+    def noted(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
+        seen.append(recipe)
+        return Run(out)
+
+    monkeypatch.setattr(pipeline, "run", noted)
     device = ("--accelerator", "cpu", "--workers", "0")
     bao("compare", "bas-cub-vgg16", "--methods", "bas", "--data", "here", "--out", tmp_path, *device)
     bao("compare", "cub20", "--methods", "bas", "--data", "here", "--out", tmp_path, *device)
     assert [[stage.name for stage in config.stages] for config in seen] == [["bas"], ["cam", "bas"]]
     assert {config.data.path for config in seen} == {"here"}
-    bao("compare", "cub20", "--methods", "bas", "--out", tmp_path, "--set", "stages.bas.top_k=3", *device)
-    assert seen[-1].stages[-1] == replace(recipes.cub20().stages[-1], top_k=3)
-    bao("run", "cub20", "--out", tmp_path, "--set", "side=300", *device)
-    assert seen[-1] == replace(recipes.cub20(), side=300)
+    bao("compare", "cub20", "--methods", "bas", "--out", tmp_path, "--set", "stages.bas.box.top_k=3", *device)
+    assert seen[-1].stages[-1].box == BoxConfig(threshold=0.1, top_k=3)
+    bao("run", "cub20", "--out", tmp_path, "--set", "augment.resize_long=300,300", *device)
+    assert seen[-1].view.side == 300
     with pytest.raises(SystemExit):
-        bao("compare", "cub20", "--methods", "cam", "--out", tmp_path, "--set", "stages.bas.top_k=3", *device)
-    assert "--set stages.bas.top_k=3: changes nothing of what is to run here" in capsys.readouterr().err
+        bao("compare", "cub20", "--methods", "cam", "--out", tmp_path, "--set", "stages.bas.box.top_k=3", *device)
+    assert "--set stages.bas.box.top_k=3: changes nothing of what is to run here" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         bao("compare", "cub20", "--methods", "bao", "--out", tmp_path, *device)
     assert "cub20: has no method 'bao'; it has cam, bas" in capsys.readouterr().err
@@ -144,18 +146,18 @@ def boxed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (root / "labels.csv").write_text("\n".join(labels) + "\n", encoding="utf-8")
     (root / "boxes.csv").write_text("\n".join(boxes) + "\n", encoding="utf-8")
     schedule = train.Config(epochs=1, batch_size=4, lr=1e-3)
-    config = localize.Config(
+    config = for_boxes(
         name="two",
-        data=wsol.Config(path=str(root)),
+        data=DataConfig(path=str(root), layout=Layout.FOLDER),
         net=nets.Config(backbone="timm:test_efficientnet"),
         stages=(
-            localize.Localizer(method=cam.Config(), schedule=schedule, threshold=0.2),
-            localize.Localizer(method=bas.Config(), schedule=schedule, threshold=0.1, top_k=2),
+            Stage(method=cam.Config(), schedule=schedule, box=BoxConfig(threshold=0.2)),
+            Stage(method=bas.Config(), schedule=schedule, box=BoxConfig(threshold=0.1, top_k=2)),
         ),
         side=72,
         crop=64,
     )
-    return localize.run(config, tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
+    return pipeline.run(config, tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
 
 
 DEVICE = ("--accelerator", "cpu", "--workers", "0")
@@ -197,7 +199,7 @@ def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(bao: Callable[
 def test_a_run_for_localization_can_be_moved_with_its_data(
     bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = Path(localize.config_of(boxed_run).data.path)
+    data = Path(pipeline.recipe_of(boxed_run).data.path)
     below = os.path.commonpath([data, boxed_run.root])
     for path in (data, boxed_run.root):
         shutil.copytree(path, tmp_path / "new" / path.relative_to(below))
@@ -205,16 +207,20 @@ def test_a_run_for_localization_can_be_moved_with_its_data(
     away = data.with_name("away")
     data.rename(away)
     try:
-        assert Path(localize.config_of(moved).data.path) == tmp_path / "new" / data.relative_to(below)
+        assert Path(pipeline.recipe_of(moved).data.path) == tmp_path / "new" / data.relative_to(below)
         for verb in ("evaluate", "report"):
             bao(verb, moved.root)
         bao("maps", moved.root, *DEVICE)
         error = refused(capsys, lambda: bao("report", boxed_run.root))  # which was not moved, and its data were
         assert f"run.json: its data are not in {data}; run the command that made this run again with --data" in error
-        boxes = Path(localize.config_of(moved).data.path) / "boxes.csv"
+        boxes = Path(pipeline.recipe_of(moved).data.path) / "boxes.csv"
         boxes.write_text(boxes.read_text(encoding="utf-8") + "p0.png,1,1,9,9\n", encoding="utf-8")
+        bao("evaluate", moved.root)
+        assert "The ground truth of test has changed since this run was made" in capsys.readouterr().out
+        labels = boxes.with_name("labels.csv")
+        labels.write_text(labels.read_text(encoding="utf-8").replace("p0.png,red", "p0.png,blue"), encoding="utf-8")
         error = refused(capsys, lambda: bao("evaluate", moved.root))
-        assert "holds other data than this run was made on (labels, boxes or files changed); restore the data" in error
+        assert "holds other data than this run was made on (labels changed); restore the data" in error
     finally:
         away.rename(data)
 
@@ -227,13 +233,13 @@ def test_a_second_process_that_localizes_is_refused(boxed_run: Run, monkeypatch:
 
     monkeypatch.setattr(manifest, "alone", held)
     with pytest.raises(RunError, match="another process"):
-        localize.train_stages(boxed_run, hardware=HARDWARE)
+        pipeline.train_stages(boxed_run, hardware=HARDWARE)
 
 
 def test_seeds_of_a_run_for_localization_can_be_fused(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
     bao("maps", boxed_run.root, *DEVICE)
     data = tmp_path / "data"
-    shutil.copytree(localize.config_of(boxed_run).data.path, data)
+    shutil.copytree(pipeline.recipe_of(boxed_run).data.path, data)
     (data / "boxes.csv").unlink()
     (data / "splits").mkdir()
     (data / "splits/test.txt").write_text("p0\np1\np2\np3\n")
@@ -268,7 +274,7 @@ def test_steps_of_masks_refuse_a_run_for_localization_in_one_line(
 ) -> None:
     verb = 2 if words[0] == "export" else 1
     error = refused(capsys, lambda: bao(*words[:verb], boxed_run.root, *words[verb:]))
-    assert "this step is for runs of `bao run`" in error
+    assert "a run for boxes, and this step is for masks" in error
     assert list(in_nowhere.iterdir()) == []
 
 
@@ -279,9 +285,9 @@ def test_a_folder_of_one_half_is_no_folder_of_the_other(
     for verb in ("run", "train"):
         error = refused(capsys, lambda verb=verb: bao(verb, "demo", "--out", boxed_run.root, *DEVICE))
         assert str(boxed_run.root) in error and len(error) < 500
-    data = localize.config_of(boxed_run).data.path
+    data = pipeline.recipe_of(boxed_run).data.path
     words = ("bas-cub-vgg16", "--data", data, "--layout", "folder", "--out", tiny_run.root)
-    assert "is a run for segmentation" in refused(capsys, lambda: bao("localize", *words, *DEVICE))
+    assert "holds a run with another recipe" in refused(capsys, lambda: bao("localize", *words, *DEVICE))
     assert before == (boxed_run.manifest.read_text(encoding="utf-8"), tiny_run.manifest.read_text(encoding="utf-8"))
 
 
@@ -289,24 +295,26 @@ def test_a_folder_of_one_half_is_no_folder_of_the_other(
 def test_run_and_train_take_every_recipe_that_is_listed(
     verb: str, bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """--epochs means the same for all of them: those of each stage."""
     seen = []
 
-    def begin(config: localize.Config, out: Path) -> Run:
-        seen.append((config, out))
+    def noted(recipe: Recipe, out: Path, **options: object) -> Run:
+        seen.append((recipe, out))
         return Run(out)
 
-    monkeypatch.setattr(localize, "begin", begin)
-    for step in ("train_stages", "evaluate_stages", "make_report"):
-        monkeypatch.setattr(localize, step, lambda folder, **options: None)
-    for name in recipes.RECIPES:
+    monkeypatch.setattr(pipeline, "begin", noted)
+    monkeypatch.setattr(pipeline, "run", noted)
+    monkeypatch.setattr(pipeline, "train_stages", lambda folder, **options: None)
+    for name in boxes.RECIPES if verb == "localize" else recipes.known():
         bao(verb, name, "--data", "here", "--epochs", "3", "--out", tmp_path, *DEVICE)
-        assert seen.pop() == (recipes.override(recipes.named(name), data="here", epochs=3), tmp_path)
+        assert seen == [(recipes.override(recipes.named(name), data="here", epochs=3), tmp_path)]
+        assert {stage.schedule.epochs for stage in seen.pop()[0].stages} == {3}
 
 
 def test_a_mistyped_file_of_weights_leaves_no_folder(
     bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = ("--data", localize.config_of(boxed_run).data.path, "--layout", "folder")
+    data = ("--data", pipeline.recipe_of(boxed_run).data.path, "--layout", "folder")
     words = ("localize", "bas-cub-vgg16", *data, "--out", tmp_path / "run", "--weights", tmp_path / "mistyped.pth")
     assert "mistyped.pth: no such" in refused(capsys, lambda: bao(*words, *DEVICE))
     assert not (tmp_path / "run").exists()
@@ -314,7 +322,7 @@ def test_a_mistyped_file_of_weights_leaves_no_folder(
 
 def test_predict_with_a_localizer_names_one_class(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
     """Its mask is the likeliest class's map, cut where the recipe cuts the box."""
-    data = Path(localize.config_of(boxed_run).data.path)
+    data = Path(pipeline.recipe_of(boxed_run).data.path)
     bao("predict", boxed_run.root, data / "p0.png", "--out", tmp_path, "--accelerator", "cpu")
     found = baoseg.load(boxed_run.root)(data / "p0.png")
     with Image.open(tmp_path / "p0.png") as mask:
@@ -326,14 +334,14 @@ def test_prepare_checks_a_folder_with_boxes_as_one_for_localization(
     bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "my pictures"
-    shutil.copytree(localize.config_of(boxed_run).data.path, root)
+    shutil.copytree(pipeline.recipe_of(boxed_run).data.path, root)
     (root / "splits").mkdir()
     (root / "splits/test.txt").write_text("p1\np0\np3\n")
     (root / "splits/._test.txt").write_bytes(b"\0\5\x16\7\xff")  # of a Mac
     bao("prepare", "folder", root)
     out = capsys.readouterr().out
     assert out.startswith("test: 3 images, 2 classes: blue (2), red (1)\nType next:")
-    assert f"bao localize bas-cub-resnet50 --data '{root}' --out runs/bas-cub-resnet50 --layout folder" in out
+    assert f"bao run bas-cub-resnet50 --data '{root}' --out runs/bas-cub-resnet50 --layout folder" in out
     (root / "boxes.csv").write_text("image,x0,y0,x1,y1\np0.png,0.1,0.1,0.5,0.5\np1.png,9,9,3,3\n", encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
         bao("prepare", "folder", root)

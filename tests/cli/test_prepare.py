@@ -11,8 +11,8 @@ from data.prepare.miniature import jpeg, png
 from baoseg import cli, data, recipes
 from baoseg.cli import prepare as verbs
 from baoseg.data import prepare
+from baoseg.data.boxed import Layout
 from baoseg.data.prepare.voc import Labels
-from baoseg.data.wsol import Layout
 from baoseg.nets import catalogue
 
 ALL = {
@@ -102,8 +102,8 @@ def test_the_next_commands_fetch_what_the_recipe_reads_and_run_it(bao, called, c
 def test_the_next_command_after_a_data_set_of_localization(bao, called, capsys, name, layout):
     bao(name, "--root", "data")
     (command,) = commands(capsys)
-    assert command[:3] == ["bao", "localize", f"bas-{layout}-resnet50"]
-    assert recipes.named_localization(command[2]).data.layout == layout
+    assert command[:3] == ["bao", "run", f"bas-{layout}-resnet50"]
+    assert recipes.named(command[2]).data.layout == layout
     assert options(command) == {"--data": f"data/{name}", "--out": f"runs/bas-{layout}-resnet50"}
 
 

@@ -5,13 +5,13 @@ import pytest
 
 from baoseg import cli, recipes
 from baoseg.cli import recipes as verbs
-from baoseg.recipes import localization, papers
+from baoseg.recipes import papers
 
 
 def test_list_has_a_line_for_each_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     verbs.list_()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [*recipes.known(), *localization.RECIPES]
+    assert [line.split()[0] for line in lines] == [*recipes.known()]
     assert all(len(line.split(maxsplit=1)[1]) > 10 for line in lines)
 
 
@@ -27,7 +27,7 @@ def test_show_knows_the_recipes_for_boxes(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_show_prints_a_changed_recipe_as_other_verbs_would_run_it(capsys: pytest.CaptureFixture[str]) -> None:
-    changes = ("stages.bas.method.beta=1.1", "stages.bas.top_k=3")
+    changes = ("stages.bas.method.beta=1.1", "stages.bas.box.top_k=3")
     verbs.show("bas-cub-vgg16", changes)
     changed = capsys.readouterr().out.splitlines()
     verbs.show("bas-cub-vgg16")

@@ -34,7 +34,7 @@ from baoseg.core.errors import (
 from baoseg.core.files import read_json, write_json
 from baoseg.core.run_folder import Run
 from baoseg.data import Folder
-from baoseg.pipeline import manifest
+from baoseg.pipeline import known_data, manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -363,7 +363,7 @@ def test_the_cost_of_looking_is_small(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / "data" / name).touch()
     (tmp_path / "data" / "labels.csv").write_text("image,labels\n" + "".join(f"{name},cat\n" for name in names))
-    described = manifest._described(Folder(tmp_path / "data"))
+    described = known_data.described(Folder(tmp_path / "data"))
     assert len(json.dumps(described)) < 10 * len(names)
 
 

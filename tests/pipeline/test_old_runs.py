@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 import baoseg
-from baoseg import cli, seeds
+from baoseg import cli, pipeline, seeds
+from baoseg.core.errors import RunError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
 from baoseg.data.images import read_mask
+from baoseg.training.train import Hardware
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old"
 STAGES = {"masks": ["cam", "bao", "cam+bao", "bao+crf"], "boxes": ["cam", "bas"]}
@@ -98,3 +101,17 @@ def test_their_networks_load_as_labelers(old: Run) -> None:
         found = baoseg.load(source)(image)
         assert found.mask.shape == (40, 60)
         assert (found.background is None) == (name == "bas")
+
+
+def test_their_recipes_continue_them(old: Run) -> None:
+    """What is trained stays; that of boxes is written in the words of today, and paths are where the files are now."""
+    recipe = pipeline.recipe_of(old)
+    assert recipe.name == f"old-{recipe.task}" and old.root.parent.name == recipe.task
+    before = {path: path.stat().st_mtime_ns for path in old.root.rglob("network.safetensors")}
+    pipeline.run(recipe, old.root, hardware=Hardware(accelerator="cpu", workers=0))
+    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 2
+    noted = read_json(old.manifest)
+    assert "localization" not in noted and noted["recipe"].get("task", "masks") == recipe.task
+    assert pipeline.recipe_of(old) == recipe
+    with pytest.raises(RunError, match=r"holds a run with another recipe .seed was 0, now 1"):
+        pipeline.begin(replace(recipe, seed=1), old.root)

@@ -11,7 +11,7 @@ from baoseg.methods import bao
 from baoseg.methods import bas as bas_method
 from baoseg.nets import embedded
 from baoseg.predict.segment import NetConfig
-from baoseg.recipes import localization
+from baoseg.recipes import boxes
 from baoseg.seeds.normalise import Scaling
 
 
@@ -176,9 +176,9 @@ def test_the_ablation_of_figure_4_differs_in_how_the_target_follows() -> None:
 
 def test_epochs_mean_the_same_in_both_halves() -> None:
     """Those of each stage; refinements and segmentation networks keep theirs."""
-    own, of_boxes = recipes.msrc14(), localization.cub20()
+    own, of_boxes = recipes.msrc14(), boxes.cub20()
     changed = recipes.override(own, epochs=3, batch_size=5, lr=1e-3)
-    boxed = localization.override(of_boxes, epochs=3, batch_size=5, lr=1e-3)
+    boxed = recipes.override(of_boxes, epochs=3, batch_size=5, lr=1e-3)
     for before, after in ((own, changed), (of_boxes, boxed)):
         assert {stage.schedule.epochs for stage in after.stages} == {3}
         assert {stage.schedule.batch_size for stage in after.stages} == {5}
@@ -190,11 +190,7 @@ def test_epochs_mean_the_same_in_both_halves() -> None:
 
 
 def test_a_recipe_of_the_other_half_is_named_with_its_verb() -> None:
-    with pytest.raises(RecipeError, match="cub20: is a recipe for localization; `bao localize cub20` takes it"):
-        recipes.named("cub20")
-    with pytest.raises(RecipeError, match="photos: is a recipe for segmentation; `bao run photos` takes it"):
-        recipes.named_localization("photos")
-    with pytest.raises(RecipeError, match=r"unknown recipe 'photo'; there are demo, photos.*for localization bas-cub"):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'photo'; there are demo, photos.*for boxes bas-cub"):
         recipes.named("photo")
 
 

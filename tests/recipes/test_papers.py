@@ -15,11 +15,11 @@ from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
 from baoseg.methods import amn, bao
 from baoseg.predict import segment
-from baoseg.recipes import Recipe, localization, papers
+from baoseg.recipes import Recipe, boxes, papers
 from baoseg.refine import crf, irn, psa
 
 PAPERS = ["bao-voc", "bao-voc-reference", *papers.RECIPES]
-OF_BOXES = [name for name in localization.RECIPES if name != "cub20"]
+OF_BOXES = [name for name in boxes.RECIPES if name != "cub20"]
 
 
 # ------------------------------------------------------------------------------------------- published numbers
@@ -27,7 +27,7 @@ OF_BOXES = [name for name in localization.RECIPES if name != "cub20"]
 
 @pytest.mark.parametrize("name", [*PAPERS, *OF_BOXES])
 def test_what_is_published_is_what_runs(name: str) -> None:
-    own = papers.settings_of(recipes.named_localization(name) if name in OF_BOXES else recipes.named(name))
+    own = papers.settings_of(recipes.named(name))
     stated = papers.published(name)
     assert stated
     assert {path: entry.value for path, entry in stated.items()} == {path: own[path] for path in stated}

@@ -14,12 +14,12 @@ from baoseg.core import settings
 from baoseg.core.errors import RecipeError
 from baoseg.data import transforms
 from baoseg.methods import amn, bao, bas
-from baoseg.recipes import localization, paths
+from baoseg.recipes import paths
 from baoseg.recipes.paths import with_values
 from baoseg.refine import irn
 from baoseg.training import train
 
-RECIPES: dict[str, Callable[[], Any]] = {**recipes.known(), **localization.RECIPES}
+RECIPES: dict[str, Callable[[], Any]] = {**recipes.known()}
 EPOCHS = "stages.bao.schedule.epochs"
 
 

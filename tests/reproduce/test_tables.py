@@ -18,7 +18,7 @@ from baoseg.evaluate import Confusion
 from baoseg.methods import bas
 from baoseg.predict import labeler, maps, segment
 from baoseg.recipes import Recipe, Segmentation, override, papers
-from baoseg.reproduce import boxes as reproduce_localization
+from baoseg.reproduce import boxes as box_tables
 from baoseg.reproduce import published
 from baoseg.reproduce import tables as reproduce
 from baoseg.reproduce.experiments import EXPERIMENTS
@@ -57,7 +57,7 @@ def shows_colours(path: Path) -> bool:
 
 def test_every_published_table_and_figure_has_an_entry() -> None:
     known = published.tables()
-    boxes = reproduce_localization.EXPERIMENTS
+    boxes = box_tables.EXPERIMENTS
     assert EXPERIMENTS.keys() | boxes.keys() == known.keys()
     for entries in (EXPERIMENTS, boxes):
         assert list(entries) == [name for name in known if name in entries]

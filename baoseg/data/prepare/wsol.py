@@ -1,4 +1,4 @@
-"""The data sets of weakly supervised localization, in the layouts that `baoseg.data.wsol` reads.
+"""The data sets of weakly supervised localization, in the layouts that `baoseg.data.boxed` reads.
 
 Each function unpacks, opens every split as training and evaluation do, and compares the number of images with the
 published one. Images and boxes are left as they are.
@@ -14,10 +14,10 @@ from typing import NamedTuple
 from rich.table import Table
 
 from baoseg.core.progress import say
-from baoseg.data import wsol
+from baoseg.data import boxed as boxes
+from baoseg.data.boxed import Layout
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive, Place
-from baoseg.data.wsol import Layout, open_boxed
 
 CUB_IMAGES = Archive(
     name="CUB_200_2011.tgz",
@@ -167,7 +167,7 @@ def openimages(root: Path, *, archives: Path | None = None, config: OpenImages =
 
 def boxed_folder(root: Path) -> list[str]:
     """All problems of a plain folder with boxes, each in one line: where, what, remedy. Every image is decoded."""
-    return wsol.folder_problems(root)
+    return boxes.folder_problems(root)
 
 
 class _Split(NamedTuple):
@@ -184,7 +184,7 @@ def _check(folder: Path, layout: Layout, splits: Mapping[str, _Split]) -> None:
     table = Table("split", "images", "with boxes", "with masks")
     for name, split in splits.items():
         with packs.unpacked_from(split.opened, folder):
-            entries = open_boxed(wsol.Config(path=str(folder), layout=layout, eval_split=name), "eval").entries
+            entries = boxes.open_split(folder, layout, name).entries
         if len(entries) != split.images:
             problem = f"{len(entries)} images in {name} instead of {split.images}"
             raise packs.incomplete(folder, problem, split.counted, folder)

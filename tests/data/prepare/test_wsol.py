@@ -9,9 +9,10 @@ import torch
 from data.prepare.miniature import QUICK, jpeg, pack, png
 
 from baoseg.core.errors import DataError
+from baoseg.data import Config, open_boxed
+from baoseg.data.boxed import Layout
 from baoseg.data.prepare import cub200, ilsvrc, openimages
 from baoseg.data.prepare.wsol import Cub, Ilsvrc, OpenImages
-from baoseg.data.wsol import Config, Layout, open_boxed
 
 WIDTH, HEIGHT = 6, 4
 SHAPE = [[0, 0, 0, 0, 0, 0], [0, 0, 255, 255, 0, 0], [0, 0, 255, 0, 0, 0], [0, 0, 0, 0, 0, 0]]

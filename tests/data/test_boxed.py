@@ -9,8 +9,8 @@ from PIL import Image
 
 from baoseg.core.errors import DataError
 from baoseg.core.types import ClassSet
-from baoseg.data import Dataset
-from baoseg.data.wsol import Boxed, Config, Entry, Layout, folder_problems, open_boxed, truth_problems
+from baoseg.data import Config, Dataset, open_boxed
+from baoseg.data.boxed import Boxed, Entry, Layout, folder_problems, truth_problems
 
 
 def picture(path: Path, width: int = 8, height: int = 6) -> None:
@@ -45,7 +45,7 @@ def folder(tmp_path) -> Path:
 
 
 def opened(root: Path, **options) -> Boxed:
-    return open_boxed(Config(path=str(root), **options), "eval")
+    return open_boxed(Config(path=str(root), **{"layout": Layout.FOLDER, **options}), "eval")
 
 
 def test_folder(folder):
@@ -120,7 +120,7 @@ def test_unknown_class_and_empty_split(folder):
     with pytest.raises(DataError, match="no class 'horse'; its classes are dog, grey cat"):
         opened(folder, classes=("horse",))
     write(folder / "splits/test.txt", "pictures/a.png\n")
-    with pytest.raises(DataError, match="no picture in the split 'test' of the classes dog"):
+    with pytest.raises(DataError, match="no image in the split 'test' of the classes dog"):
         opened(folder, classes=("dog",))
 
 

@@ -19,19 +19,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import baoseg
-from baoseg import nets, seeds
+from baoseg import nets, pipeline, recipes, seeds
 from baoseg.core.errors import BaosegError, DataError, RecipeError, RunError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
 from baoseg.core.types import Batch
-from baoseg.data import wsol
-from baoseg.methods import amn, bas, cam
+from baoseg.data import Config as DataConfig
+from baoseg.data import boxed, open_boxed, transforms
+from baoseg.evaluate.localization import box_at
+from baoseg.methods import amn, bas, cam, make
 from baoseg.nets import Heads, weights
 from baoseg.nets.base import Features
-from baoseg.pipeline import localize
-from baoseg.pipeline.localize import Classifier, localize_picture, truth_on_crop
+from baoseg.pipeline import boxes, training
 from baoseg.predict import labeler, maps
-from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.predict.boxes import BoxConfig, ViewConfig, localize, truth_on_crop
+from baoseg.recipes import Recipe, Stage, Task, for_boxes
 from baoseg.reproduce import exploration
 from baoseg.seeds import masks
 from baoseg.training import train
@@ -64,20 +66,24 @@ def write_pictures(root, *, each: int = 2) -> None:
     (root / "boxes.csv").write_text("\n".join(boxes) + "\n", encoding="utf-8")
 
 
-def settings(root, **options) -> Config:
+def data_in(root: object) -> DataConfig:
+    return DataConfig(path=str(root), layout=boxed.Layout.FOLDER)
+
+
+def settings(root, **options) -> Recipe:
     stages = (
-        Localizer(method=cam.Config(), schedule=SCHEDULE, threshold=0.2),
-        Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, top_k=2),
+        Stage(method=cam.Config(), schedule=SCHEDULE, box=BoxConfig(threshold=0.2)),
+        Stage(method=BAS, schedule=SCHEDULE, box=BoxConfig(threshold=0.1, top_k=2)),
     )
     given = {
         "name": "colours",
-        "data": wsol.Config(path=str(root)),
+        "data": data_in(root),
         "net": NET,
         "stages": stages,
         "side": 72,
         "crop": 64,
     }
-    return Config(**{**given, **options})
+    return for_boxes(**{**given, **options})
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,7 @@ def finished(tmp_path_factory) -> Run:
     """A run of all steps; tests read it."""
     root = tmp_path_factory.mktemp("pictures")
     write_pictures(root)
-    return localize.run(settings(root), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
+    return pipeline.run(settings(root), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
 
 
 def rows_of(run: Run, name: str) -> list[dict[str, str]]:
@@ -102,7 +108,7 @@ def test_boxes_and_masks_on_the_crop_by_hand():
     mask = torch.zeros(50, 100, dtype=torch.uint8)
     mask[25:, :50], mask[:25, 50:] = 3, 255
     config = settings("", side=256, crop=224)
-    truth = truth_on_crop(boxes, mask, (50, 100), config=config)
+    truth = truth_on_crop(boxes, mask, (50, 100), view=config.view)
     assert truth.boxes.tolist() == [[9, 9, 137, 137], [0, 0, 223, 223], [0, 35, 223, 223]]
     expected = torch.zeros(224, 224, dtype=torch.uint8)
     expected[112:, :112], expected[:112, 112:] = 1, 255
@@ -111,8 +117,8 @@ def test_boxes_and_masks_on_the_crop_by_hand():
 
 @pytest.mark.parametrize("box", [[100, 0, 120, 10], [0, 50, 10, 60], [-9, 0, -1, 10], [0, -9, 10, -1]])
 def test_a_box_outside_the_picture_is_refused(box):
-    with pytest.raises(DataError, match="lies outside the picture of 100x50 pixels"):
-        truth_on_crop(torch.tensor([[0, 0, 5, 5], box]), None, (50, 100), config=settings(""))
+    with pytest.raises(DataError, match="lies outside the image of 100x50 pixels"):
+        truth_on_crop(torch.tensor([[0, 0, 5, 5], box]), None, (50, 100), view=settings("").view)
 
 
 @given(
@@ -124,7 +130,7 @@ def test_a_box_outside_the_picture_is_refused(box):
 def test_boxes_of_any_picture_lie_on_the_crop(height, width, corners):
     (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
     box = [int(x0 * (width - 1)), int(y0 * (height - 1)), int(x1 * (width - 1)), int(y1 * (height - 1))]
-    truth = truth_on_crop(torch.tensor([box]), None, (height, width), config=settings("", side=256, crop=224))
+    truth = truth_on_crop(torch.tensor([box]), None, (height, width), view=settings("", side=256, crop=224).view)
     expected = [min(max(value * 256 // (width, height)[i % 2] - 16, 0), 223) for i, value in enumerate(box)]
     assert truth.boxes.tolist() == [expected]
 
@@ -156,12 +162,12 @@ def slow_map(method: bas.BAS, crop: torch.Tensor, classes: list[int]) -> torch.T
 @torch.no_grad()
 def test_map_and_rank_of_a_picture(finished):
     """The centre crop for the map; for the rank the mean softmax of it, four corners, and their mirror images."""
-    config = localize.config_of(finished)
-    dataset = wsol.open_boxed(config.data, "eval")
+    config = pipeline.recipe_of(finished)
+    dataset = open_boxed(config.data, "eval")
     method = labeler.load(finished.stage("bas").network).method
     image = dataset[3].image
-    found = localize_picture(method, image, 2, config=config, top=(2, 1, 99), fixed=0.2)
-    square = wsol.squash(image, 72).float() / 255 * 2 - 1
+    found = localize(method, image, 2, view=config.view, top=(2, 1, 99), fixed=0.2)
+    square = boxed.squash(image, 72).float() / 255 * 2 - 1
     corners = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
     crops = [square[:, y : y + 64, x : x + 64] for y, x in corners]
     probabilities = sum(
@@ -179,14 +185,14 @@ def test_map_and_rank_of_a_picture(finished):
 @torch.no_grad()
 def test_cam_is_brought_to_its_range_negative_values_and_all(finished, generator):
     """Softmax tells classes apart by differences: the map of the true class may be negative everywhere."""
-    config = dataclasses.replace(localize.config_of(finished), ten_crops=False)
+    config = dataclasses.replace(pipeline.recipe_of(finished), ten_crops=False)
     method = labeler.load(finished.stage("cam").network).method
     backbone, head = method.network.backbone, method.network.class_head
     head.weight[3] = -head.weight[3].abs()
     features = torch.rand(1, backbone.channels, 4, 4, generator=generator)
     with mock.patch.object(backbone, "forward", lambda images: Features(features, None, None)):
         image = torch.zeros(3, 20, 30, dtype=torch.uint8)
-        found = localize_picture(method, image, 2, config=config, top=(1,)).averages[0]
+        found = localize(method, image, 2, view=config.view, top=(1,)).averages[0]
     plain = torch.einsum("c, c h w -> h w", head.weight[3, :, 0, 0], features[0])
     assert plain.max() < 0
     large = F.interpolate(plain[None, None], size=(64, 64), mode="bilinear", align_corners=False)[0, 0]
@@ -195,25 +201,25 @@ def test_cam_is_brought_to_its_range_negative_values_and_all(finished, generator
 
 def test_a_class_that_the_network_does_not_know(finished):
     """Its map is that of the most probable class, and it has no rank."""
-    config = localize.config_of(finished)
-    image = wsol.open_boxed(config.data, "eval")[0].image
+    config = pipeline.recipe_of(finished)
+    image = open_boxed(config.data, "eval")[0].image
     method = labeler.load(finished.stage("bas").network).method
-    views = [localize_picture(method, image, target, config=config, top=(1,)) for target in (None, 0, 1, 2)]
+    views = [localize(method, image, target, view=config.view, top=(1,)) for target in (None, 0, 1, 2)]
     assert views[0].rank is None
     single = dataclasses.replace(config, ten_crops=False)
-    ranks = [localize_picture(method, image, target, config=single, top=(1,)).rank for target in range(3)]
+    ranks = [localize(method, image, target, view=single.view, top=(1,)).rank for target in range(3)]
     assert sorted(ranks) == [0, 1, 2]
     assert torch.equal(views[0].averages, views[1 + ranks.index(0)].averages)
 
 
 def test_an_empty_map_has_the_empty_box(finished):
     """A generator that says the same everywhere gives a map of zeros."""
-    config = localize.config_of(finished)
+    config = pipeline.recipe_of(finished)
     method = labeler.load(finished.stage("bas").network).method
     torch.nn.init.zeros_(method.network.generator.weight)
-    found = localize_picture(method, torch.zeros(3, 20, 30, dtype=torch.uint8), 0, config=config, top=(1,))
+    found = localize(method, torch.zeros(3, 20, 30, dtype=torch.uint8), 0, view=config.view, top=(1,))
     assert found.averages.eq(0).all()
-    assert localize.box_at(found.averages[0], threshold=0.1).tolist() == [0, 0, 0, 0]
+    assert box_at(found.averages[0], threshold=0.1).tolist() == [0, 0, 0, 0]
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -265,11 +271,12 @@ def test_cam_learns_by_cross_entropy(generator):
     batch = single_label_batch(generator)
     logits = network.class_maps(network(batch.images)).mean(dim=(2, 3)).double()
     expected = sum(float(row.exp().sum().log() - row[c]) for row, c in zip(logits, (0, 2, 1, 1), strict=True))
-    assert Classifier(network).loss(batch)["classification"].item() == pytest.approx(expected / 4, rel=1e-4)
+    found = make(cam.Config(), network, single_label=True).loss(batch)["classification"].item()
+    assert found == pytest.approx(expected / 4, rel=1e-4)
 
 
 def test_training_sees_crops_of_the_whole_picture():
-    augment = localize.augmentation(settings(""))
+    augment = settings("").augment
     assert augment.resize_long == (72, 72)
     assert augment.crop == 64
     assert augment.flip
@@ -315,13 +322,13 @@ def test_the_page_shows_every_picture_and_loads_nothing(finished):
 
 
 def test_a_second_call_repeats_nothing_and_measures_what_is_missing(finished):
-    config = localize.config_of(finished)
+    config = pipeline.recipe_of(finished)
     files = [finished.stage("bas").network, finished.stage("cam").network, finished.stage("cam").metrics]
     before = [path.stat().st_mtime_ns for path in files]
     metrics = finished.stage("bas").metrics
     found = read_json(metrics)
     metrics.unlink()
-    localize.run(config, finished.root, hardware=HARDWARE)
+    pipeline.run(config, finished.root, hardware=HARDWARE)
     assert [path.stat().st_mtime_ns for path in files] == before
     assert read_json(metrics) == found
 
@@ -333,15 +340,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import torch, test_localize
-from baoseg import localize
+import torch, test_boxes
+from baoseg import pipeline
 torch.set_num_threads(1)
-config = test_localize.plain(sys.argv[1])
-localize.run(config, Path(sys.argv[2]), hardware=replace(test_localize.HARDWARE, devices=2))
+config = test_boxes.plain(sys.argv[1])
+pipeline.run(config, Path(sys.argv[2]), hardware=replace(test_boxes.HARDWARE, devices=2))
 """
 
 
-def plain(root: object) -> Config:
+def plain(root: object) -> Recipe:
     """Without batch statistics and momentum of them, means do not depend on how a batch is divided."""
     schedule = train.Config(epochs=1, batch_size=4, lr=1e-4)
     net = dataclasses.replace(NET, freeze_batch_norm=True)
@@ -357,7 +364,7 @@ def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
     labels.write_text("\n".join(labels.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
     boxes = tmp_path / "data" / "boxes.csv"
     boxes.write_text("\n".join(boxes.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
-    alone = localize.run(plain(tmp_path / "data"), tmp_path / "alone", hardware=HARDWARE)
+    alone = pipeline.run(plain(tmp_path / "data"), tmp_path / "alone", hardware=HARDWARE)
     script = tmp_path / "script.py"
     script.write_text(ON_TWO.format(tests=str(Path(__file__).parent)), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
@@ -377,19 +384,19 @@ def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
 
 def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, monkeypatch) -> None:
     """Both of two processes see what one sees: here each in its turn finds its own, and gets the other's."""
-    config = localize.config_of(finished)
-    dataset, stage = wsol.open_boxed(config.data, "eval"), config.stages[1]
+    config = pipeline.recipe_of(finished)
+    dataset, stage = open_boxed(config.data, "eval"), config.stages[1]
     model = labeler.load(finished.stage("bas").network)
 
     def found(index: int | None) -> object:
         if index is None or index >= len(dataset):
             return None
-        return localize._measured(model, dataset, index, config=config, stage=stage, top=[1, 2, 3])
+        return boxes._measured(model, dataset, index, recipe=config, stage=stage, top=[1, 2, 3])
 
-    monkeypatch.setattr(localize.ranks, "world", lambda: 4)
+    monkeypatch.setattr(boxes.ranks, "world", lambda: 4)
     for rank in (0, 3):  # 6 pictures: the first has two turns, the last one and a turn without a picture
         turns = itertools.count()
-        monkeypatch.setattr(localize.ranks, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(boxes.ranks, "rank", lambda rank=rank: rank)
 
         def gathered(own: object, turns=turns, rank: int = rank) -> list[object]:
             first = 4 * next(turns)
@@ -397,9 +404,9 @@ def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, 
             assert (own is None) == (everyone[rank] is None)
             return [own if other == rank else one for other, one in enumerate(everyone)]
 
-        monkeypatch.setattr(localize.ranks, "gathered", gathered)
-        tally = localize.Tally()
-        pairs = list(localize._pairs(model, dataset, config=config, stage=stage, top=[1, 2, 3], tally=tally))
+        monkeypatch.setattr(boxes.ranks, "gathered", gathered)
+        tally = boxes.Tally()
+        pairs = list(boxes._pairs(model, dataset, recipe=config, stage=stage, top=[1, 2, 3], tally=tally))
         assert [prediction.name for prediction, _ in pairs] == [row["name"] for row in rows_of(finished, "bas")]
         assert [str(row["iou"]) for row in tally.rows] == [row["iou"] for row in rows_of(finished, "bas")]
 
@@ -407,38 +414,72 @@ def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, 
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
+def of(method, **options) -> Stage:
+    return Stage(method=method, schedule=SCHEDULE, box=BoxConfig(threshold=0.1), **options)
+
+
 def test_stages_of_one_method_have_names_of_their_own():
-    twice = [Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, called=name) for name in (None, "other")]
+    twice = [
+        Stage(method=BAS, schedule=SCHEDULE, box=BoxConfig(threshold=0.1), called=name) for name in (None, "other")
+    ]
     assert [stage.name for stage in settings("", stages=tuple(twice)).stages] == ["bas", "other"]
     with pytest.raises(RecipeError, match="each once"):
         settings("", stages=(twice[0], twice[0]))
 
 
 def test_a_run_refuses_what_is_not_its_own(finished, tmp_path):
-    config = localize.config_of(finished)
-    with pytest.raises(RunError, match=r"holds a run with other settings .seed was 0, now 1.; choose another folder"):
-        localize.begin(dataclasses.replace(config, seed=1), finished.root)
-    with pytest.raises(RunError, match=r"holds a run with other settings .stages.0..schedule.epochs was 2, now 3."):
+    config = pipeline.recipe_of(finished)
+    with pytest.raises(RunError, match=r"holds a run with another recipe .seed was 0, now 1.; choose another folder"):
+        pipeline.begin(dataclasses.replace(config, seed=1), finished.root)
+    with pytest.raises(RunError, match=r"holds a run with another recipe .stages.cam.schedule.epochs was 2, now 3."):
         first = dataclasses.replace(config.stages[0], schedule=dataclasses.replace(SCHEDULE, epochs=3))
-        localize.begin(dataclasses.replace(config, stages=(first, *config.stages[1:])), finished.root)
+        pipeline.begin(dataclasses.replace(config, stages=(first, *config.stages[1:])), finished.root)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="is no run folder"):
-        localize.begin(config, tmp_path)
+        pipeline.begin(config, tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    for refused in (lambda: localize.config_of(Run(tmp_path)), lambda: localize.begin(config, tmp_path)):
-        with pytest.raises(RunError, match="is a run for segmentation"):
+    for refused in (lambda: pipeline.recipe_of(Run(tmp_path)), lambda: pipeline.begin(config, tmp_path)):
+        with pytest.raises(RunError, match="is no manifest of a run"):
             refused()
 
 
+def test_a_trial_of_boxes_takes_four_images_and_one_epoch(tmp_path):
+    write_pictures(tmp_path)
+    recipe = recipes.smoke(settings(tmp_path, side=256, crop=224))
+    assert recipe.view == ViewConfig(side=72, crop=64)
+    run = pipeline.run(recipe, tmp_path / "run", hardware=HARDWARE)
+    assert [row["name"] for row in rows_of(run, "bas")] == ["blue0", "blue1", "green1", "red0"]
+    assert read_json(run.stage("bas").costs)["train"]["epochs"] == 1
+
+
+def test_a_box_that_is_corrected_is_measured_anew(tmp_path):
+    """Boxes are ground truth: nothing is trained on them, so a correction locks no run."""
+    write_pictures(tmp_path)
+    run = pipeline.run(settings(tmp_path, ten_crops=False), tmp_path / "run", hardware=HARDWARE)
+    before = rows_of(run, "cam")
+    boxes_file, network = tmp_path / "boxes.csv", run.stage("cam").network
+    trained = network.stat().st_mtime_ns
+    crop = [int(before[0][corner]) + 4 for corner in boxes.CORNERS]  # what was found, in pixels of the square
+    other = [-(-crop[0] * 80 // 72), -(-crop[1] * 60 // 72), -(-crop[2] * 80 // 72), -(-crop[3] * 60 // 72)]
+    lines = boxes_file.read_text(encoding="utf-8").splitlines()
+    assert lines[1].startswith("blue0.png,")
+    lines[1] = f"blue0.png,{','.join(map(str, other))}"
+    boxes_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pipeline.run(settings(tmp_path, ten_crops=False), run.root, hardware=HARDWARE)
+    after = rows_of(run, "cam")
+    assert float(before[0]["iou"]) < 0.8 < float(after[0]["iou"]) and after[1:] == before[1:]
+    assert network.stat().st_mtime_ns == trained
+
+
 def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypatch):
-    config = localize.config_of(finished)
+    config = pipeline.recipe_of(finished)
     first, second = config.stages
     config = dataclasses.replace(config, stages=(first, dataclasses.replace(second, start="cam")))
-    run = localize.begin(config, tmp_path / "run")
+    run = pipeline.begin(config, tmp_path / "run")
     run.stage("cam").root.mkdir()
     run.stage("cam").network.write_bytes(finished.stage("cam").network.read_bytes())
-    monkeypatch.setattr(localize, "fit", lambda *args, **options: None)
-    localize.train_stages(run, hardware=HARDWARE)
+    monkeypatch.setattr(training, "fit", lambda *args, **options: None)
+    pipeline.train_stages(run, hardware=HARDWARE)
     cam_network, bas_network = (labeler.load(run.stage(name).network).method.network for name in ("cam", "bas"))
     found = dict(bas_network.named_parameters())
     assert all(torch.equal(found.pop(name), value) for name, value in cam_network.named_parameters())
@@ -447,7 +488,7 @@ def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypa
 
 def test_the_exploratory_experiment_runs_on_boxed_pictures(finished):
     """BAS sec. 3.5, on a classifier trained by eq. 7: a curve for each mask whose class is seen."""
-    dataset = wsol.open_boxed(localize.config_of(finished).data, "eval")
+    dataset = open_boxed(pipeline.recipe_of(finished).data, "eval")
     model = labeler.load(finished.stage("cam").network)
     torch.nn.init.constant_(model.method.network.class_head.weight, 1.0)  # all classes are seen
     curves = exploration.explore(model, dataset, exploration.Config(steps=2))
@@ -459,23 +500,23 @@ def test_boxes_that_evaluation_would_refuse_are_refused_before_training(tmp_path
     """Also of a picture whose file was changed since: then evaluation names it."""
     (tmp_path / "data").mkdir()
     write_pictures(tmp_path / "data")
-    config = dataclasses.replace(localize.config_of(finished), data=wsol.Config(path=str(tmp_path / "data")))
+    config = dataclasses.replace(pipeline.recipe_of(finished), data=data_in(tmp_path / "data"))
     boxes = tmp_path / "data" / "boxes.csv"
     lines = boxes.read_text(encoding="utf-8")
     boxes.write_text(lines + "blue0.png,200,0,220,9\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"test/blue0: the box .* lies outside the image of 80x60 pixels; correct it$"):
-        localize.begin(config, tmp_path / "run")
+        pipeline.begin(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     boxes.write_text(lines, encoding="utf-8")
-    run = localize.begin(config, tmp_path / "run")
+    run = pipeline.begin(config, tmp_path / "run")
     with pytest.raises(RunError, match="not trained yet"):
-        localize.evaluate_stages(run, hardware=HARDWARE)
+        pipeline.evaluate_stages(run, hardware=HARDWARE)
     for name in ("cam", "bas"):
         run.stage(name).root.mkdir()
         run.stage(name).network.write_bytes(finished.stage(name).network.read_bytes())
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "blue0.png", compress_level=0)
-    with pytest.raises(RunError, match=r"holds other data than this run was made on .labels, boxes or files changed"):
-        localize.evaluate_stages(run, hardware=HARDWARE)
+    with pytest.raises(RunError, match=r"holds other data than this run was made on .image files changed"):
+        pipeline.evaluate_stages(run, hardware=HARDWARE)
 
 
 @pytest.mark.parametrize(
@@ -488,14 +529,14 @@ def test_boxes_that_evaluation_would_refuse_are_refused_before_training(tmp_path
     ],
 )
 def test_a_mistyped_network_leaves_nothing_and_locks_nothing(tmp_path, finished, net, message):
-    config = localize.config_of(finished)
+    config = pipeline.recipe_of(finished)
     with pytest.raises(BaosegError, match=message) as caught:
-        localize.begin(dataclasses.replace(config, net=net), tmp_path / "run")
+        pipeline.begin(dataclasses.replace(config, net=net), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-    localize.begin(dataclasses.replace(config, seed=5), tmp_path / "run")  # a manifest alone holds nothing yet
-    run = localize.begin(config, tmp_path / "run")
-    assert localize.config_of(run) == config
+    pipeline.begin(dataclasses.replace(config, seed=5), tmp_path / "run")  # a manifest alone holds nothing yet
+    run = pipeline.begin(config, tmp_path / "run")
+    assert pipeline.recipe_of(run) == config
 
 
 def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path, finished, monkeypatch):
@@ -503,19 +544,20 @@ def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path
     (tmp_path / "a").mkdir()
     write_pictures(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
-    config = dataclasses.replace(localize.config_of(finished), data=wsol.Config(path="a"))
-    run = localize.begin(config, tmp_path / "run")
+    config = dataclasses.replace(pipeline.recipe_of(finished), data=data_in("a"))
+    run = pipeline.begin(config, tmp_path / "run")
     (run.root / "cam").mkdir()
     for path in ("./a/", str(tmp_path / "a")):
-        localize.begin(dataclasses.replace(config, data=wsol.Config(path=path)), run.root)
+        pipeline.begin(dataclasses.replace(config, data=data_in(path)), run.root)
     monkeypatch.chdir(run.root)
-    assert localize.config_of(run).data.path == str(tmp_path / "a")
+    assert pipeline.recipe_of(run).data.path == str(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
-    localize.begin(dataclasses.replace(config, data=wsol.Config(path="../b")), run.root)
-    assert localize.config_of(run).data.path == str(tmp_path / "b")
-    (tmp_path / "b" / "boxes.csv").write_text("image,x0,y0,x1,y1\nblue0.png,2,2,9,9\n", encoding="utf-8")
-    with pytest.raises(RunError, match="holds a run with other data"):
-        localize.begin(dataclasses.replace(config, data=wsol.Config(path="../b")), run.root)
+    pipeline.begin(dataclasses.replace(config, data=data_in("../b")), run.root)
+    assert pipeline.recipe_of(run).data.path == str(tmp_path / "b")
+    labels = tmp_path / "b" / "labels.csv"
+    labels.write_text(labels.read_text(encoding="utf-8").replace("blue0.png,blue", "blue0.png,red"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"holds a run on other data .labels changed."):
+        pipeline.begin(dataclasses.replace(config, data=data_in("../b")), run.root)
 
 
 # --- maps, and networks in the hands of other verbs -----------------------------------------------------------------
@@ -524,15 +566,15 @@ def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path
 @torch.no_grad()
 def test_maps_are_those_of_the_whole_picture(finished):
     """The true class and the likeliest other one (k = 2), on a quarter of the picture's sides, from 0 to 1."""
-    localize.make_maps(finished, hardware=HARDWARE)
-    dataset = wsol.open_boxed(localize.config_of(finished).data, "eval")
+    pipeline.make_maps(finished, hardware=HARDWARE)
+    dataset = open_boxed(pipeline.recipe_of(finished).data, "eval")
     method = labeler.load(finished.stage("bas").network).method
     for index in (0, 5):
         seed = seeds.load(finished.stage("bas").maps("test", dataset.names[index]))
         sample = dataset[index]
         assert seed.size == tuple(sample.image.shape[1:])
         assert seed.classes.tolist() == [dataset.target(index)]
-        view = (wsol.squash(sample.image, 72).float() / 255 * 2 - 1)[None]
+        view = (boxed.squash(sample.image, 72).float() / 255 * 2 - 1)[None]
         known = dataset.target(index) - 1
         logits = method.classify(view)[0].tolist()
         other = max({0, 1, 2} - {known}, key=lambda c: logits[c])
@@ -543,7 +585,7 @@ def test_maps_are_those_of_the_whole_picture(finished):
         expected = (large - large.min()) / (large.max() - large.min())
         torch.testing.assert_close(seed.scores[0].float(), expected, atol=2e-3, rtol=0)  # kept in half precision
     before = finished.stage("cam").maps("test", "red0").stat().st_mtime_ns
-    localize.make_maps(finished, hardware=HARDWARE)
+    pipeline.make_maps(finished, hardware=HARDWARE)
     assert finished.stage("cam").maps("test", "red0").stat().st_mtime_ns == before
     assert read_json(finished.stage("bas").costs)["maps"]["pictures"] == 6
 
@@ -551,7 +593,7 @@ def test_maps_are_those_of_the_whole_picture(finished):
 def test_a_localizer_as_a_labeler_names_one_class_and_cuts_where_the_box_is_cut(finished):
     """Cross-entropy does not say where a logit is high enough: the likeliest class is the one."""
     model = baoseg.load(finished.stage("bas").root)
-    image = wsol.open_boxed(localize.config_of(finished).data, "eval")[2].image
+    image = open_boxed(pipeline.recipe_of(finished).data, "eval")[2].image
     logits = model.class_logits(image)
     found = model(image)
     assert found.labels == (model.classes.names[int(logits.argmax())],)
@@ -573,7 +615,7 @@ def test_files_of_networks_without_the_word_for_a_bias_still_load(finished, tmp_
 
 
 def test_a_network_with_a_bias_in_its_generator_comes_back(finished, tmp_path):
-    config = localize.config_of(finished)
+    config = pipeline.recipe_of(finished)
     stage = dataclasses.replace(config.stages[1], method=dataclasses.replace(BAS, generator_bias=True))
     network = nets.build(NET, 3, heads=Heads(generator_after=3, generator_bias=True))
     torch.nn.init.normal_(network.generator.bias)
@@ -584,7 +626,7 @@ def test_a_network_with_a_bias_in_its_generator_comes_back(finished, tmp_path):
         net=config.net,
         maps=maps.Config(),
         masks=masks.Config(),
-        classes=wsol.open_boxed(config.data, "eval").classes,
+        classes=open_boxed(config.data, "eval").classes,
     )
     loaded = labeler.load(tmp_path / "network.safetensors").method.network
     assert torch.equal(loaded.generator.bias, network.generator.bias)
@@ -593,12 +635,17 @@ def test_a_network_with_a_bias_in_its_generator_comes_back(finished, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Localizer(method=amn.Config(), schedule=SCHEDULE, threshold=0.1), "amn does not localize"),
-        (lambda: Localizer(method=BAS, schedule=SCHEDULE, threshold=1.0), "a threshold is in"),
-        (lambda: Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, top_k=0), "k at least 1"),
+        (lambda: settings("", stages=(of(amn.Config()),)), "amn does not localize; use cam or bas"),
+        (lambda: BoxConfig(threshold=1.0), "a threshold is in"),
+        (lambda: BoxConfig(threshold=0.1, top_k=0), "k at least 1"),
         (lambda: settings("", side=60), "do not fit into squares of 60"),
-        (lambda: settings("", stages=()), "name at least one"),
-        (lambda: settings("", stages=(Localizer(method=BAS, schedule=SCHEDULE, threshold=0.1, start="cam"),)), "cam"),
+        (lambda: settings("", stages=()), "at least one"),
+        (lambda: settings("", stages=(of(BAS, start="cam"),)), "cam"),
+        (lambda: settings("", stages=(Stage(method=BAS, schedule=SCHEDULE),)), "bas draws boxes; give it `box`"),
+        (lambda: settings("", data=DataConfig(path="here")), "choose the layout"),
+        (lambda: dataclasses.replace(settings(""), task=Task.MASKS), "its task is masks"),
+        (lambda: dataclasses.replace(settings(""), epoch_curves=True), "no fusions"),
+        (lambda: dataclasses.replace(settings(""), augment=transforms.Config(resize_long=(8, 9))), "one side"),
     ],
 )
 def test_settings_outside_their_range_are_refused(wrong, message):

@@ -14,9 +14,10 @@ from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
-from baoseg.data import wsol
+from baoseg.data import Config as DataConfig
+from baoseg.data.boxed import Layout
 from baoseg.methods import bas, cam
-from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.recipes import BoxConfig, Recipe, Stage, for_boxes
 from baoseg.reproduce import boxes as tables
 from baoseg.reproduce import published
 from baoseg.reproduce.boxes import EXPERIMENTS, Source, measured
@@ -27,14 +28,19 @@ HARDWARE = Hardware(accelerator="cpu", workers=0)
 SCHEDULE = train.Config(epochs=1, batch_size=4, lr=1e-3)
 
 
-def base(root: object) -> Config:
-    return Config(
+def base(root: object) -> Recipe:
+    return for_boxes(
         name="colours",
-        data=wsol.Config(path=str(root)),
+        data=DataConfig(path=str(root), layout=Layout.FOLDER),
         net=nets.Config(backbone="timm:test_efficientnet", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         stages=(
-            Localizer(method=cam.Config(), schedule=SCHEDULE, threshold=0.2),
-            Localizer(method=bas.Config(alpha=0.5, beta=1.5), schedule=SCHEDULE, threshold=0.1, top_k=2, start="cam"),
+            Stage(method=cam.Config(), schedule=SCHEDULE, box=BoxConfig(threshold=0.2)),
+            Stage(
+                method=bas.Config(alpha=0.5, beta=1.5),
+                schedule=SCHEDULE,
+                box=BoxConfig(threshold=0.1, top_k=2),
+                start="cam",
+            ),
         ),
         side=72,
         crop=64,
@@ -157,7 +163,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(pictures:
     config = base(pictures)
     with pytest.raises(RecipeError, match="not about localization"):
         tables.run("bnr-table-1", config, tmp_path / "run", hardware=HARDWARE)
-    with pytest.raises(RecipeError, match="has 0 stages of"):
+    with pytest.raises(RecipeError, match="has 0 stages of bas"):
         tables.run("bas-table-3", dataclasses.replace(config, stages=config.stages[:1]), tmp_path, hardware=HARDWARE)
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -1,17 +1,17 @@
-"""Named settings of whole localization runs. Numbers of a paper are cited; all others say where they are from."""
+"""Recipes for boxes. Numbers of a paper are cited; all others say where they are from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from baoseg import nets
-from baoseg.core.errors import RecipeError
-from baoseg.data.wsol import Config as DataConfig
-from baoseg.data.wsol import Layout
+from baoseg.data import Config as DataConfig
+from baoseg.data import transforms
+from baoseg.data.boxed import Layout
 from baoseg.methods import bas, cam
-from baoseg.recipes.box_schema import Config, Localizer
+from baoseg.predict.boxes import BoxConfig
+from baoseg.predict.maps import Config as MapsConfig
+from baoseg.recipes.schema import Recipe, Stage, Task
 from baoseg.training import train
 
 CAM_THRESHOLD = 0.2  # of the map's maximum (Zhou et al., CVPR 2016, sec. 3.2)
@@ -58,7 +58,36 @@ PUBLISHED = {
 }
 
 
-def published(layout: Layout, backbone: str) -> Config:
+def for_boxes(
+    name: str,
+    *,
+    data: DataConfig,
+    net: nets.Config,
+    stages: Sequence[Stage],
+    side: int = 256,
+    crop: int = 224,
+    ten_crops: bool = True,
+    seed: int = 0,
+) -> Recipe:
+    """A recipe for boxes as the field sees images (BAS sec. 4.1): squashed to a square; in training a random crop of
+    it, mirrored every second time, with its colours as they are.
+    """
+    return Recipe(
+        name=name,
+        task=Task.BOXES,
+        data=data,
+        net=net,
+        stages=tuple(stages),
+        augment=transforms.Config(
+            resize_long=(side, side), crop=crop, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
+        ),
+        ten_crops=ten_crops,
+        maps=MapsConfig(sizes=(side,)),
+        seed=seed,
+    )
+
+
+def published(layout: Layout, backbone: str) -> Recipe:
     """CAM and BAS as in table 1, with the weights that timm fetches.
 
     Deviations: the rate decays as a polynomial, where the released code divides it by ten once or twice, and the
@@ -84,18 +113,31 @@ def published(layout: Layout, backbone: str) -> Config:
         generator_bias=True,
         guide_classifier=True,
     )
-    return Config(
-        name=f"bas-{layout}-{backbone}",
-        data=DataConfig(path=str(layout), layout=layout, eval_split="val" if layout is Layout.ILSVRC else "test"),
+    return for_boxes(
+        f"bas-{layout}-{backbone}",
+        data=_data(str(layout), layout),
         net=nets.Config(backbone=f"timm:{network.model}", stride=network.stride, pretrained=True),
         stages=(
-            Localizer(method=cam.Config(), schedule=schedule, threshold=CAM_THRESHOLD),
-            Localizer(method=method, schedule=schedule, threshold=chosen.threshold, top_k=chosen.top_k),
+            _cam(schedule),
+            Stage(
+                method=method,
+                schedule=schedule,
+                box=BoxConfig(threshold=chosen.threshold, top_k=chosen.top_k),
+            ),
         ),
     )
 
 
-def cub20() -> Config:
+def _data(path: str, layout: Layout) -> DataConfig:
+    eval_split = "val" if layout is Layout.ILSVRC else "test"
+    return DataConfig(path=path, layout=layout, train_split="train", eval_split=eval_split)
+
+
+def _cam(schedule: train.Config) -> Stage:
+    return Stage(method=cam.Config(), schedule=schedule, box=BoxConfig(threshold=CAM_THRESHOLD))
+
+
+def cub20() -> Recipe:
     """CAM and BAS on the first 20 classes of CUB-200-2011, MobileNetV2: half an hour on two CPU cores.
 
     Trains on the 600 training images and their labels alone. No setting is fitted to boxes by us: alpha, beta, lambda
@@ -112,9 +154,9 @@ def cub20() -> Config:
     """
     schedule = train.Config(epochs=6, batch_size=16, lr=1e-4, head_lr=1e-3, decay=train.Decay.POLY)
     method = bas.Config(alpha=0.5, beta=1.9, guide_classifier=True, relu=bas.Relu.CONFERENCE)
-    return Config(
-        name="cub20",
-        data=DataConfig(path="CUB_200_2011", layout=Layout.CUB),
+    return for_boxes(
+        "cub20",
+        data=_data("CUB_200_2011", Layout.CUB),
         net=nets.Config(
             backbone="timm:mobilenetv2_100",
             weights=MOBILENETV2_WEIGHTS,
@@ -125,62 +167,13 @@ def cub20() -> Config:
             freeze_batch_norm=True,
         ),
         stages=(
-            Localizer(method=cam.Config(), schedule=schedule, threshold=CAM_THRESHOLD),
-            Localizer(method=method, schedule=schedule, threshold=0.1, top_k=8, start="cam"),
+            _cam(schedule),
+            Stage(method=method, schedule=schedule, start="cam", box=BoxConfig(threshold=0.1, top_k=8)),
         ),
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     **{f"bas-{layout}-{backbone}": partial(published, layout, backbone) for layout, backbone in PUBLISHED},
     "cub20": cub20,
 }
-
-
-def named(name: str) -> Config:
-    """Raises RecipeError for an unknown name."""
-    if name not in RECIPES:
-        raise RecipeError(f"unknown recipe for localization {name!r}; there are {', '.join(RECIPES)}")
-    return RECIPES[name]()
-
-
-def only(config: Config, methods: Sequence[str]) -> Config:
-    """The recipe with these methods alone, and those that they start from. Raises RecipeError for one it lacks."""
-    there = [stage.name for stage in config.stages]
-    if unknown := [name for name in methods if name not in there]:
-        raise RecipeError(f"{config.name}: has no method {unknown[0]!r}; it has {', '.join(there)}")
-    wanted = {*methods, *(stage.start for stage in config.stages if stage.name in methods)}
-    return replace(config, stages=tuple(stage for stage in config.stages if stage.name in wanted))
-
-
-def override(
-    config: Config,
-    *,
-    data: str | None = None,
-    layout: str | None = None,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    weights: Path | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-) -> Config:
-    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all stages.
-
-    The rate of the heads keeps its ratio to `lr`.
-    """
-
-    net = config.net if weights is None else replace(config.net, weights=str(weights), pretrained=False)
-    of_layout = None if layout is None else Layout(layout)
-    stages = tuple(
-        replace(stage, schedule=train.rescheduled(stage.schedule, epochs=epochs, batch_size=batch_size, lr=lr))
-        for stage in config.stages
-    )
-    at = _replace(config.data, path=data, layout=of_layout, train_split=train_split, eval_split=eval_split)
-    changed: Config = _replace(config, data=at, net=net, stages=stages, seed=seed)
-    return changed
-
-
-def _replace(config: Any, **changes: Any) -> Any:
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
