@@ -7,7 +7,7 @@ Methods Right", CVPR 2020; MaxBoxAccV2 is of its longer version, arXiv:2007.0417
 A box is (x0, y0, x1, y1) in cells of the grid, both ends inside. Choosing the threshold on the ground truth is part of
 MaxBoxAccV2 and of the peak IoU; `to_json` has them under *oracle*.
 
-Shapes: n pictures, h x w cells, m true boxes, p and q boxes, t thresholds, v = 3 IoU levels.
+Shapes: n images, h x w cells, m true boxes, p and q boxes, t thresholds, v = 3 IoU levels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ ObjectMask = Integer[Array, "h w"] | Bool[Array, "h w"]  # 1 object, 0 none, 255
 
 
 def resize_boxes(boxes: Integer[Array, "m 4"], size: tuple[int, int]) -> Int64[np.ndarray, "m 4"]:
-    """Boxes of a picture of `size` (height, width) on the grid, rounded down as in the released code."""
+    """Boxes of an image of `size` (height, width) on the grid, rounded down as in the released code."""
     height, width = size
     return (_array(boxes) * GRID / np.array([width, height, width, height])).astype(np.int64)
 
@@ -87,7 +87,7 @@ def box_sweep(scores: ScoreMap, boxes: Integer[Array, "m 4"]) -> Float64[np.ndar
 
 @dataclass(frozen=True)
 class BoxCurve:
-    """Percentage of pictures whose box reaches each of IOU_LEVELS, at each of THRESHOLDS."""
+    """Percentage of images whose box reaches each of IOU_LEVELS, at each of THRESHOLDS."""
 
     accuracy: Float64[np.ndarray, "v t"]
 
@@ -99,7 +99,7 @@ class BoxCurve:
 
 @dataclass(frozen=True)
 class PixelCurve:
-    """Pixels of all pictures together, at each of PIXEL_THRESHOLDS; a pixel with the threshold's value is above it.
+    """Pixels of all images together, at each of PIXEL_THRESHOLDS; a pixel with the threshold's value is above it.
 
     Deviation: BAS figure 15 has 256 thresholds; these 1,001 are those of PxAP.
     """
@@ -109,7 +109,7 @@ class PixelCurve:
 
     @staticmethod
     def of_counts(counts: Int64[np.ndarray, "2 t"]) -> "PixelCurve":
-        """From `pixel_counts`, summed over pictures. Raises DataError if there is no pixel of an object."""
+        """From `pixel_counts`, summed over images. Raises DataError if there is no pixel of an object."""
         above = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
         if above[1, 0] == 0:
             raise DataError("no mask has a pixel of an object (1); there is nothing to measure maps against")
@@ -123,7 +123,7 @@ class PixelCurve:
     def peak_iou(self) -> tuple[float, float]:
         """PIoU (BAS sec. 4.1), and its threshold, the lowest on ties: chosen on the ground truth.
 
-        The paper follows DA-WSOL, whose released code has one curve for the pixels of all pictures together.
+        The paper follows DA-WSOL, whose released code has one curve for the pixels of all images together.
         """
         best = int(self.iou.argmax())
         return float(self.iou[best]), float(PIXEL_THRESHOLDS[best])
@@ -150,9 +150,9 @@ def max_box_accuracy(
 ) -> tuple[float, float, float]:
     """MaxBoxAccV2 at IoU 0.3, 0.5 and 0.7, in percent (Choe et al.). The mean of the three is what BAS prints.
 
-    `boxes` has the true boxes of each picture on the grid of the maps (`resize_boxes`); each picture needs one. A
-    picture is right at a threshold if the box of its largest contour reaches the IoU with any of them, or, with
-    `multi_contour`, if that of any contour does. The figure is that of the best threshold for all pictures.
+    `boxes` has the true boxes of each image on the grid of the maps (`resize_boxes`); each image needs one. A
+    image is right at a threshold if the box of its largest contour reaches the IoU with any of them, or, with
+    `multi_contour`, if that of any contour does. The figure is that of the best threshold for all images.
 
     Maps are expected in [0, 1], each with minimum 0 and maximum 1 (`maps.normalise`). Thresholds are shares of a map's
     own maximum, so one with a lower maximum is only rounded more coarsely; a minimum above 0 lets low thresholds cut
@@ -162,7 +162,7 @@ def max_box_accuracy(
     """
     truth = list(boxes)
     if len(maps) == 0 or len(maps) != len(truth):
-        raise DataError(f"{len(maps)} maps and the boxes of {len(truth)} pictures; give boxes for each map")
+        raise DataError(f"{len(maps)} maps and the boxes of {len(truth)} images; give boxes for each map")
     right = np.zeros((len(IOU_LEVELS), len(THRESHOLDS)), dtype=np.int64)
     for i, (scores, of_picture) in enumerate(zip(maps, truth, strict=True)):
         _check_scores(scores, f"map {i}")
@@ -174,7 +174,7 @@ def max_box_accuracy(
 def pixel_average_precision(
     maps: Float[Array, "n h w"], masks: Integer[Array, "N H W"] | Bool[Array, "N H W"]
 ) -> float:
-    """PxAP in percent: area under the precision-recall curve of the pixels of all pictures (Choe et al.).
+    """PxAP in percent: area under the precision-recall curve of the pixels of all images (Choe et al.).
 
     Masks hold 1 for the object, 0 for the rest, and 255 for pixels that do not count. Maps are in [0, 1].
 
@@ -192,7 +192,7 @@ def pixel_average_precision(
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a method says of a picture."""
+    """What a method says of an image."""
 
     name: str
     scores: ScoreMap  # in [0, 1], on the grid
@@ -202,7 +202,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is known of a picture, on the grid of the map."""
+    """What is known of an image, on the grid of the map."""
 
     boxes: Integer[Array, "m 4"]
     mask: ObjectMask | None = None
@@ -210,15 +210,15 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizationScores:
-    """Percentages. Top-1 and Top-5 Loc are None where no picture has a rank, `median_iou` where no box is right."""
+    """Percentages. Top-1 and Top-5 Loc are None where no image has a rank, `median_iou` where no box is right."""
 
     images: int
-    threshold: float  # of the boxes, but for those that came with their picture
+    threshold: float  # of the boxes, but for those that came with their image
     gt_known: float
     top1: float | None
     top5: float | None
     median_iou: float | None  # of the boxes that are right (BAS figure 13)
-    density: Int64[np.ndarray, "size iou"]  # pictures by relative size of the object and by IoU (BAS figure 21)
+    density: Int64[np.ndarray, "size iou"]  # images by relative size of the object and by IoU (BAS figure 21)
     largest_contour: BoxCurve
     multi_contour: BoxCurve
     pixels: PixelCurve | None  # where there are masks
@@ -247,13 +247,13 @@ class LocalizationScores:
 
 
 def evaluate_localization(pairs: Iterable[tuple[Prediction, Truth]], *, threshold: float) -> LocalizationScores:
-    """All metrics in one pass. `threshold` is that of `box_at`, for pictures that bring no box.
+    """All metrics in one pass. `threshold` is that of `box_at`, for images that bring no box.
 
     GT-known Loc: the box has an IoU of at least 0.5 with one of the true boxes (BAS sec. 4.1 says "greater"; the
     released code of Choe et al. has "at least"). Top-k Loc: and the true class is among the k most probable. In the
-    density the object is the true box with the best IoU. Pixel metrics are those of the pictures with a mask.
+    density the object is the true box with the best IoU. Pixel metrics are those of the images with a mask.
 
-    Raises DataError if there are no pictures, or as `max_box_accuracy` and `pixel_average_precision` do.
+    Raises DataError if there are no images, or as `max_box_accuracy` and `pixel_average_precision` do.
     """
     ious, sizes, ranks = [], [], []
     right = np.zeros((2, len(IOU_LEVELS), len(THRESHOLDS)), dtype=np.int64)
@@ -273,7 +273,7 @@ def evaluate_localization(pairs: Iterable[tuple[Prediction, Truth]], *, threshol
             in_picture = pixel_counts(prediction.scores, truth.mask)
             counts = in_picture if counts is None else counts + in_picture
     if not ious:
-        raise DataError("no picture has both a map and boxes; there is nothing to evaluate")
+        raise DataError("no image has both a map and boxes; there is nothing to evaluate")
 
     iou, rank = np.array(ious), np.array(ranks)
     correct = iou >= CORRECT
@@ -296,9 +296,9 @@ def evaluate_localization(pairs: Iterable[tuple[Prediction, Truth]], *, threshol
 def density(
     sizes: Float64[np.ndarray, "n"], ious: Float64[np.ndarray, "n"], *, bins: int = BINS
 ) -> Int64[np.ndarray, "size iou"]:
-    """Number of pictures in even bins of relative object size and of IoU, both 0..1 (BAS figure 21).
+    """Number of images in even bins of relative object size and of IoU, both 0..1 (BAS figure 21).
 
-    A value on the border of two bins is in the upper one, and 1 in the last. A box that reaches beyond the picture can
+    A value on the border of two bins is in the upper one, and 1 in the last. A box that reaches beyond the image can
     be larger than it, and counts as 1.
     """
     counts, _, _ = np.histogram2d(sizes.clip(max=1), ious, bins=bins, range=((0, 1), (0, 1)))

@@ -76,7 +76,7 @@ def check_crop(augment: transforms.Config, backbone: nets.Backbone, *, name: str
     if augment.crop % backbone.stride:
         raise RecipeError(
             f"{name}: crops of {augment.crop} pixels are no multiple of the backbone's stride {backbone.stride}, "
-            "so cells would mix picture and padding; choose another crop"
+            "so cells would mix image and padding; choose another crop"
         )
 
 
@@ -88,15 +88,15 @@ def masks_of_others(source: str, train: Dataset) -> KeptLabels:
     found = truth.find(Path(source), train.names)
     if not any(found.files):
         raise DataError(
-            f"{source}: neither a stage of this run nor a folder with masks of its training pictures; "
-            f"masks are called as their pictures, e.g. {train.names[0]}.png"
+            f"{source}: neither a stage of this run nor a folder with masks of its training images; "
+            f"masks are called as their images, e.g. {train.names[0]}.png"
         )
     files = [path for path in found.files if path is not None]
     if missing := [name for name, path in zip(train.names, found.files, strict=True) if path is None]:
         odd = f" ({found.unmatched[0]} is that of none)" if found.unmatched else ""
         raise DataError(
-            f"{source}: {len(missing)} of {len(train)} training pictures have no mask, e.g. {missing[0]}{odd}; add "
-            "masks, or take the pictures out of the training split"
+            f"{source}: {len(missing)} of {len(train)} training images have no mask, e.g. {missing[0]}{odd}; add "
+            "masks, or take the images out of the training split"
         )
     labelled = [bool(train.labels(index).any()) for index in range(len(train))]
     return KeptLabels(files, truth.reader(found.folder, zip(files, labelled, strict=True), len(train.classes)))

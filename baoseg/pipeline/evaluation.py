@@ -51,7 +51,7 @@ def evaluate_stages(folder: Run, *, hardware: Hardware | None = None) -> bool:
     recipe, dataset = recipe_of(folder), split_data(folder)
     _say_how_masks_are_read(dataset)
     if recipe.task is Task.MASKS and not dataset.has_masks:
-        progress.say(f"No ground truth for the {len(dataset)} pictures of {dataset.split}: nothing to evaluate.")
+        progress.say(f"No ground truth for the {len(dataset)} images of {dataset.split}: nothing to evaluate.")
         return False
     if changed := truth_changed(folder, dataset):
         progress.say(

@@ -12,7 +12,7 @@ from baoseg.data import Dataset
 def described(dataset: Dataset) -> dict[str, Any]:
     """What a run keeps of the data of a split, to know them again and to say what has changed.
 
-    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all pictures of the
+    `fingerprint` is that of an excerpt and counts the ground truth; the other entries are about all images of the
     split, and count it not. `bytes` are the sizes of the image files, where there are files.
     """
     whole = _whole(dataset)

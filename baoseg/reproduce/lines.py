@@ -59,7 +59,7 @@ def called_alike(path: str, data: str) -> bool:
 def header(table: published.Table, *, data: str, split: str, images: int, net: nets.Config) -> Iterator[str]:
     """What the numbers are of, and how far they can be compared."""
     yield f"{table.id}: {table.title} ({table.source.partition(';')[0]} of {table.paper.title})"
-    yield f"Ours: {data}, {split}, {images} pictures, network {net.backbone}."
+    yield f"Ours: {data}, {split}, {images} images, network {net.backbone}."
     published_on = sorted({(column.data, column.split) for column in table.columns})
     if published_on:
         yield f"Published: {', '.join(f'{theirs} {of}' for theirs, of in published_on)}."

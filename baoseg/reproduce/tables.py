@@ -282,7 +282,7 @@ def _why_not(recipe: Recipe, kind: Kind) -> str:
     if recipe.segmentations:
         return "no network learned from these"
     if _learned_from(recipe):
-        return "learns from these pictures: name another --eval-split"
+        return "learns from these images: name another --eval-split"
     return "the recipe has no segmentation network"
 
 

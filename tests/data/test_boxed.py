@@ -135,7 +135,7 @@ def test_masks_that_cannot_be_used(tmp_path):
 
     with pytest.raises(DataError, match=r"empty\.png: shows no object"):
         boxed("empty.png").boxes(0)
-    with pytest.raises(DataError, match="the mask is 4x3 pixels and its picture, upright, 8x6"):
+    with pytest.raises(DataError, match="the mask is 4x3 pixels and its image, upright, 8x6"):
         boxed("small.png")[0]
     with pytest.raises(DataError, match="differ in size"):
         boxed("empty.png", "small.png").mask(0)
@@ -169,12 +169,12 @@ def test_cub(tmp_path):
     boxes = (tmp_path / "bounding_boxes.txt").read_text()
     write(tmp_path / "bounding_boxes.txt", boxes.replace("2 1.5 2.0 3.2 3.9", "2 0.1 0.2 0.5 0.75"))
     with pytest.raises(
-        DataError, match=r"bounding_boxes\.txt, picture 2: the box 0\.1, 0\.2, 0\.6, 0\.95 lies in 0\.\.1"
+        DataError, match=r"bounding_boxes\.txt, image 2: the box 0\.1, 0\.2, 0\.6, 0\.95 lies in 0\.\.1"
     ):
         opened(tmp_path, layout=Layout.CUB)
     write(tmp_path / "bounding_boxes.txt", boxes)
     write(tmp_path / "image_class_labels.txt", "1 1\n3 2\n")
-    with pytest.raises(DataError, match=r"picture 2 .* restore the lists"):
+    with pytest.raises(DataError, match=r"image 2 .* restore the lists"):
         opened(tmp_path, layout=Layout.CUB)
 
 

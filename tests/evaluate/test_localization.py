@@ -382,7 +382,7 @@ def test_results_are_json_with_the_oracle_marked():
 
 
 def test_errors_name_the_picture():
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         evaluate_localization([], threshold=0.5)
     truth = Truth(boxes=np.array([[0, 0, 3, 3]]), mask=np.ones((4, 5), dtype=np.uint8))
     with pytest.raises(DataError, match=r"bird\.jpg: the mask is \[4, 5\], the map \[4, 4\]"):

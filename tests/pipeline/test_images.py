@@ -103,7 +103,7 @@ def test_without_ground_truth_there_are_masks_and_a_report_but_no_metrics(
     write_pictures(tmp_path / "data", {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), tmp_path / "data")
     folder = run(recipe, tmp_path / "run")
-    assert "No ground truth for the 4 pictures of all" in capsys.readouterr().out
+    assert "No ground truth for the 4 images of all" in capsys.readouterr().out
     assert not folder.stage("transcam").metrics.exists()
     assert all(folder.stage("transcam").mask("all", f"p{i}").exists() for i in range(4))
     assert folder.report.exists()

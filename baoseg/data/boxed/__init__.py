@@ -1,4 +1,4 @@
-"""Pictures with one label each and boxes around the object: the data of weakly supervised localization.
+"""Images with one label each and boxes around the object: the data of weakly supervised localization.
 
 Labels are for training; boxes and masks are for evaluation only. Four layouts are read:
 
@@ -11,7 +11,7 @@ Labels are for training; boxes and masks are for evaluation only. Four layouts a
     openimages   of OpenImages-WSOL (Choe et al., CVPR 2020): metadata/SPLIT/class_labels.txt (path,number) and
                  metadata/SPLIT/localization.txt (path,mask,ignored; a line for each mask), paths below the folder
 
-A box is (x0, y0, x1, y1) in pixels of the upright picture, both ends inside.
+A box is (x0, y0, x1, y1) in pixels of the upright image, both ends inside.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -17,10 +17,10 @@ from baoseg.data.images import read_image, read_mask
 
 
 class Boxed:
-    """The pictures of one split, as every `Dataset`, and their boxes.
+    """The images of one split, as every `Dataset`, and their boxes.
 
-    A mask has the index of the picture's class on the object, 0 elsewhere and 255 where nothing counts. With `side`,
-    pictures and masks are given as squares of that side.
+    A mask has the index of the image's class on the object, 0 elsewhere and 255 where nothing counts. With `side`,
+    images and masks are given as squares of that side.
     """
 
     def __init__(self, classes: ClassSet, split: str, entries: Sequence[Entry], *, side: int | None = None) -> None:
@@ -32,19 +32,19 @@ class Boxed:
         self.has_masks = any(entry.masks for entry in entries)
 
     def squares(self, side: int) -> "Boxed":
-        """The same pictures as squares."""
+        """The same images as squares."""
         return Boxed(self.classes, self.split, self.entries, side=side)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes the picture, and its mask where there is one."""
+        """Decodes the image, and its mask where there is one."""
         image = read_image(self.entries[index].path)
         mask = self.mask(index)
         if mask is not None and mask.shape != image.shape[1:]:
             raise DataError(
-                f"{self.entries[index].masks[0]}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its picture, "
+                f"{self.entries[index].masks[0]}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its image, "
                 f"upright, {image.shape[2]}x{image.shape[1]}; make them the same size"
             )
         if self.side is not None:
@@ -53,7 +53,7 @@ class Boxed:
         return Sample(self.entries[index].name, image, self.labels(index), mask)
 
     def target(self, index: int) -> int:
-        """Index 1..K of the picture's class."""
+        """Index 1..K of the image's class."""
         return BACKGROUND + 1 + self.classes.names.index(self.entries[index].label)
 
     def channels(self) -> list[int]:
@@ -62,17 +62,17 @@ class Boxed:
         return [of[entry.label] for entry in self.entries]
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
-        """Label vector of a picture, without decoding it."""
+        """Label vector of an image, without decoding it."""
         return self.classes.encode([self.entries[index].label])
 
     def mask(self, index: int) -> UInt8[Tensor, "h w"] | None:
-        """Ground truth of a picture, without decoding the picture; None if it has none."""
+        """Ground truth of an image, without decoding the image; None if it has none."""
         entry = self.entries[index]
         if not entry.masks:
             return None
         shown = [read_mask(path) for path in (*entry.masks, *([] if entry.ignored is None else [entry.ignored]))]
         if len({values.shape for values in shown}) > 1:
-            raise DataError(f"{entry.masks[0]}: the masks of this picture differ in size; restore them")
+            raise DataError(f"{entry.masks[0]}: the masks of this image differ in size; restore them")
         found = torch.stack(shown[: len(entry.masks)]).amax(dim=0) >= entry.level
         mask = torch.zeros_like(shown[0])
         if entry.ignored is not None:
@@ -81,19 +81,19 @@ class Boxed:
         return mask
 
     def boxes(self, index: int) -> Int64[Tensor, "m 4"]:
-        """The true boxes of a picture; without any, the one around all of its mask's object.
+        """The true boxes of an image; without any, the one around all of its mask's object.
 
-        Raises DataError for a picture that has neither, and for a mask without object.
+        Raises DataError for an image that has neither, and for a mask without object.
         """
         entry = self.entries[index]
         if entry.boxes:
             return torch.tensor(entry.boxes)
         mask = self.mask(index)
         if mask is None:
-            raise DataError(f"{entry.path}: has no box; add one, or take the picture out of the split {self.split}")
+            raise DataError(f"{entry.path}: has no box; add one, or take the image out of the split {self.split}")
         rows, columns = (mask == self.target(index)).nonzero(as_tuple=True)
         if len(rows) == 0:
-            raise DataError(f"{entry.masks[0]}: shows no object; correct it, or take the picture out of the split")
+            raise DataError(f"{entry.masks[0]}: shows no object; correct it, or take the image out of the split")
         return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])[None]
 
     def fingerprint(self, *, masks: bool = True) -> str:
@@ -111,7 +111,7 @@ class Boxed:
 
 
 def squash(image: UInt8[Tensor, "3 h w"], side: int) -> UInt8[Tensor, "3 s s"]:
-    """The whole picture as a square, bilinear, antialiased."""
+    """The whole image as a square, bilinear, antialiased."""
     return TF.resize(image, [side, side], antialias=True)
 
 

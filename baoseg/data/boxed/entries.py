@@ -23,7 +23,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a data set says of one picture."""
+    """What a data set says of one image."""
 
     name: str
     path: Path

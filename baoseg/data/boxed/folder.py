@@ -17,7 +17,7 @@ CORNERS = ("image", "x0", "y0", "x1", "y1")
 
 
 def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
-    """A plain folder. Without split files there is one split, of all pictures, by any name."""
+    """A plain folder. Without split files there is one split, of all images, by any name."""
     problems: list[str] = []
     names, entries = listed_in(root, split, problems)
     refuse(problems)
@@ -30,7 +30,7 @@ def splits_of(root: Path) -> list[str]:
 
 
 def listed_in(root: Path, split: str, problems: list[str]) -> tuple[list[str], list[Entry]]:
-    """Class names and pictures of a split; what is wrong with the lists is added to `problems`."""
+    """Class names and images of a split; what is wrong with the lists is added to `problems`."""
     problems += [problem.line() for problem in misnamed(root)]
     listed = table.read(root)
     problems += [problem.line() for problem in listed.problems]

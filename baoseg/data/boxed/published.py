@@ -24,17 +24,17 @@ def read_cub(root: Path, split: str) -> tuple[list[str], list[Entry]]:
         try:
             chosen, label, place = splits[number] == [flag], classes[labels[number][0]], boxes[number]
         except KeyError as error:
-            raise DataError(f"{root}: picture {number} ({image}) lacks {error} in a list; restore the lists") from None
+            raise DataError(f"{root}: image {number} ({image}) lacks {error} in a list; restore the lists") from None
         if not chosen:
             continue
-        x, y, width, height = numbers_of(place, 4, f"{root / 'bounding_boxes.txt'}, picture {number}")
+        x, y, width, height = numbers_of(place, 4, f"{root / 'bounding_boxes.txt'}, image {number}")
         mask = root / "segmentations" / Path(image).with_suffix(".png")
         entries.append(
             Entry(
                 name=str(Path(image).with_suffix("")),
                 path=root / "images" / image,
                 label=label,
-                boxes=(box_of((x, y, x + width, y + height), f"{root / 'bounding_boxes.txt'}, picture {number}"),),
+                boxes=(box_of((x, y, x + width, y + height), f"{root / 'bounding_boxes.txt'}, image {number}"),),
                 masks=(mask,) if mask.exists() else (),
                 level=128,
             )
@@ -43,7 +43,7 @@ def read_cub(root: Path, split: str) -> tuple[list[str], list[Entry]]:
 
 
 def read_ilsvrc(root: Path, split: str) -> tuple[list[str], list[Entry]]:
-    """ImageNet's CLS-LOC. Boxes are those of `val`; the label of a picture there is what its annotation names."""
+    """ImageNet's CLS-LOC. Boxes are those of `val`; the label of an image there is what its annotation names."""
     pictures, annotations = root / "Data" / "CLS-LOC" / split, root / "Annotations" / "CLS-LOC" / split
     if not pictures.is_dir():
         raise DataError(f"{pictures}: no such folder; {root} should be the folder ILSVRC, and its splits train and val")
@@ -100,7 +100,7 @@ def _annotation(path: Path) -> tuple[str, tuple[Box, ...]]:
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"{path}: no annotation can be read ({error}); restore it") from None
     if len(labels) != 1:
-        raise DataError(f"{path}: names {len(labels)} classes; for localization a picture has one")
+        raise DataError(f"{path}: names {len(labels)} classes; for localization an image has one")
     return labels.pop(), tuple(box_of(some, str(path)) for some in corners)
 
 
