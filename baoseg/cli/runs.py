@@ -123,17 +123,11 @@ def reproduce(
             print(f"{known.id:<18} {known.title}")
         return
     from baoseg import recipes
-    from baoseg.reproduce import boxes, tables
+    from baoseg.reproduce import tables
 
-    base = replace(overrides, values=()).apply(recipes.named(recipe))
-    if base.task is recipes.Task.BOXES:
-        if seeds or allow_pickle:
-            raise RecipeError("--seeds and --allow-pickle are for masks; leave them out")
-        boxes.run(table, base, out or Path(table), hardware=device.resolve(), values=overrides.values)
-        return
     tables.run(
         table,
-        base,
+        replace(overrides, values=()).apply(recipes.named(recipe)),
         out or Path(table),
         seeds=_folders(seeds),
         allow_pickle=allow_pickle,

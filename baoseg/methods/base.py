@@ -46,6 +46,7 @@ class Method(Learner):
     chooses_threshold = False  # whether `threshold` cuts its own maps
     localizes = False  # whether it learns from images of one label each, and its maps give boxes
     averages_classes = False  # whether its box may come from the mean of several classes' maps (BAS sec. 3.1)
+    without_attention: str | None = None  # the method that it is where the backbone does not attend
     traceable = True  # whether `torch.jit.trace` records what it computes
     network: Network
     single_label = False  # whether each image has exactly one label; `make` sets it

@@ -19,6 +19,7 @@ class TransCAM(Method):
     """M* = A* M; z = GAP(M) + z_token; soft-margin loss on z. On a backbone without attention this is CAM."""
 
     config_class = Config
+    without_attention = "cam"
 
     def __init__(self, network: Network, config: Config) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from typing import Any
 from baoseg import nets, recipes
 from baoseg.core import progress
 from baoseg.core.run_folder import Run
+from baoseg.methods import METHODS
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_addition, check_recipe
 from baoseg.pipeline.evaluation import evaluate_stages, make_report
@@ -89,16 +90,19 @@ def compare(
 
     `values` change settings of `base`, or of what the comparison has beside it (`recipes.through`).
 
-    On a network without attention TransCAM is CAM, so it is not trained a second time: a line says so.
+    On a network without attention some methods are others, as TransCAM is CAM, and are left out: a line says so.
     """
 
     def compared(methods: Sequence[str]) -> Recipe:
         return recipes.through(base, values, lambda base: recipes.comparison(base, methods, **choices))
 
     recipe = compared(methods)
-    if "transcam" in methods and not nets.build(recipe.net, 1, initialise=False).backbone.attends:
-        progress.say("transcam: the same as cam on a network without attention; left out")
-        recipe = compared([name for name in methods if name != "transcam"] or ["cam"])
+    same = {name: METHODS[name].without_attention for name in methods if name in METHODS}
+    same = {name: other for name, other in same.items() if other is not None}
+    if same and not nets.build(recipe.net, 1, initialise=False).backbone.attends:
+        for name, other in same.items():
+            progress.say(f"{name}: the same as {other} on a network without attention; left out")
+        recipe = compared([name for name in methods if name not in same] or [str(other) for other in same.values()])
     return run(recipe, out, hardware=hardware)
 
 

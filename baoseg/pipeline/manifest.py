@@ -31,15 +31,22 @@ from baoseg.pipeline.known_data import (
     first_difference,
     same_inputs,
 )
+from baoseg.pipeline.noted import (
+    ADDITIONS,
+    Addition,
+    by_name,
+    noted_recipe,
+    recipe_difference,
+    same_places,
+    without_place,
+    write_recipe,
+)
 from baoseg.pipeline.places import Places, absolute
-from baoseg.recipes import Recipe, Task, legacy, paths
+from baoseg.recipes import Recipe, Task
 
-Addition = recipes.Refinement | recipes.Segmentation
 Check = Callable[[Recipe, Run, Dataset, Dataset], None]  # takes the data of training and of evaluation
 CheckAddition = Callable[[Recipe, Addition, Dataset], None]  # takes the data of training
 
-# What may be added to a run at any time, by the fields of Recipe and the classes of their entries.
-ADDITIONS: dict[str, type[Addition]] = {"refinements": recipes.Refinement, "segmentations": recipes.Segmentation}
 Role = Literal["train", "eval"]
 NEW_FOLDER = "choose another folder with --out, or delete this one"
 OTHER_OUT = dict.fromkeys(ADDITIONS, ", or choose another folder with --out")
@@ -84,8 +91,8 @@ def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], c
             before = recipe_of(folder)
             recipe = recipes.with_paths(change(before), absolute)
             for key in ADDITIONS:
-                noted = _by_name(before, key)
-                for name, addition in _by_name(recipe, key).items():
+                noted = by_name(before, key)
+                for name, addition in by_name(recipe, key).items():
                     if noted.get(name) != addition:
                         check(recipe, addition, pictures)
             _add(folder, recipe, remedy={"segmentations": ", or name the new one with --called"})
@@ -121,7 +128,7 @@ def recipe_of(folder: Run, *, task: Task | None = None) -> Recipe:
     Raises RunError when it is none, or one of another `task` than a step works on.
     """
     manifest = read_json(folder.manifest)
-    recipe = recipes.with_paths(_noted(folder, manifest), Places.of(folder, manifest).find)
+    recipe = recipes.with_paths(noted_recipe(folder, manifest), Places.of(folder, manifest).find)
     if task not in (None, recipe.task):
         raise RunError(
             f"{folder.manifest}: a run for {recipe.task}, and this step is for {task}; for runs of boxes there are "
@@ -167,7 +174,7 @@ def require_same_data(other: Run, dataset: Dataset) -> None:
     Of a run for boxes, whose data are read in another way, the class list and each map are compared elsewhere.
     """
     manifest = read_json(other.manifest)
-    if _noted(other, manifest).task is Task.BOXES:
+    if noted_recipe(other, manifest).task is Task.BOXES:
         return
     noted = manifest.get("data", {})
     known = [noted[role] for role in ("train", "eval") if role in noted] + [*noted.get("others", {}).values()]
@@ -185,19 +192,6 @@ def require_same_data(other: Run, dataset: Dataset) -> None:
 # ------------------------------------------------------------------------------------ what is noted
 
 
-def _noted(folder: Run, manifest: dict[str, Any]) -> Recipe:
-    source = str(folder.manifest)
-    if legacy.KEY in manifest:
-        return legacy.boxes_of(manifest[legacy.KEY], source=source)
-    if "recipe" not in manifest:
-        raise RunError(f"{source}: is no manifest of a run; is {folder.root} a run folder?")
-    added: Any = {
-        key: tuple(settings.from_json(value, kind, source=source) for value in manifest.get(key, {}).values())
-        for key, kind in ADDITIONS.items()
-    }
-    return dataclasses.replace(settings.from_json(manifest["recipe"], Recipe, source=source), **added)
-
-
 def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
     """Raise RunError unless the folder is free, or holds this recipe on these data."""
     out = folder.root
@@ -208,9 +202,9 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
     if not folder.manifest.exists():
         raise RunError(f"{out}: exists and is no run folder; choose another folder with --out")
     manifest = read_json(folder.manifest)
-    noted = _same_places(folder, manifest, recipe)
-    if settings.to_json(_without_place(noted)) != settings.to_json(_without_place(recipe)):
-        raise RunError(f"{out}: holds a run with another recipe ({_first_difference(noted, recipe)}); {NEW_FOLDER}")
+    noted = same_places(folder, manifest, recipe)
+    if settings.to_json(without_place(noted)) != settings.to_json(without_place(recipe)):
+        raise RunError(f"{out}: holds a run with another recipe ({recipe_difference(noted, recipe)}); {NEW_FOLDER}")
     for role, dataset in (("train", train), ("eval", shown)):
         if difference := difference_of_data(manifest["data"][role], dataset, partial(_used, folder, dataset.split)):
             raise RunError(f"{out}: holds a run on other data ({difference}); {NEW_FOLDER}")
@@ -240,11 +234,11 @@ def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
             "version": baoseg.__version__,
             "environment": environment,
         }
-        _write(folder, manifest, dataclasses.replace(recipe, refinements=(), segmentations=()))
+        write_recipe(folder, manifest, dataclasses.replace(recipe, refinements=(), segmentations=()))
         return
     manifest = read_json(folder.manifest)
-    noted = _noted(folder, manifest)
-    known = _same_places(folder, manifest, recipe)
+    noted = noted_recipe(folder, manifest)
+    known = same_places(folder, manifest, recipe)
     current = dataclasses.replace(known, data=dataclasses.replace(known.data, path=recipe.data.path))
     for role, dataset in (("train", train), ("eval", shown)):
         if not same_inputs(manifest["data"][role], dataset):
@@ -252,30 +246,21 @@ def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
         elif "bytes" not in manifest["data"][role]:  # written by an earlier version
             manifest["data"][role] = {**described(dataset), **manifest["data"][role]}
     if current != noted or manifest != read_json(folder.manifest):
-        _write(folder, manifest, current)
-
-
-def _write(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> None:
-    """The manifest with this recipe, and where the folder is if any path depends on that."""
-    bare = dataclasses.replace(recipe, refinements=(), segmentations=())
-    added = {key: {name: settings.to_json(one) for name, one in _by_name(recipe, key).items()} for key in ADDITIONS}
-    place = {"folder": absolute(str(folder.root))} if recipes.paths_of(recipe) else {}
-    others = {key: value for key, value in manifest.items() if key != legacy.KEY}
-    write_json(folder.manifest, {**others, "recipe": settings.to_json(bare), **added, **place})
+        write_recipe(folder, manifest, current)
 
 
 def _add(folder: Run, recipe: Recipe, *, remedy: dict[str, str]) -> None:
     manifest = read_json(folder.manifest)
-    noted = _same_places(folder, manifest, recipe)
+    noted = same_places(folder, manifest, recipe)
     _require_replaceable(folder, noted, recipe, remedy=remedy)
-    merged: dict[str, Any] = {key: {**_by_name(noted, key), **_by_name(recipe, key)} for key in ADDITIONS}
+    merged: dict[str, Any] = {key: {**by_name(noted, key), **by_name(recipe, key)} for key in ADDITIONS}
     for key in ADDITIONS:
-        for name, addition in _by_name(recipe, key).items():
-            if _by_name(noted, key).get(name, addition) != addition:
+        for name, addition in by_name(recipe, key).items():
+            if by_name(noted, key).get(name, addition) != addition:
                 shutil.rmtree(folder.stage(name).root, ignore_errors=True)  # labels for what it was to be
     added: dict[str, Any] = {key: tuple(merged[key].values()) for key in ADDITIONS}
     if any(added[key] != getattr(noted, key) for key in ADDITIONS):
-        _write(folder, manifest, dataclasses.replace(noted, **added))
+        write_recipe(folder, manifest, dataclasses.replace(noted, **added))
 
 
 def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: CheckAddition) -> None:
@@ -284,7 +269,7 @@ def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: Check
     kept: dict[str, Any] = {}
     for key in ADDITIONS:
         kept[key] = []
-        for name, addition in _by_name(recipe, key).items():
+        for name, addition in by_name(recipe, key).items():
             try:
                 if key in of and not _made(folder, name):
                     check(recipe, addition, pictures)
@@ -294,7 +279,7 @@ def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: Check
                 shutil.rmtree(folder.stage(name).root, ignore_errors=True)
         kept[key] = tuple(kept[key])
     if any(kept[key] != getattr(recipe, key) for key in ADDITIONS):
-        _write(folder, manifest, dataclasses.replace(recipe, **kept))
+        write_recipe(folder, manifest, dataclasses.replace(recipe, **kept))
 
 
 def _take_back(folder: Run, name: str) -> None:
@@ -306,7 +291,7 @@ def _take_back(folder: Run, name: str) -> None:
         gone |= {follower for follower in followers if not _made(folder, follower)}
         left = [one for one in left if one.name not in followers]
     kept: dict[str, Any] = {key: tuple(a for a in getattr(recipe, key) if a.name not in gone) for key in ADDITIONS}
-    _write(folder, manifest, dataclasses.replace(recipe, **kept))
+    write_recipe(folder, manifest, dataclasses.replace(recipe, **kept))
     for each in gone:
         shutil.rmtree(folder.stage(each).root, ignore_errors=True)
 
@@ -317,8 +302,8 @@ def _source(addition: Addition) -> str:
 
 def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: dict[str, str]) -> None:
     for key in ADDITIONS:
-        known = _by_name(noted, key)
-        for name, addition in _by_name(recipe, key).items():
+        known = by_name(noted, key)
+        for name, addition in by_name(recipe, key).items():
             if known.get(name, addition) != addition and _made(folder, name):
                 difference = first_difference(settings.to_json(known[name]), settings.to_json(addition))
                 raise RunError(
@@ -332,45 +317,12 @@ def _made(folder: Run, name: str) -> bool:
     return stage.network.exists() or stage.state.exists() or (stage.root / "masks").is_dir()
 
 
-def _by_name(recipe: Recipe, key: str) -> dict[str, Addition]:
-    return {addition.name: addition for addition in getattr(recipe, key)}
-
-
-# ------------------------------------------------------------------------------------------- places
-
-
-def _same_places(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> Recipe:
-    """The noted recipe with the paths of `recipe` wherever they mean the same."""
-    places, given = Places.of(folder, manifest), recipes.paths_of(recipe)
-
-    def current(path: str) -> str:
-        return next((other for other in given if places.same(path, other)), places.find(path))
-
-    return recipes.with_paths(_noted(folder, manifest), current)
-
-
-def _without_place(recipe: Recipe) -> Recipe:
-    """All but additions, and but the folder of the data, which the data are known without."""
-    path = SYNTHETIC if recipe.data.path == SYNTHETIC else "a folder"
-    bare = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, path=path))
-    return dataclasses.replace(bare, refinements=(), segmentations=())
-
-
-def _first_difference(before: Recipe, now: Recipe) -> str:
-    """The first setting in which two recipes differ, by its path."""
-    old, new = _without_place(before), _without_place(now)
-    by_path = paths.paths(old), paths.paths(new)
-    if [*by_path[0]] == [*by_path[1]]:
-        return first_difference(*by_path)
-    return first_difference(settings.to_json(old), settings.to_json(new))
-
-
 # --------------------------------------------------------------------------------------------- data
 
 
 def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
     manifest = read_json(folder.manifest)
-    config, places = _noted(folder, manifest).data, Places.of(folder, manifest)
+    config, places = noted_recipe(folder, manifest).data, Places.of(folder, manifest)
     if split is not None:
         config = dataclasses.replace(config, eval_split=split)
     differences = []

@@ -1,6 +1,6 @@
-"""The tables and figures about localization of the BAS paper, measured anew and set beside the published numbers.
+"""The tables and figures about boxes of the BAS paper, measured anew and set beside the published numbers.
 
-As `reproduce`, with a recipe for localization: each is an `Experiment` that says which stages are trained and which
+As those about masks, with a recipe for boxes: each is an `Experiment` that says which stages are trained and which
 number of which stage stands beside a published row.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from baoseg import nets, pipeline
-from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
@@ -26,10 +25,9 @@ from baoseg.recipes.boxes import BACKBONES
 from baoseg.report import COLOURS
 from baoseg.reproduce import published
 from baoseg.reproduce.experiments import BAS_WEIGHTS
-from baoseg.reproduce.figures import draw_activations, one_plot, save_figure
-from baoseg.reproduce.lines import Line, called_alike, cells, header, printed, write_csv
+from baoseg.reproduce.figures import draw_activations, one_plot, show
+from baoseg.reproduce.lines import Line, called_alike, measured_with
 from baoseg.reproduce.published import Column, Row, Table
-from baoseg.reproduce.tables import measured_with
 from baoseg.training.train import Hardware
 
 GRID = {  # figure 9, in the ranges that its text speaks of (sec. 4.3): one weight varies, the others are the recipe's
@@ -66,12 +64,12 @@ def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Seque
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
     for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`; `values` change settings.
 
-    Raises RecipeError for a name that is unknown or not about localization, and for a network that does not serve;
+    Raises RecipeError for a name that is unknown or not about boxes, and for a network that does not serve;
     DataError without masks where they are needed.
     """
     table = published.table(name)
     if name not in EXPERIMENTS:
-        raise RecipeError(f"{name}: is not about localization; name a recipe for segmentation, e.g. --recipe photos")
+        raise RecipeError(f"{name}: is not about boxes; name a recipe for masks, e.g. --recipe photos")
     experiment = EXPERIMENTS[name]
 
     def derived(base: Recipe) -> Recipe:
@@ -84,14 +82,8 @@ def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Seque
     for heads in {heads_of(stage.method) for stage in recipe.stages}:
         nets.build(recipe.net, len(dataset.classes), heads=heads, initialise=False)
     folder = pipeline.run(recipe, out, hardware=hardware)
-    for text in header(table, data=recipe.data.path, split=dataset.split, images=len(dataset), net=recipe.net):
-        progress.say(text)
-    if lines := compare(folder, table, experiment):
-        progress.say(printed(lines))
-        progress.say("MaxBoxAccV2 and PIoU are at the threshold that is best on the ground truth, as in the paper.")
-        write_csv(folder.root / f"{name}.csv", [cells(line) for line in lines])
-    if experiment.draw is not None:
-        save_figure(experiment.draw(folder, hardware), folder.root / f"{name}.png")
+    note = "MaxBoxAccV2 and PIoU are at the threshold that is best on the ground truth, as in the paper."
+    show(folder, table, compare(folder, table, experiment), note=note, draw=experiment.draw, hardware=hardware)
     return folder
 
 

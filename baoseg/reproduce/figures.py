@@ -1,6 +1,7 @@
 """Figures of the papers, drawn anew from the stages of a run."""
 
 import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,8 +15,8 @@ from baoseg.core.run_folder import Run
 from baoseg.data import Dataset
 from baoseg.predict import labeler
 from baoseg.report import COLOURS
-from baoseg.reproduce import exploration
-from baoseg.reproduce.lines import Measure, write_csv
+from baoseg.reproduce import exploration, published
+from baoseg.reproduce.lines import Line, Measure, cells, header, printed, write_csv
 from baoseg.training.train import Hardware
 
 VOC = {"alpha": 0.2, "beta": 1.2, "weight": 1.0}  # of BAS, sec. 3.4; weight is lambda
@@ -102,3 +103,24 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
     progress.say(f"Figure: {path.resolve()}")
+
+
+def show(
+    folder: Run,
+    table: published.Table,
+    lines: Sequence[Line],
+    *,
+    note: str,
+    draw: Callable[[Run, Hardware], Figure] | None,
+    hardware: Hardware,
+) -> None:
+    """Print what an experiment measured, and write it to OUT/NAME.csv and, of a figure, OUT/NAME.png."""
+    recipe, ours = pipeline.recipe_of(folder), read_json(folder.manifest)["data"]["eval"]
+    for text in header(table, data=recipe.data.path, split=ours["split"], images=ours["images"], net=recipe.net):
+        progress.say(text)
+    if lines:
+        progress.say(printed(lines))
+        progress.say(note)
+        write_csv(folder.root / f"{table.id}.csv", [cells(line) for line in lines])
+    if draw is not None:
+        save_figure(draw(folder, hardware), folder.root / f"{table.id}.png")

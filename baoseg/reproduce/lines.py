@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from baoseg import nets
+from baoseg.core.errors import RecipeError
 from baoseg.core.files import atomic
+from baoseg.recipes import Recipe, through
 from baoseg.report import number
 from baoseg.reproduce import published
 
@@ -99,3 +101,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+
+
+def measured_with(base: Recipe, values: Sequence[str], derived: Callable[[Recipe], Recipe]) -> Recipe:
+    """What a table derives from the recipe `base`, with settings changed. Its rows go by the names of the stages.
+
+    Raises RecipeError for a change that renames one.
+    """
+    recipe = through(base, values, derived)
+    if values and [one.name for one in recipe.stages] != [one.name for one in derived(base).stages]:
+        raise RecipeError("--set: a table finds its stages by their names; change no method of a stage, and no name")
+    return recipe

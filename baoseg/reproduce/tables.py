@@ -6,11 +6,11 @@ it is cut so too, and is called oracle. BAO's has no threshold on either side. C
 network are measured where the recipe has a refinement and such a network: each trained row gets its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -24,16 +24,15 @@ from baoseg.data import Dataset
 from baoseg.evaluate import evaluate_seeds, of_masks
 from baoseg.methods import heads_of
 from baoseg.predict import labeler
-from baoseg.recipes import Recipe, Refinement, Segmentation, comparison, through
-from baoseg.reproduce import published
+from baoseg.recipes import Recipe, Refinement, Segmentation, Task, comparison
+from baoseg.reproduce import boxes, published
 from baoseg.reproduce.experiments import EXPERIMENTS, Experiment
-from baoseg.reproduce.figures import save_figure
-from baoseg.reproduce.lines import Line, Measure, Source, called_alike, cells, header, printed, write_csv
+from baoseg.reproduce.figures import show
+from baoseg.reproduce.lines import Line, Measure, Source, called_alike, measured_with
 from baoseg.reproduce.published import Column
 from baoseg.seeds import Seed, load, save
 from baoseg.training.train import Hardware
 
-R = TypeVar("R")  # a recipe
 PSA = "+psa"  # ends the key of a line that is about the masks of another
 CUT = "-image-threshold"  # ends the name of a stage whose maps are another's, cut where BAS's losses say
 
@@ -65,9 +64,13 @@ def run(
 
     Raises RecipeError for an unknown name and for a network or seeds that do not serve, DataError without ground truth.
     """
+    if base.task is Task.BOXES:
+        if seeds or allow_pickle:
+            raise RecipeError(f"{base.name}: draws boxes; seeds of other tools are for masks, leave them out")
+        return boxes.run(name, base, out, hardware=hardware, values=values)
     table = published.table(name)
     if name not in EXPERIMENTS:
-        raise RecipeError(f"{name}: is about localization; name a recipe for it, e.g. --recipe cub20")
+        raise RecipeError(f"{name}: is about boxes; name a recipe for them, e.g. --recipe cub20")
     experiment = EXPERIMENTS[name]
 
     def derived(base: Recipe) -> Recipe:
@@ -86,29 +89,11 @@ def run(
         for source in sources.values():
             if source.stage != experiment.judge:
                 choose_thresholds(folder, source.stage, judge=experiment.judge, hardware=hardware)
-    ours = read_json(folder.manifest)["data"]["eval"]
-    for text in header(table, data=_data(folder), split=ours["split"], images=ours["images"], net=recipe.net):
-        progress.say(text)
-    if lines := compare(folder, table, experiment, sources):
-        progress.say(printed(lines))
-        progress.say("oracle: at the threshold that is best on the ground truth, as in the papers; masks: without it")
-        write_csv(folder.root / f"{name}.csv", [cells(line) for line in lines])
-    if experiment.draw is not None:
-        save_figure(experiment.draw(folder, hardware), folder.root / f"{name}.png")
+    note = "oracle: at the threshold that is best on the ground truth, as in the papers; masks: without it"
+    show(folder, table, compare(folder, table, experiment, sources), note=note, draw=experiment.draw, hardware=hardware)
     if experiment.split_after is not None:
         progress.say("The curves use the ground truth to explain what a classifier sees; they choose nothing.")
     return folder
-
-
-def measured_with(base: R, values: Sequence[str], derived: Callable[[R], R]) -> R:
-    """What a table derives from the recipe `base`, with settings changed. Its rows go by the names of the stages.
-
-    Raises RecipeError for a change that renames one.
-    """
-    recipe: Any = through(base, values, derived)
-    if values and [one.name for one in recipe.stages] != [one.name for one in cast(Any, derived(base)).stages]:
-        raise RecipeError("--set: a table finds its stages by their names; change no method of a stage, and no name")
-    return cast(R, recipe)
 
 
 def _with_others(

@@ -95,7 +95,12 @@ def test_reproduce_takes_the_overrides_of_every_recipe(
     bao: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen = []
-    monkeypatch.setattr(box_tables, "run", lambda *given, **named: seen.append((given, named)))
+
+    def noted(*given: object, **named: object) -> Run:
+        seen.append((given, named))
+        return Run(tmp_path)
+
+    monkeypatch.setattr(box_tables, "run", noted)
     changes = ("--data", "here", "--eval-split", "test", "--epochs", "1", "--seed", "2")
     bao("reproduce", "bas-table-1", "--recipe", "cub20", "--out", tmp_path, *changes, *DEVICE)
     expected = recipes.override(boxes.cub20(), data="here", eval_split="test", epochs=1, seed=2)

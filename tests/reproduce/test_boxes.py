@@ -161,7 +161,7 @@ def test_the_curves_of_both_relus_and_of_activation_are_drawn(pictures: Path, tm
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(pictures: Path, tmp_path: Path) -> None:
     config = base(pictures)
-    with pytest.raises(RecipeError, match="not about localization"):
+    with pytest.raises(RecipeError, match="not about boxes"):
         tables.run("bnr-table-1", config, tmp_path / "run", hardware=HARDWARE)
     with pytest.raises(RecipeError, match="has 0 stages of bas"):
         tables.run("bas-table-3", dataclasses.replace(config, stages=config.stages[:1]), tmp_path, hardware=HARDWARE)

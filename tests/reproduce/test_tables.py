@@ -118,7 +118,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         ("bas-table-8", SHORT, {}, "use a convolutional network"),
         ("bas-figure-6", SHORT, {}, "use a convolutional network"),
         ("bao-table-1", override(SHORT, only="bao"), {}, "begins with bao"),
-        ("bas-table-5", CNN, {}, "is about localization; name a recipe for it"),
+        ("bas-table-5", CNN, {}, "is about boxes; name a recipe for them"),
         ("bao-table-1", SHORT, {"seco": "."}, "no seeds called 'seco'; it takes none"),
         ("bas-table-14", CNN, {"irn": "."}, "no seeds called 'irn'; it takes clims, w-ood"),
         ("bas-table-14", CNN, {"bas": "."}, "no seeds called 'bas'"),
