@@ -257,7 +257,7 @@ def test_pictures_that_are_not_in_the_archive(tmp_path):
     settings = config(tmp_path / "packs")
     short = pack(tmp_path / "packs" / "train.zip", {f"train2014/COCO_train2014_{7:012}.jpg": jpeg(*SIZE[::-1])})
     settings = Config(**(vars(settings) | {"train": short}))
-    refused(lambda: prepare(tmp_path, settings), f"{9:012} is not there", "(and 1 more)", "train.zip is incomplete")
+    refused(lambda: prepare(tmp_path, settings), f"{9:012} is missing", "(and 1 more)", "train.zip is incomplete")
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
