@@ -65,7 +65,7 @@ def test_there_are_no_others() -> None:
 def test_own_photos(example: Example, photos: Path, tmp_path: Path) -> None:
     example("own_photos.py", photos, tmp_path / "run", "--smoke")
     run = RunFolder(tmp_path / "run")
-    assert {path.name for path in run.stage("bao+crf").masks("all").iterdir()} == {f"{n}.png" for n in range(4)}
+    assert {path.name for path in run.stage("bao-plus+crf").masks("all").iterdir()} == {f"{n}.png" for n in range(4)}
     segmenter = baoseg.load(run.root / "network")
     with Image.open(run.root / "first-mask.png") as saved:
         assert np.array_equal(np.asarray(saved), segmenter(photos / "0.png")[0].numpy())

@@ -42,7 +42,7 @@ def method_of(name: str, metrics: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def image_of(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, longest: int) -> dict[str, Any]:
-    """A picture of the gallery, shrunk to `longest` pixels where it is larger, with what each method says about it."""
+    """An image of the gallery, shrunk to `longest` pixels where it is larger, with what each method says about it."""
     name, sample = dataset.names[index], dataset[index]
     height, width = sample.image.shape[-2:]
     scale = min(1, longest / max(height, width))
@@ -60,7 +60,7 @@ def image_of(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, l
 
 
 def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one picture.
+    """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one image.
 
     What refines or predicts masks has no maps: `classes` is null then.
     """

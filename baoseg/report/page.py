@@ -36,7 +36,7 @@ class Config:
         if self.gallery < 0 or self.picture_size < 1:
             raise RecipeError(
                 f"report.gallery is {self.gallery} and report.picture_size {self.picture_size}; "
-                "choose at least 0 pictures of at least 1 pixel"
+                "choose at least 0 images of at least 1 pixel"
             )
 
 

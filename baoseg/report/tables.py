@@ -49,7 +49,7 @@ class Row:
 
 OWN_COLUMNS = ("method", "background", "mIoU", "FP", "FN", "precision", "recall")
 ORACLE_COLUMNS = ("oracle mIoU", "at threshold", "gap")
-COST_COLUMNS = ("training, minutes", "training, MB", "inference, s a picture")
+COST_COLUMNS = ("training, minutes", "training, MB", "inference, s an image")
 
 
 def number(value: float | None, *, places: int = 1) -> str:

@@ -72,4 +72,4 @@ def test_some_masks_that_show_more_are_said(tmp_path, capsys):
 def test_a_missing_mask_is_named_and_what_lies_there_instead(tmp_path):
     masks(tmp_path / "masks", [1], "px{}.png")
     message = refused(tmp_path, [1, 2, 1])
-    assert "1 of 4 training pictures have no mask, e.g. p3 (px0.png is that of none); add" in message
+    assert "1 of 4 training images have no mask, e.g. p3 (px0.png is that of none); add" in message

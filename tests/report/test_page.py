@@ -362,7 +362,7 @@ def test_damaged_epochs_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(RecipeError, match="at least 0 pictures"):
+    with pytest.raises(RecipeError, match="at least 0 images"):
         report.Config(gallery=-1)
 
 

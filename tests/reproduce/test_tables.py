@@ -212,7 +212,7 @@ def test_a_table_says_what_ours_is_and_is_written_as_csv(tmp_path: Path) -> None
     with progress.console.capture() as captured:
         folder = reproduce.run("bao-table-1", SHORT, tmp_path / "run", hardware=tiny.HARDWARE)
     text = captured.get()
-    assert "Ours: synthetic, val, 3 pictures, network conformer_nano." in text
+    assert "Ours: synthetic, val, 3 images, network conformer_nano." in text
     assert "synthetic is not the paper's data" in text
     (line,) = [row for row in rows(folder.root / "bao-table-1.csv") if row["ours is"] == "bao, masks"]
     expected = read_json(folder.stage("bao").metrics)["threshold_free"]["miou"]

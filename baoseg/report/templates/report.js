@@ -151,7 +151,7 @@
     }).filter(Boolean);
     return [
       known.length ? `mIoU over the whole split at this threshold: ${known.join(", ")}.` : "",
-      own.length ? `Until the slider is moved, each picture is cut at its own threshold for ${own.join(", ")}.` : "",
+      own.length ? `Until the slider is moved, each image is cut at its own threshold for ${own.join(", ")}.` : "",
     ].join(" ");
   }
 
@@ -229,7 +229,7 @@
     };
     const focused = find("layers").contains(document.activeElement);
     find("layers").replaceChildren(
-      button("Overlay", "overlay"), button("Mask", "mask"), button("Picture", "picture"),
+      button("Overlay", "overlay"), button("Mask", "mask"), button("Image", "picture"),
       ...(truth ? [button("Ground truth", "truth")] : []),
       ...(data.pictures.some((one) => one.methods.some((method) => method.background))
         ? [button("Background map", "background")] : []),
@@ -282,7 +282,7 @@
   const tiles = data.methods.map(({ name }) => column(name));
   fixed.forEach((value) => jump(`fixed ${value.toFixed(2)}`, value));
   if (data.pictures.some(({ methods }) => methods.some(({ threshold }) => threshold !== null))) {
-    jump("each picture's own", null);
+    jump("each image's own", null);
   }
   data.methods.forEach(({ name, oracle }) => {
     if (oracle !== null) jump(`${name}, oracle ${oracle.toFixed(2)}`, oracle, "oracle");
