@@ -3,8 +3,8 @@
     python benchmarks/growth.py [--json FILE] [--plot docs/growth.svg]
 
 Maps (Conformer-S, one view, two classes present), CRF, random walk (radius 5, 64 steps) and evaluation (101 thresholds,
-two classes present). CRF and random walk see only classes that are present, so there the number of classes is that of a
-image. One thread; seconds are those of the processor, which other work on the machine disturbs little. Each point is
+two classes present). CRF and random walk see only classes that are present, so there the number of classes is that of
+an image. One thread; seconds are those of the processor, which other work on the machine disturbs little. Each point is
 measured in a process of its own, in a second run, and its memory is what the first one adds.
 """
 

@@ -150,9 +150,10 @@ def max_box_accuracy(
 ) -> tuple[float, float, float]:
     """MaxBoxAccV2 at IoU 0.3, 0.5 and 0.7, in percent (Choe et al.). The mean of the three is what BAS prints.
 
-    `boxes` has the true boxes of each image on the grid of the maps (`resize_boxes`); each image needs one. A
-    image is right at a threshold if the box of its largest contour reaches the IoU with any of them, or, with
-    `multi_contour`, if that of any contour does. The figure is that of the best threshold for all images.
+    `boxes` has the true boxes of each image on the grid of the maps (`resize_boxes`); each image needs one. At a
+    threshold, an image counts as right if the box around its largest contour reaches the IoU with one of its true
+    boxes; with `multi_contour`, if the box around any contour does. The result is the share of right images at the
+    threshold that is best for all images together.
 
     Maps are expected in [0, 1], each with minimum 0 and maximum 1 (`maps.normalise`). Thresholds are shares of a map's
     own maximum, so one with a lower maximum is only rounded more coarsely; a minimum above 0 lets low thresholds cut

@@ -131,7 +131,7 @@ def _averages(
 def truth_on_crop(
     boxes: Integer[Tensor, "m 4"], mask: UInt8[Tensor, "h w"] | None, size: tuple[int, int], *, view: ViewConfig
 ) -> Truth:
-    """Boxes and mask of a image of `size` (height, width) on its centre crop; boxes end at its sides, as released.
+    """Boxes and mask of an image of `size` (height, width) on its centre crop; boxes end at its sides, as released.
 
     Raises DataError for a box that lies outside the image.
     """

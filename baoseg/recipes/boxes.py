@@ -147,7 +147,7 @@ def cub20() -> Recipe:
     ImageNet statistics (batches are small). Training losses chose the rest:
 
     - AdamW, as SGD at twice the released rates unlearns the pretrained features (L_cls rises to that of chance).
-    - The ReLU of the conference version. Our classifier is one linear layer, and the class logit of what is left of a
+    - The ReLU of the conference version. Our classifier is one linear layer, and the class logit of what is left of an
       image is soon below 0 for all images: without the ReLU on the class maps L_bas is then 0 and teaches nothing.
     - BAS starts from CAM: with that ReLU and random weights some classes are 0 everywhere and learn nothing (L_cls is
       still above 1 after four epochs, where it is below 0.1 otherwise).

@@ -77,7 +77,7 @@ def draw_stage_activations(folder: Run, hardware: Hardware) -> Figure:
 
 
 def draw_activations(model: labeler.Labeler, dataset: Dataset, folder: Run) -> Figure:
-    """BAS figures 1 and 6, and the numbers of the means in OUT/activations.csv. It uses the ground truth to explain."""
+    """BAS figures 1 and 6; their mean curves go to OUT/activations.csv. Masks of the ground truth are needed."""
     config = exploration.Config()
     curves = exploration.explore(model, dataset, config)
     summary = exploration.summarise(curves, config)
