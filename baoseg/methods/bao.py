@@ -60,7 +60,6 @@ class ClassMaps(StrEnum):
     """
 
     AUTO = "auto"  # refined on backbones that attend, activation on those that do not
-
     REFINED = "refined"  # A* M, as in the paper (sec. 4.4)
     WITH_ACTIVATION = "with-activation"  # A* M + AM_s
     ACTIVATION = "activation"  # AM_s: the segmentation that the online network learns
@@ -171,7 +170,7 @@ class BAO(Method):
         """L = L_cls + lambda_pcl L_pcl(AM, p) (eq. 8)."""
         features = self.network(batch.images, spreads=True)
         class_maps = self.network.class_maps(features)
-        activations = self.activations(self.network, features, batch.labels)
+        activations = self.activations(features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
         activations = _enlarged(activations, pseudo_labels.shape[-2:])
         pcl = losses.pixel_classification(activations, pseudo_labels, smoothing=self.config.smoothing)
@@ -180,11 +179,9 @@ class BAO(Method):
             "pcl": self.config.pcl_weight * pcl,
         }
 
-    def activations(
-        self, network: Network, features: Features, labels: Float[Tensor, "b K"]
-    ) -> Float[Tensor, "b S h w"]:
-        """AM of a network (sec. 4.2), its K_b backgrounds joined by log-sum-exp after A* has spread them."""
-        refined = full_precision(refine(network.activation_maps(features, labels), features))
+    def activations(self, features: Features, labels: Float[Tensor, "b K"]) -> Float[Tensor, "b S h w"]:
+        """AM of the online network (sec. 4.2), its K_b backgrounds joined by log-sum-exp after A* has spread them."""
+        refined = full_precision(refine(self.network.activation_maps(features, labels), features))
         backgrounds, classes = refined.tensor_split([self.config.backgrounds], dim=1)
         return torch.cat([backgrounds.logsumexp(dim=1, keepdim=True), classes], dim=1)
 
@@ -204,10 +201,9 @@ class BAO(Method):
             foreground = _enlarged(foreground, self._fine_grid(foreground))
             valid = on_grid(batch.valid, foreground)
         strongest = foreground.amax(dim=1, keepdim=True)
-        scores = torch.cat([2 * find_cut(strongest, valid, cut=config.cut) - strongest, foreground], dim=1)
-        decided = scores.argmax(dim=1)
-        margin = (scores[:, 1:].amax(dim=1, keepdim=True) - scores[:, :1]) / 2
-        doubtful = in_doubt(margin, valid, share=config.doubt)
+        cut = find_cut(strongest, valid, cut=config.cut)
+        decided = torch.cat([2 * cut - strongest, foreground], dim=1).argmax(dim=1)
+        doubtful = in_doubt(strongest - cut, valid, share=config.doubt)
         ignored = ~valid | (doubtful & batch.labels.any(dim=1)[:, None, None, None])
         decided = decided.masked_fill(ignored[:, 0], IGNORE)
         return draw_to_edges(decided, batch.images, self.network.normalisation) if config.edges else decided
@@ -236,7 +232,7 @@ class BAO(Method):
             refined = refine(torch.cat([background, class_maps], dim=1), features)
             return Maps(refined[:, 1:], refined[:, :1])
 
-        activations = self.activations(self.network, features, labels)
+        activations = self.activations(features, labels)
         if centred:
             activations = activations - activations.mean(dim=1, keepdim=True)
         of_classes = activations[:, 1:] if classes is None else activations[:, classes]

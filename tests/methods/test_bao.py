@@ -114,7 +114,7 @@ def test_the_loss_of_pictures_without_labels_by_hand(make_network, batch):
     whole = Batch(batch.images[:1], torch.zeros(1, 4, dtype=torch.float64), batch.valid[:1])
     features = method.network(whole.images)
     z = method.network.class_maps(features).mean(dim=(2, 3))
-    background = method.activations(method.network, features, whole.labels).softmax(dim=1)[:, 0]
+    background = method.activations(features, whole.labels).softmax(dim=1)[:, 0]
     terms = method.loss(whole)
     torch.testing.assert_close(terms["classification"], torch.log(1 + torch.exp(z)).mean())
     torch.testing.assert_close(terms["pcl"], -background.log().mean())
@@ -424,7 +424,7 @@ def test_one_background_stays_as_it_is_bit_for_bit(method, batch):
 
     features = method.network(batch.images)
     plain = refine(method.network.activation_maps(features, batch.labels), features)
-    joined = method.activations(method.network, method.network(batch.images), batch.labels)
+    joined = method.activations(method.network(batch.images), batch.labels)
     assert torch.equal(joined, plain)
     assert all(map(torch.equal, pcl_and_gradients(joined), pcl_and_gradients(plain)))
 

@@ -4,17 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from baoseg import nets, pipeline, recipes
-from baoseg.core import settings
-from baoseg.core.files import read_json, write_json
 from baoseg.core.run_folder import Run
-from baoseg.methods import amn, bas, cam
+from baoseg.methods import cam
 from baoseg.predict import segment
 from baoseg.recipes import Recipe
 from baoseg.training import train
@@ -71,49 +68,3 @@ def backbone(folder: Path) -> Path:
         assert isinstance(model, torch.nn.Module)
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
     return path
-
-
-def test_what_an_earlier_version_noted_and_cannot_be_made_is_withdrawn(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Run(copy / "run")
-    noted = read_json(folder.manifest)
-    bad = replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/resnet188"))
-    noted["segmentations"]["segment"] = settings.to_json(bad)
-    irn = replace(recipes.refined(recipe_on("data"), ["irn"]).refinements[0], schedule=SHORT)
-    noted["refinements"]["cam+irn"] = settings.to_json(irn)
-    write_json(folder.manifest, noted)
-    pipeline.add_refinements(folder, ["crf"])
-    assert "cam+irn: withdrawn, as it cannot be made: Conformer: no stages" in capsys.readouterr().out
-    pipeline.run(recipe_on("data"), folder.root, hardware=tiny.HARDWARE)
-    assert "segment: withdrawn, as it cannot be made: smp:unet/resnet188" in capsys.readouterr().out
-    assert [*read_json(folder.manifest)["refinements"]] == ["cam+crf"]
-    assert not read_json(folder.manifest)["segmentations"]
-    assert folder.stage("cam+crf").mask("val", "p4").exists()
-
-
-# ------------------------------------------------------------------------- refused before it begins
-
-
-def refusals() -> dict[str, tuple[Recipe, str]]:
-    base = replace(RECIPE, data=tiny.RECIPE.data)
-    (stage,) = base.stages
-    return {
-        "irn": (recipes.refined(base, ["irn"]), "no stages"),
-        "bas": (replace(base, stages=(replace(stage, method=bas.Config()),)), "no stages for a generator"),
-        "amn": (replace(base, stages=(replace(stage, method=amn.Config()),)), "learns from seeds; name the stage"),
-        "backbone": (replace(base, net=nets.Config(backbone="conformer_giant")), "unknown backbone"),
-        "pretrained": (replace(base, net=replace(tiny.NET, pretrained=True)), "timm has no weights for it"),
-        "crop": (replace(base, augment=replace(base.augment, crop=60)), "crops of 60 pixels are no multiple"),
-        "weights": (replace(base, net=replace(tiny.NET, weights="none.pth")), "none.pth: no such weights"),
-        "masks": (replace(base, segmentations=(replace(SEGMENTATION, masks="none"),)), "none: neither a stage"),
-        "network": (
-            replace(base, segmentations=(replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/x")),)),
-            "no such encoder",
-        ),
-        "seeds": (
-            replace(base, fusions=(recipes.Fusion(called="sum", sources=("cam", "none")),)),
-            "none: neither a stage of this run nor a folder",
-        ),
-        "devices": (replace(base, stages=(replace(stage, schedule=replace(SHORT, batch_size=3)),)), "divided by 2"),
-    }

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from pipeline.project import NET, RECIPE, SHORT, backbone, state_of
+from pipeline.project import NET, RECIPE, SEGMENTATION, SHORT, backbone, recipe_on, state_of
 from safetensors.torch import save_file
 
 from baoseg import cli, pipeline, recipes
+from baoseg.core import settings
 from baoseg.core.errors import (
     BaosegError,
     CheckpointError,
@@ -22,7 +23,7 @@ from baoseg.core.errors import (
     RecipeError,
     RunError,
 )
-from baoseg.core.files import read_json
+from baoseg.core.files import read_json, write_json
 from baoseg.core.run_folder import Run
 from baoseg.pipeline import manifest
 from baoseg.predict import segment
@@ -200,3 +201,22 @@ def test_settings_of_what_is_added_are_set_by_their_paths(tmp_path: Path) -> Non
     with pytest.raises(RecipeError, match=r"did you mean segmentations\.other\.schedule\.epochs"):
         pipeline.add_segmentation(folder, called="other", net=NET, values=["segmentations.other.schedul.epochs=1"])
     assert pipeline.recipe_of(folder) == recipe
+
+
+def test_what_an_earlier_version_noted_and_cannot_be_made_is_withdrawn(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Run(copy / "run")
+    noted = read_json(folder.manifest)
+    bad = replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/resnet188"))
+    noted["segmentations"]["segment"] = settings.to_json(bad)
+    irn = replace(recipes.refined(recipe_on("data"), ["irn"]).refinements[0], schedule=SHORT)
+    noted["refinements"]["cam+irn"] = settings.to_json(irn)
+    write_json(folder.manifest, noted)
+    pipeline.add_refinements(folder, ["crf"])
+    assert "cam+irn: withdrawn, as it cannot be made: Conformer: no stages" in capsys.readouterr().out
+    pipeline.run(recipe_on("data"), folder.root, hardware=tiny.HARDWARE)
+    assert "segment: withdrawn, as it cannot be made: smp:unet/resnet188" in capsys.readouterr().out
+    assert [*read_json(folder.manifest)["refinements"]] == ["cam+crf"]
+    assert not read_json(folder.manifest)["segmentations"]
+    assert folder.stage("cam+crf").mask("val", "p4").exists()

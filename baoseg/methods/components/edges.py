@@ -1,13 +1,16 @@
 """Pseudo-labels drawn to the edges of their images, while a network trains on them."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from baoseg.core.types import IGNORE
 from baoseg.data.transforms import Normalisation
 from baoseg.refine import crf
+from baoseg.refine.affinity_labels import after_crf
 
 
 @torch.no_grad()
@@ -20,10 +23,8 @@ def draw_to_edges(
     labelled 255 stay 255 and take no part but for their colour; an image with a single label stays as it is.
     """
     stride = images.shape[-1] / labels.shape[-1]
-    config = crf.Config(
-        gaussian_sxy=crf.LABELS.gaussian_sxy / stride,
-        bilateral_sxy=crf.LABELS.bilateral_sxy / stride,
-        bilateral_srgb=crf.LABELS.bilateral_srgb,
+    config = replace(
+        crf.LABELS, gaussian_sxy=crf.LABELS.gaussian_sxy / stride, bilateral_sxy=crf.LABELS.bilateral_sxy / stride
     )
     mean, std = (images.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
     colours = F.interpolate(images, size=labels.shape[-2:], mode="area") * std + mean
@@ -31,9 +32,8 @@ def draw_to_edges(
     return torch.stack([_drawn(one, image, config) for one, image in zip(labels, pixels, strict=True)])
 
 
-def _drawn(labels: Int[Tensor, "h w"], image: Tensor, config: crf.Config) -> Int[Tensor, "h w"]:
-    present = crf.present_labels(labels)
-    if len(present) < 2:
+def _drawn(labels: Int[Tensor, "h w"], image: UInt8[Tensor, "3 h w"], config: crf.Config) -> Int[Tensor, "h w"]:
+    padding = labels == IGNORE
+    if padding.all():
         return labels
-    best = crf.from_labels(image.permute(1, 2, 0), labels, config=config).argmax(dim=0)
-    return present[best].where(labels != IGNORE, IGNORE)
+    return after_crf(image, labels.to(torch.uint8), config).long().masked_fill(padding, IGNORE)
