@@ -82,7 +82,7 @@ class Overrides:
     seed: Count = None
     """Seed of all that is random in training."""
     refine: Annotated[Words | None, optional("WAY ...")] = None
-    """Ways to refine the masks, of crf psa irn, in the place of the recipe's own."""
+    """Ways to refine the masks, of crf regions psa irn, in the place of the recipe's own."""
     smoke: Flag = False
     """Only see that all of it runs: a few small images of each split, 1 epoch, no weights; a minute or a few."""
 

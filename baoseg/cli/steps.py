@@ -81,6 +81,7 @@ def refine(
     ways: Annotated[Words, tyro.conf.arg(name="with", metavar="WAY ...")],
     *,
     of: Annotated[Words, optional("STAGE ...")] = (),
+    regions: Annotated[str | None, optional("SOURCE")] = None,
     values: Values = (),
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
@@ -89,20 +90,25 @@ def refine(
 
     Args:
         run: Run folder that has maps and masks.
-        ways: Of crf (dense CRF, nothing to train), psa and irn (a network learns from the run's maps first).
+        ways: Of crf (dense CRF) and regions (each region of the image takes the class of the largest mean map), which
+            train nothing, and psa and irn (a network learns from the run's maps first).
         of: Stages whose masks are refined, also refined ones, e.g. bao+irn. Without it: the last stage.
+        regions: Regions for `--with regions`: sam:MODEL, or a folder of PNG or JSON files that any tool made. Without
+            it: superpixels.
         values: Change a setting of what is added, e.g. refinements.bao+crf.by.steps=5 (see `bao recipes show`).
         split: Split of the data set. Without it: the recipe's evaluation split.
         device: What to compute on.
     """
-    from baoseg import pipeline
+    from baoseg import pipeline, recipes
     from baoseg.core.run_folder import Run
 
     if not ways:
-        raise RecipeError("--with: name one way or more, of crf, psa and irn")
+        raise RecipeError(f"--with: name one way or more, of {', '.join(recipes.REFINERS)}")
+    if regions is not None and "regions" not in ways:
+        raise RecipeError("--regions: names the regions of `--with regions`; add that")
     hardware = device.resolve()  # before anything is written: the processes of other devices start here
     pipeline.split_data(Run(run), split)
-    pipeline.add_refinements(Run(run), ways, of=of, values=values)
+    pipeline.add_refinements(Run(run), ways, of=of, regions=regions, values=values)
     pipeline.refine_masks(Run(run), hardware=hardware, split=split)
 
 

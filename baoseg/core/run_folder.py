@@ -11,6 +11,7 @@ RUN/
     labels/SPLIT/NAME.png       pixel labels to learn from, for a stage that learns from pixel labels
     maps/SPLIT/NAME.npz         seeds
     masks/SPLIT/NAME.png        masks
+    confidence/SPLIT/NAME.png   margin of a region vote at each pixel, in 1/255
     metrics.json                evaluation
   report.html
 """
@@ -103,6 +104,10 @@ class StageFolder:
     def maps(self, split: str, name: str) -> Path:
         """The file of the seed maps of an image."""
         return self.root / "maps" / split / f"{name}.npz"
+
+    def confidence(self, split: str, name: str) -> Path:
+        """The file of the margins of a region vote, for an image."""
+        return self.root / "confidence" / split / f"{name}.png"
 
     def masks(self, split: str) -> Path:
         return self.root / "masks" / split

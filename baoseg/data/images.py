@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image, ImageFile, PngImagePlugin
 from torch import Tensor
 
@@ -201,6 +201,14 @@ def _scaled_by(file: Image.Image) -> int:
     return 255 // (2 ** int(bits[1]) - 1) if bits else 1
 
 
+def read_numbers(path: Path) -> Int32[np.ndarray, "h w"]:
+    """The numbers in a PNG of one channel: palette indices, or grey of up to 16 bits. Raises DataError."""
+    with _opened(path, "map of regions") as file:
+        if file.format != "PNG" or not (file.mode in {"P", "L", "1"} or file.mode.startswith("I")):
+            raise DataError(f"{path}: a {file.format} of mode {file.mode}; save it as a PNG of one channel")
+        return np.array(file).astype(np.int32)
+
+
 def _of_many_bits(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
     if values.min() < 0 or values.max() > IGNORE:
         raise DataError(
@@ -280,6 +288,12 @@ def write_mask(path: Path, mask: UInt8[Tensor, "h w"]) -> None:
     image = with_palette(mask)
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def write_grey(path: Path, values: UInt8[Tensor, "h w"]) -> None:
+    """Write a grey PNG, atomically. Raises RunError as `core.files.atomic`."""
+    with atomic(path) as temporary:
+        Image.fromarray(values.numpy()).save(temporary, format="PNG")
 
 
 def with_palette(mask: UInt8[Tensor, "h w"]) -> Image.Image:

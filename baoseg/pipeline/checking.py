@@ -22,6 +22,7 @@ from baoseg.pipeline.common import KeptLabels
 from baoseg.pipeline.evaluation import glance_at_masks
 from baoseg.pipeline.mapping import check_sources
 from baoseg.recipes import Recipe, Task
+from baoseg.refine import vote
 from baoseg.training.train import Hardware, divided
 
 
@@ -53,6 +54,8 @@ def check_addition(recipe: Recipe, addition: recipes.Refinement | recipes.Segmen
     _require_weights(recipe, [addition])
     if isinstance(addition, recipes.Segmentation):
         _check_segmentation(recipe, addition, train)
+    elif isinstance(addition.by, vote.Config):
+        addition.by.check()
     elif addition.learned is not None:
         with torch.random.fork_rng(devices=[]):
             network = refine.network(addition.learned, nets.build(addition.net or recipe.net, 1).backbone)

@@ -14,7 +14,7 @@ from baoseg.core.files import write_tensors
 from baoseg.core.run_folder import Run, Stage
 from baoseg.core.types import Sample
 from baoseg.data import Dataset, TrainSet
-from baoseg.data.images import read_mask, write_mask
+from baoseg.data.images import read_mask, write_grey, write_mask
 from baoseg.nets import weights
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_crop, check_new
@@ -23,19 +23,28 @@ from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, spl
 from baoseg.pipeline.mapping import make_masks_of, maps_of
 from baoseg.pipeline.training import fit, label_pictures
 from baoseg.recipes import Recipe, Task
-from baoseg.refine import crf
+from baoseg.refine import crf, vote
+from baoseg.seeds import masks
 from baoseg.training.train import Hardware
 
 
-def add_refinements(folder: Run, kinds: Sequence[str], *, of: Sequence[str] = (), values: Sequence[str] = ()) -> None:
+def add_refinements(
+    folder: Run,
+    kinds: Sequence[str],
+    *,
+    of: Sequence[str] = (),
+    regions: str | None = None,
+    values: Sequence[str] = (),
+) -> None:
     """Note refinements (`recipes.REFINERS`) of stages, or of the last one, in a run folder for `refine_masks`.
 
-    `values` change their settings (`recipes.with_values`). Raises RecipeError for those that the network or the run
-    does not take, and nothing is noted then.
+    `regions` is the source of those of a region vote (`refine.vote.Config`); `values` change their settings
+    (`recipes.with_values`). Raises RecipeError for those that the network or the run does not take, and nothing is
+    noted then.
     """
 
     def added(recipe: Recipe) -> Recipe:
-        made = recipes.refined(recipe, kinds, of=of)
+        made = recipes.refined(recipe, kinds, of=of, regions=regions)
         asked = {f"{source}+{kind}" for source in (of or recipe.names[-1:]) for kind in kinds}
         parts = [f"refinements.{one.name}" for one in made.refinements if one.name in asked]
         return recipes.within(made, values, parts)
@@ -74,7 +83,8 @@ def refine_split(
     folder: Run, recipe: Recipe, refinement: recipes.Refinement, dataset: Dataset, *, hardware: Hardware
 ) -> None:
     source, paths = folder.stage(refinement.of), folder.stage(refinement.name)
-    made_from, network = (source.mask, []) if refinement.learned is None else (source.maps, [paths.network])
+    made_from = source.maps if refinement.needs_maps else source.mask
+    network = [] if refinement.learned is None else [paths.network]
     names, split = dataset.names, dataset.split
     due = outdated([paths.mask(split, name) for name in names], [[made_from(split, name), *network] for name in names])
     if not due:
@@ -99,12 +109,27 @@ def _refiner(
         return lambda sample: refine.by_crf(
             sample.image.to(device), read_mask(source.mask(split, sample.name)).to(device), config
         )
+    if isinstance(config, vote.Config):
+        return _voted(source, paths, split, vote.finder(config, device=device), recipe.masks_of(source.name))
     model = _affinity_network(recipe, refinement, config, initialise=False)
     state = weights.read_checkpoint(paths.network)
     weights.compare(model.state_dict(), state).require_complete(paths.network, remedy="delete it and refine again")
     model.load_state_dict(state)
     model.to(device).eval()
     return lambda sample: model.refine(sample.image, seeds.load(source.maps(split, sample.name)))
+
+
+def _voted(
+    source: Stage, paths: Stage, split: str, find: vote.Finder, config: masks.Config
+) -> Callable[[Sample], UInt8[Tensor, "h w"]]:
+    """The region vote; it keeps the margin of the votes too, by which `bao segment --reweight` weights pixels."""
+
+    def refined(sample: Sample) -> UInt8[Tensor, "h w"]:
+        voted = vote.by_regions(seeds.load(source.maps(split, sample.name)), find(sample))
+        write_grey(paths.confidence(split, sample.name), masks.margin(voted, threshold=config.threshold))
+        return masks.label_image(voted, threshold=None if voted.decided else config.threshold)
+
+    return refined
 
 
 def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, *, hardware: Hardware) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.run_folder import Run, Stage
 from baoseg.core.types import IGNORE, Sample
 from baoseg.data import Dataset, TrainSet, truth
-from baoseg.data.images import write_mask
+from baoseg.data.images import read_numbers, write_mask
 from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
@@ -181,10 +183,20 @@ def _check_masks(pixel_labels: "KeptLabels", dataset: Dataset) -> None:
         progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
 
 
-def _margins(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset) -> "_Margins":
+def _margins(
+    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset
+) -> "_Margins | KeptLabels":
     source = maps_behind(recipe, segmentation)
+    for refinement in recipe.refinements:
+        if refinement.name == segmentation.masks and refinement.votes:
+            voted = folder.stage(refinement.name)
+            return KeptLabels([voted.confidence(dataset.split, name) for name in dataset.names], _grey)
     stage = folder.stage(source)
     return _Margins([stage.maps(dataset.split, name) for name in dataset.names], recipe.masks_of(source).threshold)
+
+
+def _grey(path: Path) -> UInt8[Tensor, "h w"]:
+    return torch.from_numpy(read_numbers(path).astype(np.uint8))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,16 @@ from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
 from baoseg.predict import segment
 from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage, Task
-from baoseg.refine import crf, irn, psa
+from baoseg.refine import crf, irn, psa, vote
 from baoseg.training import train
 
 
 def _crf(of: str, base: Recipe) -> Refinement:
     return Refinement(of=of, by=crf.LABELS)
+
+
+def _regions(of: str, base: Recipe) -> Refinement:
+    return Refinement(of=of, by=vote.Config())
 
 
 def _psa(of: str, base: Recipe) -> Refinement:
@@ -50,19 +54,27 @@ def _irn(of: str, base: Recipe) -> Refinement:
     return Refinement(of=of, by=irn.Config(), schedule=schedule)
 
 
-REFINERS: dict[str, Callable[[str, Recipe], Refinement]] = {"crf": _crf, "psa": _psa, "irn": _irn}
+REFINERS: dict[str, Callable[[str, Recipe], Refinement]] = {
+    "crf": _crf,
+    "regions": _regions,
+    "psa": _psa,
+    "irn": _irn,
+}
 
 
-def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = ()) -> Recipe:
+def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = (), regions: str | None = None) -> Recipe:
     """`base` with the masks of `of`, or of its last stage, refined in each of the ways `kinds` (of REFINERS).
 
-    Raises RecipeError for an unknown way and for masks that are not there.
+    `regions` is the source of the regions that vote; without it, superpixels. Raises RecipeError for an unknown way and
+    for masks that are not there.
     """
     if unknown := [kind for kind in kinds if kind not in REFINERS]:
         raise RecipeError(f"unknown refinement {unknown[0]!r}; there are {', '.join(REFINERS)}")
     if base.task is Task.BOXES and kinds:
         raise RecipeError(f"{base.name}: draws boxes, and masks alone are refined; leave --refine out")
     wanted = [REFINERS[kind](source, base) for source in (of or base.names[-1:]) for kind in kinds]
+    if regions is not None:
+        wanted = [one.of_regions(regions) for one in wanted]
     return replace(base, refinements=tuple({one.name: one for one in (*base.refinements, *wanted)}.values()))
 
 
@@ -135,7 +147,7 @@ def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
             )
             for one in recipe.fusions
         ),
-        refinements=tuple(replace(one, net=weights(one.net)) for one in recipe.refinements),
+        refinements=tuple(replace(one, net=weights(one.net)).with_paths(change) for one in recipe.refinements),
         segmentations=tuple(
             replace(one, net=weights(one.net), masks=one.masks if one.masks in made - {one.name} else change(one.masks))
             for one in recipe.segmentations

@@ -1,6 +1,7 @@
 """What a recipe is: everything that decides the result of a run."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -12,7 +13,7 @@ from baoseg.methods import METHODS, Settings, method_of, name_of
 from baoseg.predict import segment
 from baoseg.predict.boxes import BoxConfig, ViewConfig
 from baoseg.predict.maps import Config as MapsConfig
-from baoseg.refine import crf
+from baoseg.refine import crf, vote
 from baoseg.report import Config as ReportConfig
 from baoseg.seeds.masks import Config as MasksConfig
 from baoseg.training import train
@@ -74,7 +75,7 @@ class Fusion:
 class Refinement:
     """Masks of a stage or fusion, drawn to the edges of the images."""
 
-    of: str  # a stage or fusion; where nothing is learned, a refinement too
+    of: str  # a stage or fusion; for the CRF, a refinement too
     by: refine.Settings
     schedule: train.Config | None = None  # of the network, where there is one to train (PSA, IRN)
     augment: transforms.Config | None = None  # of its training; None: the recipe's
@@ -91,7 +92,27 @@ class Refinement:
     @property
     def learned(self) -> refine.LearnedSettings | None:
         """Settings of the network that learns from the seeds and works on them, where the way has one."""
-        return None if isinstance(self.by, crf.Config) else self.by
+        return None if isinstance(self.by, crf.Config | vote.Config) else self.by
+
+    @property
+    def votes(self) -> bool:
+        """Whether it is the region vote."""
+        return isinstance(self.by, vote.Config)
+
+    def of_regions(self, source: str) -> "Refinement":
+        """The region vote with regions from `source`; any other refinement as it is."""
+        return replace(self, by=replace(self.by, source=source)) if isinstance(self.by, vote.Config) else self
+
+    def with_paths(self, change: Callable[[str], str]) -> "Refinement":
+        """The same with `change` applied to the folder of the regions, where there is one."""
+        if isinstance(self.by, vote.Config) and self.by.in_files:
+            return self.of_regions(change(self.by.source))
+        return self
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether it works on maps, and not on masks."""
+        return not isinstance(self.by, crf.Config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +124,9 @@ class Segmentation:
     net: segment.NetConfig = field(default_factory=segment.NetConfig)
     inference: segment.Inference = field(default_factory=segment.Inference)
     augment: transforms.Config | None = None  # None: the recipe's
-    reweight: bool = False  # pixels count by the margin of the maps that the masks go back to (`masks.margin`)
+    reweight: bool = (
+        False  # pixels count by the margin (`masks.margin`) of the region vote, or of the maps behind the masks
+    )
     called: str = "segment"
 
     @property
@@ -156,7 +179,7 @@ class Recipe:
                     f"recipe {self.name}: cannot refine {refinement.of} to {refinement.name}; there are masks of "
                     f"{', '.join(sorted(refinable))}, and each refinement is made once"
                 )
-            if refinement.learned and refinement.of not in self.names:
+            if refinement.needs_maps and refinement.of not in self.names:
                 raise RecipeError(f"recipe {self.name}: {refinement.name} works on maps, and {refinement.of} has none")
             refinable.add(refinement.name)
         if taken := refinable & {segmentation.name for segmentation in self.segmentations}:

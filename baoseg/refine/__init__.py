@@ -1,23 +1,28 @@
-"""Refinement of masks towards image edges: by a dense CRF, or by a network that learns affinities (PSA, IRN)."""
+"""Refinement of masks towards image edges: by a dense CRF, a vote of regions, or learned affinities (PSA, IRN)."""
 
 from jaxtyping import UInt8
 from torch import Tensor
 
 from baoseg.core import settings
 from baoseg.nets.base import Backbone
-from baoseg.refine import affinity_labels, crf, irn, psa
+from baoseg.refine import affinity_labels, crf, irn, psa, vote
 from baoseg.seeds import SeedMaps
 
-Settings = crf.Config | psa.Config | irn.Config
+Settings = crf.Config | vote.Config | psa.Config | irn.Config
 LearnedSettings = psa.Config | irn.Config
 AffinityNetwork = psa.AffinityNet | irn.IRNet
-CONFIGS: dict[str, type[Settings]] = {"crf": crf.Config, "psa": psa.Config, "irn": irn.Config}
+CONFIGS: dict[str, type[Settings]] = {
+    "crf": crf.Config,
+    "regions": vote.Config,
+    "psa": psa.Config,
+    "irn": irn.Config,
+}
 NAMES = {config: name for name, config in CONFIGS.items()}
 settings.register(Settings, lambda: NAMES, tag="refiner")
 
 
 def name_of(config: Settings) -> str:
-    """The name of a refiner: crf, psa or irn."""
+    """The name of a refiner: crf, regions, psa or irn."""
     return NAMES[type(config)]
 
 

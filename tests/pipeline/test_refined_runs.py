@@ -1,13 +1,16 @@
 """Runs whose masks are refined, and segmentation networks that learn from the refined masks."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from pipeline.tiny_runs import SEGMENTATION, VAL, files, results, run, slow_scores
 from safetensors.torch import load_file
 
@@ -19,6 +22,7 @@ from baoseg.core.run_folder import Run
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.pipeline import segmenting
+from baoseg.refine import vote
 from baoseg.seeds import masks
 
 # ------------------------------------------------------------------------------------- refinement
@@ -31,7 +35,7 @@ def refined(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The tiny run with its last stage refined in all ways, and one of these refined again."""
     root = tmp_path_factory.mktemp("refined") / "run"
     shutil.copytree(tiny_run.root, root)
-    once = recipes.refined(replace(tiny.RECIPE, net=CNN), ["crf", "psa", "irn"])
+    once = recipes.refined(replace(tiny.RECIPE, net=CNN), ["crf", "regions", "psa", "irn"])
     twice = recipes.refined(once, ["crf"], of=["bao+irn", "transcam"])
     short = {"epochs": 1, "batch_size": 4, "lr": 0.01, "head_lr": 0.1}
     wanted = tuple(
@@ -41,7 +45,7 @@ def refined(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(replace(tiny.RECIPE, refinements=wanted), root)
 
 
-REFINED = ("bao+crf", "bao+psa", "bao+irn", "bao+irn+crf", "transcam+crf")
+REFINED = ("bao+crf", "bao+regions", "bao+psa", "bao+irn", "bao+irn+crf", "transcam+crf")
 
 
 def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: Run) -> None:
@@ -56,7 +60,7 @@ def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: Run) -> 
         assert metrics["fixed"] is metrics["sweep"] is metrics["oracle"] is None
         assert read_json(stage.costs)["masks"]["pictures"] == len(VAL)
         assert name in refined.report.read_text()
-        assert stage.network.exists() == stage.losses.exists() == (not name.endswith("crf"))
+        assert stage.network.exists() == stage.losses.exists() == (not name.endswith(("crf", "regions")))
 
 
 def test_a_crf_refines_the_mask_of_its_stage(refined: Run) -> None:
@@ -64,6 +68,28 @@ def test_a_crf_refines_the_mask_of_its_stage(refined: Run) -> None:
     for of, name in (("bao", "bao+crf"), ("bao+irn", "bao+irn+crf"), ("transcam", "transcam+crf")):
         mask = read_mask(refined.stage(of).mask("val", VAL[2]))
         assert torch.equal(read_mask(refined.stage(name).mask("val", VAL[2])), refine.by_crf(scenes[2].image, mask))
+
+
+def test_regions_vote_on_the_maps_of_their_stage_and_say_how_sure_they_are(refined: Run, tmp_path: Path) -> None:
+    scenes = open_dataset(tiny.RECIPE.data, "eval")
+    stage, image = refined.stage("bao+regions"), scenes[2].image
+    seed = seeds.load(refined.stage("bao").maps("val", VAL[2]))
+    voted = vote.by_regions(seed, vote.superpixels(image))
+    assert torch.equal(read_mask(stage.mask("val", VAL[2])), masks.label_image(voted))
+    with Image.open(stage.confidence("val", VAL[2])) as confidence:
+        assert np.array_equal(confidence, masks.margin(voted))
+
+    halves = np.repeat([[1] * 32 + [2] * 32], 64, axis=0).astype(np.uint8)
+    for name in VAL:
+        Image.fromarray(halves).save(tmp_path / f"{name}.png")
+    folder = Run(shutil.copytree(refined.root, tmp_path / "run"))
+    with pytest.raises(DataError, match="no such folder of regions"):
+        pipeline.add_refinements(folder, ["regions"], of=["transcam"], regions=str(tmp_path / "none"))
+    pipeline.add_refinements(folder, ["regions"], of=["transcam"], regions=os.path.relpath(tmp_path))
+    pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
+    drawn = read_mask(folder.stage("transcam+regions").mask("val", VAL[2]))
+    assert not pipeline.recipe_of(folder).refinements[-1].by.source.startswith(".")
+    assert all(len(half.unique()) == 1 for half in (drawn[:, :32], drawn[:, 32:]))
 
 
 @pytest.mark.parametrize("name", ["bao+psa", "bao+irn"])
@@ -107,7 +133,7 @@ def test_a_refinement_can_be_added_to_a_run_and_the_recipe_run_again(tiny_run: R
         run(replace(tiny.RECIPE, refinements=(other,)), folder.root)
     with pytest.raises(RecipeError, match=r"cannot refine amn to amn\+crf; there are masks of bao, bao\+crf, transcam"):
         pipeline.add_refinements(folder, ["crf"], of=["amn"])
-    with pytest.raises(RecipeError, match="unknown refinement 'rcf'; there are crf, psa, irn"):
+    with pytest.raises(RecipeError, match="unknown refinement 'rcf'; there are crf, regions, psa, irn"):
         pipeline.add_refinements(folder, ["rcf"])
     with pytest.raises(RecipeError, match=r"irn works on maps, and bao\+crf has none"):
         pipeline.add_refinements(folder, ["irn"], of=["bao+crf"])
@@ -139,12 +165,22 @@ def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
         reweight=True,
     )
     others = replace(SEGMENTATION, masks=str(root.parent / "masks"), called="others")
-    return run(replace(own, segmentations=(*own.segmentations, others)), root)
+    voted = replace(SEGMENTATION, masks="bao+regions", called="voted", reweight=True)
+    return run(replace(own, segmentations=(*own.segmentations, others, voted)), root)
+
+
+def test_pixels_count_by_the_margin_of_the_vote_or_of_the_maps(segmented: Run) -> None:
+    recipe, scenes = pipeline.recipe_of(segmented), open_dataset(tiny.RECIPE.data, "train")
+    weights = {one.name: segmenting._margins(segmented, recipe, one, scenes)(3) for one in recipe.segmentations[::3]}
+    seed = seeds.load(segmented.stage("bao").maps("train", scenes.names[3]))
+    assert torch.equal(weights["segment"], masks.margin(seed))
+    voted = vote.by_regions(seed, vote.superpixels(scenes[3].image))
+    assert torch.equal(weights["voted"], masks.margin(voted))
 
 
 def test_segmentation_networks_leave_masks_metrics_and_rows_of_their_own(segmented: Run) -> None:
     truth = open_dataset(tiny.RECIPE.data, "eval")
-    for name in ("segment", "segment-2", "others"):
+    for name in ("segment", "segment-2", "others", "voted"):
         stage = segmented.stage(name)
         metrics = read_json(stage.metrics)
         pairs = ((truth.mask(i).numpy(), read_mask(stage.mask("val", VAL[i])).numpy()) for i in range(len(VAL)))
@@ -175,7 +211,7 @@ def test_a_run_that_was_killed_trains_the_same_network(segmented: Run, tmp_path:
     shutil.copytree(segmented.root, root)
     whole = segmented.stage("others").network.read_bytes()
     shutil.rmtree(root / "others")
-    half = replace(pipeline.recipe_of(segmented).segmentations[-1])
+    half = replace(pipeline.recipe_of(segmented).segmentations[-2])
     folder = Run(root)
     calls = 0
 
