@@ -61,8 +61,8 @@ def add_segmentation(
             model = segment.NetConfig(name=net, pretrained=weights is None)
         if weights is not None:
             model = dataclasses.replace(model, weights=str(weights), pretrained=False)
-        made = recipes.segmented(recipe, net=model, **given)
-        first, rounds = given.get("called", "segment"), given.get("rounds", 1)
+        first, rounds = given.get("called", "segment"), given.pop("rounds", 1)
+        made = recipes.in_rounds(recipes.segmented(recipe, net=model, **given), first, rounds)
         parts = [f"segmentations.{first}", *(f"segmentations.{first}-{n}" for n in range(2, rounds + 1))]
         return recipes.within(made, values, parts)
 

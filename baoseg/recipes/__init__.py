@@ -6,21 +6,22 @@ from baoseg.core.errors import RecipeError
 from baoseg.predict.boxes import BoxConfig as BoxConfig
 from baoseg.predict.boxes import ViewConfig as ViewConfig
 from baoseg.recipes import boxes, papers
+from baoseg.recipes.additions import REFINERS as REFINERS
+from baoseg.recipes.additions import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
+from baoseg.recipes.additions import in_rounds as in_rounds
+from baoseg.recipes.additions import refined as refined
+from baoseg.recipes.additions import segmented as segmented
 from baoseg.recipes.bao_voc import bao_voc as bao_voc
 from baoseg.recipes.bao_voc import bao_voc_reference as bao_voc_reference
 from baoseg.recipes.bao_voc import large_fov as large_fov
 from baoseg.recipes.bao_voc import mctformer as mctformer
 from baoseg.recipes.boxes import for_boxes as for_boxes
-from baoseg.recipes.edit import REFINERS as REFINERS
-from baoseg.recipes.edit import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
 from baoseg.recipes.edit import comparable as comparable
 from baoseg.recipes.edit import comparison as comparison
 from baoseg.recipes.edit import follow_ablation as follow_ablation
 from baoseg.recipes.edit import only as only
 from baoseg.recipes.edit import override as override
 from baoseg.recipes.edit import paths_of as paths_of
-from baoseg.recipes.edit import refined as refined
-from baoseg.recipes.edit import segmented as segmented
 from baoseg.recipes.edit import smoke as smoke
 from baoseg.recipes.edit import with_paths as with_paths
 from baoseg.recipes.paths import through as through

@@ -1,7 +1,7 @@
-"""Recipes made from others: overrides, comparisons, refinements, segmentation networks, a smoke test."""
+"""Recipes made from others: overrides, comparisons, a smoke test."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,118 +12,9 @@ from baoseg.data.boxed import Layout
 from baoseg.methods import METHODS, Learns, Settings, amn, bao, method_of
 from baoseg.methods.components.teacher import Follow
 from baoseg.nets import embedded
-from baoseg.predict import segment
-from baoseg.recipes.schema import Fusion, Recipe, Refinement, Segmentation, Stage, Task
-from baoseg.refine import crf, irn, psa, vote
+from baoseg.recipes.additions import given, refined
+from baoseg.recipes.schema import Fusion, Recipe, Stage, Task
 from baoseg.training import train
-
-
-def _crf(of: str, base: Recipe) -> Refinement:
-    return Refinement(of=of, by=crf.LABELS)
-
-
-def _regions(of: str, base: Recipe) -> Refinement:
-    return Refinement(of=of, by=vote.Config())
-
-
-def _psa(of: str, base: Recipe) -> Refinement:
-    """Epochs and decay are those of the released code; optimizer and rates are those of the last stage of `base`.
-
-    The released rates belong to ResNet-38. Of SGD at 0.1 and 1.0 with our momentum a pretrained MobileNetV2 learns next
-    to nothing: affinities stay hardly better than one half everywhere, and the walk averages over all within reach.
-    """
-    schedule = replace(base.stages[-1].schedule, epochs=8, decay=train.Decay.POLY)
-    return Refinement(of=of, by=psa.Config(), schedule=schedule)
-
-
-def _irn(of: str, base: Recipe) -> Refinement:
-    """Epochs, rates (the displacement field learns ten times as fast) and decay are those of the released code.
-
-    Its SGD has next to no momentum (it is given the weight decay in that place); ours has 0.9, which multiplies what
-    all gradients move by ten, so the rates are a tenth.
-    """
-    schedule = train.Config(
-        epochs=3,
-        batch_size=base.stages[-1].schedule.batch_size,
-        lr=0.01,
-        head_lr=0.1,
-        optimizer=train.Optimizer.SGD,
-        weight_decay=1e-4,
-        decay=train.Decay.POLY,
-    )
-    return Refinement(of=of, by=irn.Config(), schedule=schedule)
-
-
-REFINERS: dict[str, Callable[[str, Recipe], Refinement]] = {
-    "crf": _crf,
-    "regions": _regions,
-    "psa": _psa,
-    "irn": _irn,
-}
-
-
-def refined(base: Recipe, kinds: Sequence[str], *, of: Sequence[str] = (), regions: str | None = None) -> Recipe:
-    """`base` with the masks of `of`, or of its last stage, refined in each of the ways `kinds` (of REFINERS).
-
-    `regions` is the source of the regions that vote; without it, superpixels. Raises RecipeError for an unknown way and
-    for masks that are not there.
-    """
-    if unknown := [kind for kind in kinds if kind not in REFINERS]:
-        raise RecipeError(f"unknown refinement {unknown[0]!r}; there are {', '.join(REFINERS)}")
-    if base.task is Task.BOXES and kinds:
-        raise RecipeError(f"{base.name}: draws boxes, and masks alone are refined; leave --refine out")
-    wanted = [REFINERS[kind](source, base) for source in (of or base.names[-1:]) for kind in kinds]
-    if regions is not None:
-        wanted = [one.of_regions(regions) for one in wanted]
-    return replace(base, refinements=tuple({one.name: one for one in (*base.refinements, *wanted)}.values()))
-
-
-SEGMENTATION_SCHEDULE = train.Config(
-    epochs=20, batch_size=8, lr=1e-4, head_lr=1e-3, decay=train.Decay.POLY, warmup=0.05
-)
-
-
-def segmented(
-    base: Recipe,
-    *,
-    masks: str | None = None,
-    net: segment.NetConfig | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    reweight: bool = False,
-    rounds: int = 1,
-    called: str = "segment",
-) -> Recipe:
-    """`base` with a segmentation network that learns from `masks` (see Segmentation): by default the last refinement's,
-    or the last stage's. What is None is as in the first segmentation of `base`, or as `Segmentation` and
-    SEGMENTATION_SCHEDULE say.
-
-    In further rounds it learns from its own predictions, restricted to the image-level labels: `segment-2` from those
-    of `segment`.
-    """
-    if rounds < 1:
-        raise RecipeError(f"segmentation: {rounds} rounds; choose 1 or more")
-    last = [*base.names, *(refinement.name for refinement in base.refinements)][-1:]
-    if masks is None and not last:
-        raise RecipeError("segmentation: no masks to learn from; name a folder of them")
-    model = base.segmentations[0] if base.segmentations else Segmentation(masks="", schedule=SEGMENTATION_SCHEDULE)
-    schedule = _replace(model.schedule, epochs=epochs, batch_size=batch_size)
-    if lr is not None:
-        schedule = replace(schedule, lr=lr, head_lr=10 * lr)
-    first = replace(
-        model,
-        masks=masks or last[0],
-        net=net or model.net,
-        schedule=schedule,
-        reweight=reweight,
-        called=called,
-    )
-    more = [
-        replace(first, masks=called if n == 2 else f"{called}-{n - 1}", reweight=False, called=f"{called}-{n}")
-        for n in range(2, rounds + 1)
-    ]
-    return replace(base, segmentations=tuple({one.name: one for one in (*base.segmentations, first, *more)}.values()))
 
 
 def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
@@ -334,66 +225,79 @@ def only(base: Recipe, methods: Sequence[str]) -> Recipe:
     return replace(base, stages=tuple(stage for stage in base.stages if stage.name in wanted))
 
 
-def override(
-    recipe: Recipe,
-    *,
-    data: str | None = None,
-    layout: str | None = None,
-    train_split: str | None = None,
-    eval_split: str | None = None,
-    backbone: str | None = None,
-    weights: Path | None = None,
-    only: str | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    refine: Sequence[str] | None = None,
-) -> Recipe:
-    """The recipe with a few things changed; None leaves them. `epochs`, `batch_size` and `lr` are those of all
-    stages, and the rate of a stage's heads keeps its ratio to `lr`. `layout` is that of a data set with boxes.
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The settings of a recipe that people change most; None leaves them."""
+
+    data: str | None = None  # folder of the data set
+    layout: str | None = None  # of a data set with boxes
+    train_split: str | None = None
+    eval_split: str | None = None
+    backbone: str | None = None  # `embedded:NAME`: a network with its embedded weights
+    weights: Path | None = None  # of the backbone, also under the segmentation networks that have the same one
+    only: str | None = None  # a stage; the others are left out
+    epochs: int | None = None  # of all stages, as the next two
+    batch_size: int | None = None
+    lr: float | None = None  # the rate of a stage's heads keeps its ratio to it
+    seed: int | None = None
+    refine: Sequence[str] | None = None  # ways (REFINERS) to refine the masks of the last stage, not the recipe's
+
+
+def override(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with a few settings changed: the keywords are the fields of `Changes`.
 
     Another backbone does without the weights of the one before it; where those were ImageNet's, it starts from its own,
-    through timm's loader. `embedded:NAME` as a backbone is a network with its embedded weights. `weights` are those of
-    the backbone, also under the segmentation networks that have the same one.
-    `refine` are ways (REFINERS) to refine the masks of the last stage, in the place of the recipe's own.
+    through timm's loader.
     """
-    stages, refinements = recipe.stages, recipe.refinements
-    of_layout = None if layout is None else Layout(layout)
-    if only is not None:
-        stages = tuple(replace(stage, start=None) for stage in stages if stage.name == only)
-        if not stages:
-            raise RecipeError(f"recipe {recipe.name} has no stage {only!r}; it has {[s.name for s in recipe.stages]}")
-        refinements = tuple(one for one in refinements if one.of == only or one.of.startswith(f"{only}+"))
-    given = None if weights is None else str(weights)
+    wanted = Changes(**changes)
+    if wanted.only is not None:
+        recipe = _alone(recipe, wanted.only)
+    recipe = _on_backbone(recipe, wanted.backbone, None if wanted.weights is None else str(wanted.weights))
+    changed: Recipe = given(
+        recipe,
+        data=given(
+            recipe.data,
+            path=wanted.data,
+            layout=None if wanted.layout is None else Layout(wanted.layout),
+            train_split=wanted.train_split,
+            eval_split=wanted.eval_split,
+        ),
+        stages=tuple(
+            replace(
+                stage,
+                schedule=train.rescheduled(
+                    stage.schedule, epochs=wanted.epochs, batch_size=wanted.batch_size, lr=wanted.lr
+                ),
+            )
+            for stage in recipe.stages
+        ),
+        seed=wanted.seed,
+    )
+    if wanted.refine is None:
+        return changed
+    return refined(replace(changed, refinements=(), segmentations=()), wanted.refine)
+
+
+def _alone(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one stage and its refinements, and without segmentation networks."""
+    stages = tuple(replace(stage, start=None) for stage in recipe.stages if stage.name == name)
+    if not stages:
+        raise RecipeError(f"recipe {recipe.name} has no stage {name!r}; it has {[s.name for s in recipe.stages]}")
+    refinements = tuple(one for one in recipe.refinements if one.of == name or one.of.startswith(f"{name}+"))
+    return replace(recipe, stages=stages, refinements=refinements, segmentations=())
+
+
+def _on_backbone(recipe: Recipe, backbone: str | None, weights: str | None) -> Recipe:
     net = recipe.net
     if backbone is not None and embedded.is_embedded(backbone):
-        backbone, given = f"{nets.TIMM}{embedded.find(backbone).network}", given or backbone
+        backbone, weights = f"{nets.TIMM}{embedded.find(backbone).network}", weights or backbone
     if backbone not in (None, net.backbone):
         starts = net.pretrained or (net.weights is not None and embedded.is_embedded(net.weights))
         net = replace(net, weights=None, pretrained=starts)
-    net = _replace(net, backbone=backbone, weights=given)
+    net = given(net, backbone=backbone, weights=weights, pretrained=None if weights is None else False)
     same = net.backbone.removeprefix(nets.TIMM)
     segmentations = tuple(
-        replace(one, net=_replace(one.net, weights=given)) if one.net.name.endswith(same) else one
+        replace(one, net=given(one.net, weights=weights)) if one.net.name.endswith(same) else one
         for one in recipe.segmentations
     )
-    if given is not None:
-        net = replace(net, pretrained=False)
-    changed: Recipe = _replace(
-        recipe,
-        data=_replace(recipe.data, path=data, layout=of_layout, train_split=train_split, eval_split=eval_split),
-        net=net,
-        stages=tuple(
-            replace(stage, schedule=train.rescheduled(stage.schedule, epochs=epochs, batch_size=batch_size, lr=lr))
-            for stage in stages
-        ),
-        refinements=refinements if refine is None else (),
-        segmentations=segmentations if only is None and refine is None else (),
-        seed=seed,
-    )
-    return changed if refine is None else refined(changed, refine)
-
-
-def _replace(config: Any, **changes: Any) -> Any:
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+    return replace(recipe, net=net, segmentations=segmentations)

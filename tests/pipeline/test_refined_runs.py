@@ -161,9 +161,9 @@ def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     own = recipes.segmented(
         replace(pipeline.recipe_of(refined), segmentations=(replace(SEGMENTATION, reweight=True),)),
         masks="bao+crf",
-        rounds=2,
         reweight=True,
     )
+    own = recipes.in_rounds(own, "segment", 2)
     others = replace(SEGMENTATION, masks=str(root.parent / "masks"), called="others")
     voted = replace(SEGMENTATION, masks="bao+regions", called="voted", reweight=True)
     return run(replace(own, segmentations=(*own.segmentations, others, voted)), root)
