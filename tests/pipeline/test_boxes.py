@@ -163,7 +163,7 @@ ON_TWO = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import torch, test_boxes
 from baoseg import pipeline
 torch.set_num_threads(1)
@@ -190,7 +190,7 @@ def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
     boxes.write_text("\n".join(boxes.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
     alone = pipeline.run(plain(tmp_path / "data"), tmp_path / "alone", hardware=HARDWARE)
     script = tmp_path / "script.py"
-    script.write_text(ON_TWO.format(tests=str(Path(__file__).parent)), encoding="utf-8")
+    script.write_text(ON_TWO.format(tests=[str(folder) for folder in Path(__file__).parents[:2]]), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
     command = [sys.executable, str(script), str(tmp_path / "data"), str(tmp_path / "both")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
