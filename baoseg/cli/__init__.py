@@ -15,7 +15,7 @@ Verb = Callable[..., None]
 
 
 def _by_name(*verbs: Verb) -> dict[str, Verb]:
-    return {verb.__name__.strip("_"): verb for verb in verbs}
+    return {verb.__name__.strip("_").removeprefix("import_"): verb for verb in verbs}
 
 
 VERBS = _by_name(
@@ -40,7 +40,11 @@ GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {
         "Named settings of whole runs, and where each number comes from.",
         _by_name(recipes.list_, recipes.show),
     ),
-    "export": ("Networks and masks in the forms that other tools take.", _by_name(export.onnx, export.voc)),
+    "export": (
+        "Networks and masks in the forms that other tools take.",
+        _by_name(export.onnx, export.voc, export.masks),
+    ),
+    "import": ("Masks that other tools drew or corrected.", _by_name(export.import_masks)),
 }
 LISTED = "list"  # what the name of a group alone does, where it can
 QUIET = "--quiet"

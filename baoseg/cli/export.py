@@ -1,11 +1,15 @@
-"""Verbs of `bao export`: what other tools take."""
+"""Verbs of `bao export` and `bao import`: what other tools take and give."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from baoseg.cli.options import Flag, Split
+from baoseg.cli.options import Flag, Split, Words, optional
+
+Format = Annotated[
+    Literal["png", "coco", "label-studio", "cvat", "yolo", "labelme"], tyro.conf.arg(name="as", metavar="FORMAT")
+]
 
 
 def onnx(
@@ -51,3 +55,72 @@ def voc(
     paths = run.stage(stage.name if inside else last.name)
     written = export.voc(paths, manifest.split_data(run, split), out, tar=tar)
     print(f"Written: {written.resolve()}")
+
+
+def masks(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FOLDER")],
+    form: Format,
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")],
+    *,
+    stage: Annotated[str | None, optional("STAGE")] = None,
+    split: Split = None,
+    images: Annotated[Path | None, optional("FOLDER")] = None,
+    classes: Annotated[Words, optional("NAME ...")] = (),
+    min_area: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    polygons: Flag = False,
+) -> None:
+    """Write masks for an annotation tool or a trainer.
+
+    Instances are the connected parts of a class, so objects of one class that touch one another are one instance.
+
+    Args:
+        source: Run folder; a folder with labels.csv and masks; or, with --images, a folder of masks NAME.png.
+        form: png (index masks and data.yaml: semantic training of Ultralytics, MMSegmentation, LightlyTrain, FiftyOne,
+            Hugging Face), coco (instances), label-studio (tasks with predictions), cvat (Segmentation mask 1.1), yolo
+            or labelme.
+        out: Folder to write. The same command again goes on where it was.
+        stage: Stage of the run, e.g. bao+crf. Without it: the last segmentation, refinement or other stage.
+        split: Split to write. Without it: the run's evaluation split, or all images of the folder.
+        images: Folder of the images of a folder of masks, as bao predict and bao label write it.
+        classes: Classes of a folder of masks, in the order of their indices from 1.
+        min_area: Pixels of the smallest instance that is written; index masks and cvat have all.
+        polygons: In coco, outlines instead of run lengths, for tools that refuse these.
+    """
+    from baoseg import exchange
+    from baoseg.core.errors import RecipeError
+    from baoseg.core.run_folder import Run
+    from baoseg.core.types import ClassSet
+    from baoseg.exchange import sources
+
+    options = exchange.Options(min_area=min_area, polygons=polygons)
+    if (images is None) != (not classes):
+        raise RecipeError("--images and --classes go together: the images of a folder of masks, and their classes")
+    if images is not None:
+        results = sources.of_masks(source, images, ClassSet(classes))
+    elif Run(source).manifest.exists():
+        results = sources.of_run(Run(source), stage=stage, split=split)
+    else:
+        results = sources.of_folder(source, split=split)
+    exchange.FORMATS[form].write(results, out, options)
+    print(f"Written: {len(results)} images to {out.resolve()}")
+
+
+def import_masks(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    form: Format,
+    data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")],
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")],
+) -> None:
+    """Write index masks NAME.png of what another tool drew, for `bao evaluate` and `bao segment RUN --masks FOLDER`.
+
+    Args:
+        source: What the tool exported: a .json file for coco and label-studio, a .zip file for cvat, else a folder.
+        form: png, coco, label-studio, cvat, yolo or labelme; see `bao export masks`.
+        data: Folder of the images with its labels.csv; classes are matched by name.
+        out: Folder to write, e.g. masks in the folder of the images, where they are its ground truth.
+    """
+    from baoseg import exchange
+    from baoseg.data.folder import Folder
+
+    written = exchange.import_masks(lambda: exchange.FORMATS[form].read(source), Folder(data), out)
+    print(f"Written: {written} masks to {out.resolve()}")

@@ -79,9 +79,20 @@ class Folder:
 
     def __getitem__(self, index: int) -> Sample:
         """Decodes the image, and its mask if it has one."""
-        image = read_image(self.root / self._paths[index])
+        image = read_image(self.image_file(index))
         height, width = image.shape[-2:]
         return Sample(self.names[index], image, self.labels(index), self._read_mask(index, (height, width)))
+
+    def image_file(self, index: int) -> Path:
+        return self.root / self._paths[index]
+
+    def mask_file(self, index: int) -> Path | None:
+        """The file of the ground truth of an image; None if it has none."""
+        return self._masks[index] if self.has_masks else None
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, if possible without decoding it."""
+        return image_size(self.image_file(index))
 
     def labels(self, index: int) -> Float[Tensor, "K"]:
         """Label vector y in {0, 1} of an image, without decoding the image."""
@@ -93,7 +104,7 @@ class Folder:
         """Ground truth of an image, without decoding the image; None if it has none."""
         if not self.has_masks or self._masks[index] is None:
             return None
-        return self._read_mask(index, image_size(self.root / self._paths[index]))
+        return self._read_mask(index, self.size(index))
 
     def fingerprint(self, *, masks: bool = True) -> str:
         """SHA-256 (hex) of class list, split, names, labels and file sizes in bytes; with `masks`, of mask files too.

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import baoseg
-from baoseg import cli
+from baoseg import cli, pipeline
 from baoseg.core.run_folder import Run
+from baoseg.data.images import read_mask
 from baoseg.predict import export as exports
 
 
@@ -57,3 +59,40 @@ def test_help_is_narrow_and_shows_no_none(
         bao(monkeypatch, verb, "--help")
     text = capsys.readouterr().out
     assert "None" not in text and max(map(len, text.splitlines())) <= 110
+
+
+def test_masks_go_to_a_tool_and_come_back(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run, of a folder of masks and of a folder with ground truth."""
+    photos = tmp_path / "photos"
+    bao(monkeypatch, "masks", tiny_run.root, "--as", "png", "--out", photos)
+    assert "Written: 5 images to" in capsys.readouterr().out
+    shutil.move(photos / "images/val", photos / "JPEGImages")
+    names = [f"val_{index:05d}" for index in range(5)]
+    scenes = pipeline.open_split(pipeline.recipe_of(tiny_run), "val")
+    lines = [
+        f"JPEGImages/{name}.png,{'; '.join(scenes.classes.decode(scenes.labels(i)))}" for i, name in enumerate(names)
+    ]
+    (photos / "labels.csv").write_text("\n".join(["image,labels", *lines]) + "\n", encoding="utf-8")
+    (photos / "classes.txt").write_text("\n".join(scenes.classes.names) + "\n", encoding="utf-8")
+    given = ["--images", photos / "JPEGImages", "--classes", *scenes.classes.names]
+    bao(monkeypatch, "masks", photos / "masks/val", *given, "--as", "labelme", "--out", tmp_path / "labelme")
+    words = [tmp_path / "labelme", "--as", "labelme", "--data", photos, "--out", tmp_path / "back"]
+    monkeypatch.setattr(sys, "argv", ["bao", "import", "masks", *map(str, words)])
+    cli.main()
+    assert "Written: 5 masks to" in capsys.readouterr().out
+    for name in names:
+        assert torch.equal(read_mask(tmp_path / f"back/{name}.png"), read_mask(tiny_run.stage("bao").mask("val", name)))
+    shutil.rmtree(photos / "masks")
+    shutil.copytree(tmp_path / "back", photos / "masks")
+    bao(monkeypatch, "masks", photos, "--as", "coco", "--out", tmp_path / "coco")
+    assert (tmp_path / "coco/all.json").exists()
+
+
+def test_a_folder_of_masks_needs_its_images_and_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bao(monkeypatch, "masks", tmp_path, "--images", tmp_path, "--as", "png", "--out", tmp_path / "out")
+    assert "--images and --classes go together" in capsys.readouterr().err

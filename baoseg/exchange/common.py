@@ -1,0 +1,89 @@
+"""What formats share."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from baoseg.core import progress
+from baoseg.core.errors import DataError, RecipeError, first_line
+from baoseg.core.files import atomic
+from baoseg.exchange.result import Collection, ImageResult
+
+DATA = "data.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    min_area: int = 1  # pixels of the smallest instance; smaller parts are left out, but for index masks
+    polygons: bool = False  # COCO: outlines instead of run lengths
+
+    def __post_init__(self) -> None:
+        if self.min_area < 1:
+            raise RecipeError(f"--min-area is {self.min_area}; choose 1 pixel or more")
+
+
+def track(results: Collection) -> Iterator[ImageResult]:
+    yield from progress.track(iter(results), title="export", total=len(results))
+
+
+def is_current(made: Path, result: ImageResult) -> bool:
+    """Whether a file that is made from one result is there, and younger than the mask."""
+    return made.exists() and made.stat().st_mtime >= result.made
+
+
+def copy_image(result: ImageResult, folder: Path) -> None:
+    with atomic(folder / result.file_name) as temporary:
+        if result.image is None:
+            Image.fromarray(result.pixels()).save(temporary, format="PNG")
+        else:
+            shutil.copyfile(result.image, temporary)
+
+
+def write_yaml(out: Path, about: dict[str, Any]) -> None:
+    """data.yaml: the splits that are there under `images`, and `about`."""
+    splits = sorted(path.name for path in (out / "images").iterdir() if path.is_dir())
+    used = {("train" if name.startswith("train") else name): f"images/{name}" for name in splits}
+    if splits and "train" not in used:
+        used = {"train": used[splits[0]], **used}  # readers ask for one
+    with atomic(out / DATA) as temporary:
+        content = {"path": ".", **used, **about}
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def names_of_yaml(source: Path) -> dict[int, str]:
+    """The names of the classes by their index: of data.yaml, or of classes.txt, where the first class is 1.
+
+    Raises DataError without either.
+    """
+    for folder in (source, source.parent):
+        if (folder / DATA).is_file():
+            return _names(folder / DATA)
+        if (folder / "classes.txt").is_file():
+            lines = (folder / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
+            return dict(enumerate(["background", *filter(None, map(str.strip, lines))]))
+    raise DataError(f"{source}: has no {DATA} or classes.txt; add one, so that the values have names")
+
+
+def _names(path: Path) -> dict[int, str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        names = content["names"]
+        listed = names.items() if isinstance(names, dict) else enumerate(names)
+        found = {int(index): str(name) for index, name in listed}
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: has no list `names` of the classes ({first_line(error)}); add one") from None
+    if not found:
+        raise DataError(f"{path}: `names` lists no class; add them")
+    return found
+
+
+def shown(values: Iterable[str], most: int = 5) -> str:
+    """Some of the values, and how many more there are."""
+    listed = list(values)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest

@@ -1,0 +1,65 @@
+"""Index masks beside their images: one layout for Ultralytics' semantic training, MMSegmentation, LightlyTrain,
+FiftyOne and the imagefolder of Hugging Face `datasets`.
+
+    OUT/images/SPLIT/NAME.jpg           copies
+    OUT/images/SPLIT/metadata.jsonl     file_name and mask_file_name of each image
+    OUT/masks/SPLIT/NAME.png            one channel (mode L): 0 background, 1..K classes, 255 ignore
+    OUT/data.yaml                       the splits and the names of the classes
+
+The masks look black in a viewer: their values are class indices, not colours. Readers that take a palette PNG for
+colours (OpenCV 5) read these as they are.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from baoseg.core.errors import DataError
+from baoseg.core.files import atomic
+from baoseg.core.types import BACKGROUND, IGNORE
+from baoseg.data.images import read_mask
+from baoseg.exchange.common import Options, copy_image, is_current, names_of_yaml, track, write_yaml
+from baoseg.exchange.result import Collection, Drawn
+
+MASKS = ("masks", "SegmentationClass", "labels", "annotations")
+
+
+def write(results: Collection, out: Path, options: Options) -> None:
+    images, masks = out / "images" / results.split, out / "masks" / results.split
+    with atomic(images / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for result in track(results):
+            mask = masks / f"{result.name}.png"
+            if not is_current(mask, result):
+                copy_image(result, images)
+                with atomic(mask) as file:
+                    Image.fromarray(result.mask, mode="L").save(file, format="PNG")
+            beside = os.path.relpath(mask, images).replace(os.sep, "/")
+            line = {"file_name": result.file_name, "mask_file_name": beside}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    names = {BACKGROUND: "background", **dict(enumerate(results.classes.names, start=1))}
+    write_yaml(out, {"masks_dir": "masks", "names": names, "ignore_index": IGNORE})
+
+
+def read(source: Path) -> Iterator[Drawn]:
+    """Index masks below a folder: of this layout, or NAME.png alone with a data.yaml or classes.txt beside them."""
+    names = names_of_yaml(source)
+    root = next((source / folder for folder in MASKS if (source / folder).is_dir()), source)
+    for path in sorted(root.rglob("*.png")):
+        yield _drawn(path, path.relative_to(root).as_posix(), names)
+
+
+def _drawn(path: Path, name: str, names: dict[int, str]) -> Drawn:
+    mask = read_mask(path, classes=max(names)).numpy()
+    unknown = sorted(set(np.unique(mask).tolist()) - {IGNORE, *names})
+    if unknown:
+        raise DataError(f"{path}: has the value {unknown[0]}, and the class list has {', '.join(map(str, names))}")
+    shown = [index for index in np.unique(mask).tolist() if index != BACKGROUND]
+    return Drawn(
+        name,
+        (mask.shape[0], mask.shape[1]),
+        lambda: [(None if index == IGNORE else names[index], mask == index) for index in shown],
+    )

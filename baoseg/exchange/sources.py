@@ -1,0 +1,134 @@
+"""Where masks come from: a stage of a run, the ground truth of a folder, or a folder of masks beside its images."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from baoseg import seeds
+from baoseg.core.errors import DataError, RunError
+from baoseg.core.run_folder import RunFolder, StageFolder
+from baoseg.core.types import ClassSet
+from baoseg.data import Dataset
+from baoseg.data.folder import ALL, Folder, mask_folder
+from baoseg.data.images import read_image, read_mask, read_numbers
+from baoseg.data.walk import Walk
+from baoseg.exchange.result import Collection, ImageResult
+from baoseg.pipeline import manifest
+from baoseg.recipes import Recipe, Task
+from baoseg.seeds import masks
+
+Margin = Callable[[str], UInt8[np.ndarray, "h w"] | None]
+
+
+def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None) -> Collection:
+    """The masks of a stage; by default the last segmentation, refinement or other stage that has masks of the split.
+
+    Raises RunError where there are none.
+    """
+    recipe = manifest.recipe_of(run, task=Task.MASKS)
+    dataset = manifest.split_data(run, split)
+    known = [*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)]
+    made = [name for name in known if run.stage(name).masks(dataset.split).is_dir()]
+    name = stage or next(reversed(made), None)
+    if name is None or name not in known:
+        raise RunError(f"{run.root}: has no stage {name!r} with masks; it has {', '.join(made) or 'none'}")
+    paths = run.stage(name)
+    missing = [image for image in dataset.names if not paths.mask(dataset.split, image).exists()]
+    if missing:
+        raise RunError(
+            f"{paths.root}: {len(missing)} of {len(dataset)} images of the split {dataset.split} have no mask, e.g. "
+            f"{missing[0]}; run `bao masks` or `bao refine` with --split {dataset.split} first"
+        )
+    margin = _margin(run, recipe, name, dataset.split)
+
+    def read(index: int) -> ImageResult:
+        path = paths.mask(dataset.split, dataset.names[index])
+        return _result(dataset, index, read_mask(path).numpy(), path, source=name, margin=margin)
+
+    return Collection(dataset.classes, dataset.split, dataset.names, read)
+
+
+def of_folder(root: Path, *, split: str | None = None) -> Collection:
+    """The ground truth of a folder with labels.csv: of the images of a split that have a mask."""
+    dataset = Folder(root, split or ALL)
+    indices = [index for index in range(len(dataset)) if dataset.mask_file(index) is not None]
+    if not indices:
+        raise DataError(f"{mask_folder(root)}: has no masks of {root}; name a run folder, or add masks")
+
+    def read(number: int) -> ImageResult:
+        index, mask = indices[number], dataset.mask(indices[number])
+        path = dataset.mask_file(index)
+        assert mask is not None and path is not None
+        return _result(dataset, index, mask.numpy(), path, source="ground truth")
+
+    return Collection(dataset.classes, dataset.split, [dataset.names[index] for index in indices], read)
+
+
+def of_masks(root: Path, images: Path, classes: ClassSet) -> Collection:
+    """Masks NAME.png of a folder, as `bao predict` and `bao label` write them, beside the folder of their images."""
+    failed: list[str] = []
+    walk = Walk(images, failed=lambda path, error: failed.append(f"{path}: {error}"), ignored=lambda path, kind: None)
+    files = {os.path.splitext(path)[0]: images / path for path in sorted(walk.names())}  # noqa: PTH122
+    there = {name: file for name, file in files.items() if (root / f"{name}.png").is_file()}
+    if failed or not there:
+        raise DataError(failed[0] if failed else f"{root}: has no mask NAME.png of an image in {images}")
+    names = list(there)
+
+    def read(index: int) -> ImageResult:
+        path, image = root / f"{names[index]}.png", there[names[index]]
+        return ImageResult(
+            name=names[index],
+            image=image,
+            mask=read_mask(path, classes=len(classes)).numpy(),
+            classes=classes,
+            source="bao",
+            made=path.stat().st_mtime,
+            pixels=lambda: read_image(image).permute(1, 2, 0).numpy(),
+        )
+
+    return Collection(classes, "train", names, read)
+
+
+def _result(
+    dataset: Dataset,
+    index: int,
+    mask: UInt8[np.ndarray, "h w"],
+    path: Path,
+    *,
+    source: str,
+    margin: Margin | None = None,
+) -> ImageResult:
+    name = dataset.names[index]
+    return ImageResult(
+        name=name,
+        image=dataset.image_file(index) if isinstance(dataset, Folder) else None,
+        mask=mask,
+        classes=dataset.classes,
+        source=source,
+        made=path.stat().st_mtime,
+        pixels=lambda: dataset[index].image.permute(1, 2, 0).numpy(),
+        margin=None if margin is None else margin(name),
+    )
+
+
+def _margin(run: RunFolder, recipe: Recipe, name: str, split: str) -> Margin | None:
+    """How sure a stage is of each pixel: the margin of its region vote, or of the maps that its masks go back to."""
+    of = {one.name: one for one in recipe.refinements}
+    behind = name
+    while behind in of:
+        if of[behind].votes:
+            voted = run.stage(behind)
+            return lambda image: read_numbers(voted.confidence(split, image)).astype(np.uint8)
+        behind = of[behind].of
+    if behind not in recipe.names:
+        return None
+    stage, threshold = run.stage(behind), recipe.masks_of(behind).threshold
+    return lambda image: _of_maps(stage, split, image, threshold)
+
+
+def _of_maps(stage: StageFolder, split: str, image: str, threshold: float) -> UInt8[np.ndarray, "h w"] | None:
+    path = stage.maps(split, image)
+    return masks.margin(seeds.load(path), threshold=threshold).numpy() if path.exists() else None

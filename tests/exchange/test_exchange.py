@@ -1,0 +1,173 @@
+"""Every format there and back, pixel for pixel; what does not fit is said at once."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exchange import drawn_folder
+from exchange.drawn_folder import CLASSES, NAMES
+from PIL import Image
+
+from baoseg import exchange
+from baoseg.core.errors import BaosegError, DataError
+from baoseg.core.types import ClassSet
+from baoseg.data.folder import Folder
+from baoseg.data.images import read_mask
+from baoseg.exchange import sources
+
+WRITTEN = {  # what each format writes that its reader takes
+    **{"png": "", "yolo": "", "labelme": ""},
+    **{"coco": "all.json", "label-studio": "all.json", "cvat": "all.zip"},
+}
+
+
+def write(root: Path, form: str, out: Path, **options: object) -> Path:
+    exchange.FORMATS[form].write(sources.of_folder(root), out, exchange.Options(**options))
+    return out / WRITTEN[form]
+
+
+def read_back(source: Path, form: str, root: Path, out: Path) -> dict[str, np.ndarray]:
+    exchange.import_masks(lambda: exchange.FORMATS[form].read(source), Folder(root), out)
+    return {path.relative_to(out).with_suffix("").as_posix(): read_mask(path).numpy() for path in out.rglob("*.png")}
+
+
+@pytest.mark.parametrize("form", exchange.FORMATS)
+def test_masks_come_back_pixel_for_pixel(form: str, tmp_path: Path) -> None:
+    masks = drawn_folder.masks()
+    root = drawn_folder.write(tmp_path / "data", masks)
+    source = write(root, form, tmp_path / "out")
+    back = read_back(source, form, drawn_folder.write(tmp_path / "bare"), tmp_path / "back")
+    kept = masks if form == "png" else {name: np.where(mask == 255, 0, mask) for name, mask in masks.items()}
+    if form == "label-studio":  # a task without a region may as well be one that nobody has looked at
+        del kept[NAMES[2]]
+    assert back.keys() == kept.keys()
+    assert all(np.array_equal(back[name], kept[name]) for name in kept)
+
+
+def test_outlines_of_coco_come_back_too(tmp_path: Path) -> None:
+    masks = drawn_folder.masks(ignore=False)
+    root = drawn_folder.write(tmp_path / "data", masks)
+    back = read_back(write(root, "coco", tmp_path / "out", polygons=True), "coco", root, tmp_path / "back")
+    assert all(np.array_equal(back[name], masks[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize("form", ["coco", "label-studio", "yolo", "labelme"])
+def test_parts_below_the_least_area_are_left_out(form: str, tmp_path: Path) -> None:
+    masks = drawn_folder.masks(ignore=False)
+    root = drawn_folder.write(tmp_path / "data", masks)
+    back = read_back(write(root, form, tmp_path / "out", min_area=30), form, root, tmp_path / "back")
+    for name in NAMES[:2]:
+        parts = [one for one in sources.of_folder(root).read(NAMES.index(name)).instances() if one.area >= 30]
+        expected = np.zeros_like(masks[name])
+        for part in parts:
+            expected[part.mask] = part.label
+        assert np.array_equal(back[name], expected)
+
+
+def test_instances_are_the_connected_parts_of_a_class(tmp_path: Path) -> None:
+    mask = np.zeros((40, 56), dtype=np.uint8)
+    mask[2:5, 2:6] = mask[5, 6] = 1  # touch at a corner
+    mask[20:30, 10:20], mask[24:26, 12:14], mask[0, 50] = 1, 2, 255
+    root = drawn_folder.write(tmp_path, {**drawn_folder.masks(), NAMES[0]: mask})
+    first, second, inner = sources.of_folder(root).read(0).instances()
+    assert (first.label, first.area, first.box) == (1, 13, (2, 2, 5, 4))
+    assert (second.label, second.area, second.box) == (1, 96, (10, 20, 10, 10))
+    assert (inner.label, inner.area, inner.box) == (2, 4, (12, 24, 2, 2))
+    assert first.score is None
+
+
+@pytest.mark.parametrize("form", exchange.FORMATS)
+def test_all_that_does_not_fit_is_said_at_once_and_nothing_is_written(form: str, tmp_path: Path) -> None:
+    source = write(drawn_folder.write(tmp_path / "data", drawn_folder.masks()), form, tmp_path / "out")
+    other = drawn_folder.write(tmp_path / "other", drawn_folder.masks())
+    (other / "classes.txt").write_text("CAT\nbär\nhorse\n", encoding="utf-8")
+    (other / "labels.csv").write_text("image,labels\nimages/a/one.png,CAT\nimages/b/three.png,bär\n", encoding="utf-8")
+    Image.new("RGB", (8, 9)).save(other / "images/a/one.png")
+    with pytest.raises(DataError) as caught:
+        exchange.import_masks(lambda: exchange.FORMATS[form].read(source), Folder(other), tmp_path / "back")
+    said = str(caught.value)
+    assert "unknown class 'dog & co' on 2 images; the classes are CAT, bär, horse" in said
+    assert f"1 images that {other} does not have:" in said and "two" in said
+    assert "1 masks of another size than their image:" in said and "drawn at 56x40, the image has 8x9" in said
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("form", ["png", "yolo", "labelme"])
+def test_the_same_command_goes_on_where_it_was(form: str, tmp_path: Path) -> None:
+    root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
+    write(root, form, tmp_path / "out")
+    suffix = {"png": "masks/**/*.png", "yolo": "labels/**/*.txt", "labelme": "**/*.json"}[form]
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob(suffix)}
+    assert len(made) == 3
+    gone, *stay = sorted(made)
+    gone.unlink()
+    write(root, form, tmp_path / "out")
+    assert gone.exists()
+    assert all(path.stat().st_mtime_ns == made[path] for path in stay)
+
+
+@pytest.mark.parametrize("form", ["coco", "label-studio", "cvat"])
+def test_a_file_is_there_as_a_whole_or_not_at_all(form: str, tmp_path: Path) -> None:
+    root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
+    (root / "masks/two.png").write_bytes(b"damaged")
+    with pytest.raises(BaosegError, match=r"two\.png"):
+        write(root, form, tmp_path / "out")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_masks_of_new_images_are_exported_beside_their_folder(tmp_path: Path) -> None:
+    masks = drawn_folder.masks()
+    root = drawn_folder.write(tmp_path / "data", masks)
+    results = sources.of_masks(root / "masks", root / "images", ClassSet(CLASSES))
+    assert sorted(results.names) == sorted(NAMES)
+    assert all(np.array_equal(result.mask, masks[result.name]) for result in results)
+    with pytest.raises(DataError, match=r"has no mask NAME\.png of an image in"):
+        sources.of_masks(root / "images/a", root / "images/b", ClassSet(CLASSES))
+
+
+def test_images_are_found_with_more_or_fewer_folders_before_them(tmp_path: Path) -> None:
+    masks = drawn_folder.masks()
+    root = drawn_folder.write(tmp_path / "data", masks)
+    path = write(root, "coco", tmp_path / "out")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for image, name in zip(content["images"], ("upload\\a\\one.jpg", "images/val/two.webp", "three.png"), strict=True):
+        image["file_name"] = name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert read_back(path, "coco", root, tmp_path / "back").keys() == masks.keys()
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content", "problem"),
+    [
+        ("coco", "a.json", '{"images": []}', "no file of COCO instances"),
+        ("coco", "a.json", "{", "cannot be read"),
+        ("label-studio", "a.json", '{"id": 1}', "no list of tasks"),
+        ("cvat", "a.zip", "no zip", "export it from CVAT as Segmentation mask 1.1"),
+        ("png", "d/data.yaml", "nc: 3", "has no list `names` of the classes"),
+        ("png", "d/none.txt", "", "has no data.yaml or classes.txt"),
+        ("yolo", "d/data.yaml", "names: [a]", "has no folders images and labels"),
+        ("labelme", "d/x.json", "{}", "no file of LabelMe"),
+    ],
+)
+def test_files_of_another_kind_are_named(form: str, name: str, content: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    root = drawn_folder.write(tmp_path / "data")
+    source = path if path.suffix in (".json", ".zip") and form != "labelme" else path.parent
+    with pytest.raises(BaosegError, match=problem):
+        exchange.import_masks(lambda: exchange.FORMATS[form].read(source), Folder(root), tmp_path / "back")
+
+
+def test_names_in_a_zip_stay_within_the_folder(tmp_path: Path) -> None:
+    """A member is found by the name of an image of the data set, and its mask has that name."""
+    root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
+    path = write(root, "cvat", tmp_path / "out")
+    evil = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(evil, "w") as other:
+        other.writestr("labelmap.txt", archive.read("labelmap.txt"))
+        other.writestr("SegmentationClass/../../../two.png", archive.read("SegmentationClass/two.png"))
+    assert read_back(evil, "cvat", root, tmp_path / "back").keys() == {"two"}
+    assert not (tmp_path.parent / "two.png").exists()
