@@ -1,7 +1,7 @@
 """Verbs that do one step of a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -122,6 +122,7 @@ def segment(
     batch_size: Count = None,
     lr: Annotated[float | None, optional("RATE")] = None,
     reweight: Flag = False,
+    rest: Annotated[Literal["keep", "weigh", "leave-out"] | None, optional("WAY")] = None,
     rounds: Count = None,
     called: Annotated[str | None, optional("NAME")] = None,
     values: Values = (),
@@ -132,13 +133,16 @@ def segment(
 
     Args:
         run: Run folder; its training images are learned from.
-        masks: A stage, e.g. bao+crf, or a folder of masks NAME.png. Without it: the last refinement, or the last stage.
+        masks: A stage, e.g. bao+crf, or a folder of masks NAME.png, or reviewed: masks accepted or corrected with
+            `bao review`, and the rest as --rest says. Without it: the last refinement, or the last stage.
         net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, mctformer:resnet38, deeplabv2:timm:NAME.
         weights: Weights to start from: of such a network, or of its backbone.
         epochs: Epochs of training.
         batch_size: Images a step.
         lr: Learning rate of the backbone; that of the head is ten times as high.
         reweight: Pixels of which the maps are not sure count less.
+        rest: With --masks reviewed, masks that nobody has reviewed: keep (they are learned from too), weigh (their
+            pixels count by the margin of the maps) or leave-out. Without it: keep. Rejected images never count.
         rounds: In further rounds it learns from its own predictions, restricted to the labels of the images; 1 is
             the first, which is all that there is without this option.
         called: Name of its folder in the run; another one keeps what is there. Without it: segment or, where nothing is
@@ -153,23 +157,45 @@ def segment(
 
     hardware = device.resolve()
     pipeline.split_data(Run(run), split)
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "reweight": reweight, "rounds": rounds}
-    pipeline.add_segmentation(Run(run), masks=masks, net=net, weights=weights, called=called, values=values, **settings)
+    if rest is not None and masks != "reviewed":
+        raise RecipeError("--rest: says what becomes of masks beside reviewed ones; add --masks reviewed")
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "reweight": reweight,
+        "rounds": rounds,
+    }
+    names = {"masks": masks, "rest": rest, "called": called}
+    pipeline.add_segmentation(Run(run), net=net, weights=weights, values=values, **names, **settings)
     pipeline.segment_images(Run(run), hardware=hardware, split=split)
 
 
-def evaluate(run: RunFolder, device: tyro.conf.OmitArgPrefixes[Device] = Device()) -> None:
+def evaluate(
+    run: RunFolder,
+    truth: Annotated[Literal["folder", "reviewed"], tyro.conf.arg(metavar="SOURCE")] = "folder",
+    split: Split = None,
+    device: tyro.conf.OmitArgPrefixes[Device] = Device(),
+) -> None:
     """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
 
     Of a run for boxes: boxes with the true ones, for the stages that have no metrics.json.
 
     Args:
         run: Run folder; its evaluation split is the one that is compared.
+        truth: The masks of the data set (folder), or those of `bao review` (reviewed): then mIoU with an interval, from
+            the images of its random sample alone.
+        split: With --truth reviewed, the split that was reviewed. Without it: the recipe's evaluation split.
         device: What to compute on, where boxes are drawn.
     """
     from baoseg import pipeline
     from baoseg.core.run_folder import Run
 
+    if truth == "reviewed":
+        pipeline.evaluate_reviewed(Run(run), split=split)
+        return
+    if split is not None:
+        raise RecipeError("--split: goes with --truth reviewed; without it the recipe's evaluation split is compared")
     pipeline.evaluate_stages(Run(run), hardware=device.resolve())
 
 

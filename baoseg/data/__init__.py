@@ -123,12 +123,19 @@ def boxed_of(dataset: Dataset) -> Boxed:
 
 
 class Excerpt:
-    """Some images of a data set, made smaller; see `Config.limit` and `Config.long_side`."""
+    """Some images of a data set, made smaller; see `Config.limit` and `Config.long_side`. Or those of `indices`."""
 
-    def __init__(self, whole: Dataset, *, limit: int | None, long_side: int | None) -> None:
+    def __init__(
+        self,
+        whole: Dataset,
+        *,
+        limit: int | None = None,
+        long_side: int | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> None:
         self.whole, self.limit, self.long_side = whole, limit, long_side
         count = len(whole) if limit is None else min(limit, len(whole))
-        self.indices = [position * len(whole) // count for position in range(count)]
+        self.indices = indices or [position * len(whole) // count for position in range(count)]
         self.classes = whole.classes
         self.split = whole.split
         self.names: Sequence[str] = [whole.names[index] for index in self.indices]

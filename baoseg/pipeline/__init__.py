@@ -21,6 +21,7 @@ from baoseg.pipeline.evaluation import evaluate_stages, make_report
 from baoseg.pipeline.manifest import open_split, recipe_of, split_data
 from baoseg.pipeline.mapping import make_maps, make_masks
 from baoseg.pipeline.refining import add_refinements, refine_masks
+from baoseg.pipeline.reviewing import evaluate_reviewed as evaluate_reviewed
 from baoseg.pipeline.segmenting import add_segmentation, segment_images
 from baoseg.pipeline.training import train_stages
 from baoseg.recipes import Recipe, Task

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
 from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost, outdated
 from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.pipeline.refining import masks_of
+from baoseg.pipeline.reviewing import with_reviewed
 from baoseg.pipeline.training import fit, judged, note_epoch
 from baoseg.predict import segment
-from baoseg.recipes import Recipe, Task
+from baoseg.recipes import Recipe, Rest, Task
 from baoseg.seeds import masks
 from baoseg.training import guards
 from baoseg.training.train import Hardware
+
+REVIEWED = "reviewed"  # in the place of a stage: masks that a person has looked at
 
 
 def add_segmentation(
@@ -43,6 +46,9 @@ def add_segmentation(
 ) -> None:
     """Note a segmentation network in a run folder for `segment_images`; see `recipes.segmented` for the choices.
 
+    With `masks="reviewed"` it learns from reviewed masks, and from the `rest` as `recipes.Rest` says; in further
+    `rounds` from its own predictions.
+
     `values` change its settings (`recipes.with_values`), and those of the networks of further rounds.
 
     Where nothing is asked for and the recipe has networks, these are meant. One that is there under this
@@ -51,6 +57,9 @@ def add_segmentation(
     """
 
     given = {name: value for name, value in {**choices, "called": called}.items() if value is not None}
+    if given.get("masks") == REVIEWED:
+        given["rest"] = given.get("rest", Rest.KEEP)
+        del given["masks"]
     asked = bool(values or net or weights) or any(value is not False for value in given.values())
 
     def added(recipe: Recipe) -> Recipe:
@@ -61,8 +70,12 @@ def add_segmentation(
             model = segment.NetConfig(name=net, pretrained=weights is None)
         if weights is not None:
             model = dataclasses.replace(model, weights=str(weights), pretrained=False)
-        first, rounds = given.get("called", "segment"), given.pop("rounds", 1)
-        made = recipes.in_rounds(recipes.segmented(recipe, net=model, **given), first, rounds)
+        network = {name: value for name, value in given.items() if name not in ("rounds", "rest")}
+        first, rounds = given.get("called", "segment"), given.get("rounds", 1)
+        made = recipes.segmented(recipe, net=model, **network)
+        if "rest" in given:
+            made = recipes.from_reviewed(made, first, Rest(given["rest"]))
+        made = recipes.in_rounds(made, first, rounds)
         parts = [f"segmentations.{first}", *(f"segmentations.{first}-{n}" for n in range(2, rounds + 1))]
         return recipes.within(made, values, parts)
 
@@ -106,7 +119,14 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
     dataset = training_data(folder)
     pixel_labels = _training_masks(folder, recipe, segmentation, dataset, hardware=hardware)
     _check_masks(pixel_labels, dataset)
-    pixel_weights = _margins(folder, recipe, segmentation, dataset) if segmentation.reweight else None
+    weighed = segmentation.reweight or segmentation.reviewed is Rest.WEIGH
+    pixel_weights: Callable[[int], UInt8[Tensor, "h w"]] | None = None
+    if weighed:
+        pixel_weights = _margins(folder, recipe, segmentation, dataset)
+    if segmentation.reviewed is not None:
+        corrected = with_reviewed(folder, segmentation, dataset, list(pixel_labels.paths))
+        dataset, pixel_labels = corrected.dataset, corrected.labels
+        pixel_weights = None if pixel_weights is None else corrected.weights(pixel_weights)
     network = segmentation.net.build(len(dataset.classes), seed=recipe.seed)
     samples = TrainSet(
         dataset,

@@ -8,6 +8,7 @@ from baoseg.predict.boxes import ViewConfig as ViewConfig
 from baoseg.recipes import boxes, papers
 from baoseg.recipes.additions import REFINERS as REFINERS
 from baoseg.recipes.additions import SEGMENTATION_SCHEDULE as SEGMENTATION_SCHEDULE
+from baoseg.recipes.additions import from_reviewed as from_reviewed
 from baoseg.recipes.additions import in_rounds as in_rounds
 from baoseg.recipes.additions import refined as refined
 from baoseg.recipes.additions import segmented as segmented
@@ -30,6 +31,7 @@ from baoseg.recipes.paths import within as within
 from baoseg.recipes.schema import Fusion as Fusion
 from baoseg.recipes.schema import Recipe as Recipe
 from baoseg.recipes.schema import Refinement as Refinement
+from baoseg.recipes.schema import Rest as Rest
 from baoseg.recipes.schema import Segmentation as Segmentation
 from baoseg.recipes.schema import Stage as Stage
 from baoseg.recipes.schema import Task as Task

@@ -7,7 +7,7 @@ from typing import Any
 
 from baoseg.core.errors import RecipeError
 from baoseg.predict import segment
-from baoseg.recipes.schema import Recipe, Refinement, Segmentation, Task
+from baoseg.recipes.schema import Recipe, Refinement, Rest, Segmentation, Task
 from baoseg.refine import crf, irn, psa, vote
 from baoseg.training import train
 
@@ -103,6 +103,15 @@ def segmented(
         model, masks=masks or last[0], net=net or model.net, schedule=schedule, reweight=reweight, called=called
     )
     return _with_networks(base, [network])
+
+
+def from_reviewed(base: Recipe, called: str, rest: Rest) -> Recipe:
+    """`base` with its segmentation network `called` on reviewed masks, and on the `rest` of its masks as said."""
+    network = next(one for one in base.segmentations if one.name == called)
+    made = {*base.names, *(one.name for one in base.refinements)}
+    if network.masks not in made:
+        raise RecipeError(f"{called}: reviewed masks stand for those of a stage, and {network.masks} is none")
+    return _with_networks(base, [replace(network, reviewed=rest)])
 
 
 def in_rounds(base: Recipe, called: str, rounds: int) -> Recipe:

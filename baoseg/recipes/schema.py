@@ -115,6 +115,14 @@ class Refinement:
         return not isinstance(self.by, crf.Config)
 
 
+class Rest(StrEnum):
+    """What becomes of training masks that nobody has reviewed, where a network learns from reviewed masks."""
+
+    KEEP = "keep"
+    WEIGH = "weigh"  # pixels count by the margin of their maps, those of reviewed masks in full
+    LEAVE_OUT = "leave-out"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
     """A segmentation network, and the masks of the training images that it learns from."""
@@ -127,6 +135,7 @@ class Segmentation:
     reweight: bool = (
         False  # pixels count by the margin (`masks.margin`) of the region vote, or of the maps behind the masks
     )
+    reviewed: Rest | None = None  # reviewed masks stand for those of `masks`; what becomes of the others
     called: str = "segment"
 
     @property
