@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Outline = Int[np.ndarray, "_ 2"]  # x, y of pixel centres
+LEAST = 3  # points of a polygon
 
 
 def outlines(mask: Bool[np.ndarray, "h w"]) -> list[Outline]:
@@ -54,19 +55,28 @@ def _joined(outline: Outline, hole: Int[np.ndarray, "_ 2"], mask: Bool[np.ndarra
 
 
 def _corners(outline: Outline) -> Int[np.ndarray, "_ 2"]:
-    """The outline without points that lie on the straight way from the one before to the next."""
+    """The outline without points that lie on the straight way from the one before to the next.
+
+    The points of one pixel or of a line are repeated: readers take less than three points for no polygon, or for a box.
+    """
     outline = outline[(outline != np.roll(outline, 1, axis=0)).any(axis=1)] if len(outline) > 1 else outline
     to, onwards = outline - np.roll(outline, 1, axis=0), np.roll(outline, -1, axis=0) - outline
     turns = to[:, 0] * onwards[:, 1] != to[:, 1] * onwards[:, 0]
     back = (to * onwards).sum(axis=1) <= 0
-    return outline[turns | back]
+    kept = outline[turns | back]
+    return np.resize(kept, (max(LEAST, len(kept)), 2))
 
 
 def fill(polygons: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The pixels inside and on some polygons, whose corners are rounded to pixel centres."""
+    """The pixels inside and on some polygons, whose corners are rounded to pixel centres.
+
+    Raises ValueError for less than three points, and for points that are no numbers.
+    """
     drawn = np.zeros(size, dtype=np.uint8)
     limits = np.array([size[1] - 1, size[0] - 1])
     for polygon in polygons:
+        if len(polygon) < LEAST or not np.isfinite(polygon).all():
+            raise ValueError(f"a polygon of {len(polygon)} points; three finite ones are the least")
         part = np.zeros_like(drawn)
         cv2.fillPoly(part, [np.rint(polygon).clip(0, limits).astype(np.int32)], 1)
         drawn |= part

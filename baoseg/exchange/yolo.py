@@ -21,6 +21,9 @@ from baoseg.exchange.common import Options, copy_image, is_current, names_of_yam
 from baoseg.exchange.outlines import fill, outlines
 from baoseg.exchange.result import Collection, Drawn, ImageResult
 
+BOX = 4  # numbers of a line for detection
+WITHIN = 0.25  # pixels: some readers round coordinates and others cut them off, and both find the same pixel
+
 
 def write(results: Collection, out: Path, options: Options) -> None:
     images, labels = out / "images" / results.split, out / "labels" / results.split
@@ -37,7 +40,7 @@ def _lines(result: ImageResult, options: Options) -> Iterator[str]:
     scale = np.array(result.size[::-1], dtype=np.float64)
     for instance in result.instances(min_area=options.min_area):
         for outline in outlines(instance.mask):
-            points = " ".join(f"{value:.6f}" for value in (outline / scale).ravel())
+            points = " ".join(f"{value:.6f}" for value in ((outline + WITHIN) / scale).ravel())
             yield f"{instance.label - 1} {points}\n"
 
 
@@ -60,6 +63,8 @@ def _drawn(path: Path, name: str, size: tuple[int, int], names: dict[int, str]) 
         for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
             try:
                 label, *values = line.split()
+                if len(values) == BOX:
+                    raise ValueError("a box")
                 points = np.array(values, dtype=np.float64).reshape(-1, 2) * (size[1], size[0])
                 layers.append((names[int(label)], fill([points], size)))
             except (ValueError, KeyError) as error:

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
@@ -45,3 +46,16 @@ def test_a_straight_outline_keeps_its_corners_alone() -> None:
     mask[2:7, 3:11] = True
     (outline,) = outlines(mask)
     assert sorted(map(tuple, outline.tolist())) == [(3, 2), (3, 6), (10, 2), (10, 6)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1)])
+def test_a_pixel_and_a_line_are_polygons_of_three_points(shape: tuple[int, int]) -> None:
+    (outline,) = outlines(np.ones(shape, dtype=bool))
+    assert len(outline) == 3
+    assert fill([outline.astype(float)], shape).all()
+
+
+@pytest.mark.parametrize("points", [[(1.0, 1.0), (2.0, 2.0)], [(0.0, 0.0), (1.0, float("nan")), (2.0, 0.0)]])
+def test_what_is_no_polygon_is_refused(points: list[tuple[float, float]]) -> None:
+    with pytest.raises(ValueError, match="three finite ones"):
+        fill([np.array(points)], (4, 4))

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from baoseg import exchange
+from baoseg.core.errors import DataError
 from baoseg.exchange import label_studio, sources
 
 MASKS = drawn_folder.masks(ignore=False)
@@ -96,6 +97,33 @@ def test_yolo_by_supervision(tmp_path: Path) -> None:
         for label in (1, 2):
             drawn = np.any(detections.mask[detections.class_id == label - 1], axis=0) if len(detections) else mask > 9
             assert not (mask == label).any() or iou(drawn, mask == label) >= 0.98
+
+
+def test_yolo_of_single_pixels_and_lines(tmp_path: Path) -> None:
+    """Five numbers in a line would be a box. Readers that cut coordinates off find the pixels of those that round."""
+    mask = np.zeros((33, 47), dtype=np.uint8)
+    mask[4, 7], mask[10, 20:22], mask[20:25, 46], mask[32, 0] = 1, 1, 2, 1
+    out = write("yolo", tmp_path, {**MASKS, "two": mask})
+    dataset = supervision.DetectionDataset.from_yolo(
+        str(out / "images/all"), str(out / "labels/all"), str(out / "data.yaml"), force_masks=True
+    )
+    (detections,) = (found for path, _, found in dataset if Path(path).stem == "two")
+    cut = np.zeros_like(mask)
+    for line in (out / "labels/all/two.txt").read_text().splitlines():
+        label, *points = line.split()
+        assert len(points) >= 6
+        corners = (np.array(points, dtype=np.float32).reshape(-1, 2) * (47, 33)).astype(np.int32)
+        cv2.fillPoly(cut, [corners], int(label) + 1)
+    assert np.array_equal(cut, mask)
+    for label in (1, 2):
+        assert np.array_equal(np.any(detections.mask[detections.class_id == label - 1], axis=0), mask == label)
+
+
+def test_boxes_of_yolo_are_no_masks(tmp_path: Path) -> None:
+    out = write("yolo", tmp_path)
+    (out / "labels/all/two.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError, match=r"two\.txt: line 1 is no outline of a class \(a box\)"):
+        [list(drawn.layers) for drawn in exchange.FORMATS["yolo"].read(out)]
 
 
 def test_index_masks_are_grey_for_every_reader(tmp_path: Path) -> None:
