@@ -11,7 +11,7 @@ from baoseg._moved import MOVED
 
 ORDER = (
     *("core", "data", "seeds", "nets", "training", "refine", "methods", "evaluate"),
-    *("predict", "report", "recipes", "pipeline", "exchange", "reproduce", "cli"),
+    *("predict", "report", "recipes", "pipeline", "exchange", "review", "reproduce", "cli"),
 )
 ROOT = Path(baoseg.__file__).parent
 FILES = {

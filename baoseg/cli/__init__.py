@@ -8,7 +8,7 @@ from io import TextIOWrapper, UnsupportedOperation
 
 import tyro
 
-from baoseg.cli import export, label, localize, predict, prepare, recipes, runs, steps, try_, weights
+from baoseg.cli import export, label, localize, predict, prepare, recipes, review, runs, steps, try_, weights
 from baoseg.core.errors import BaosegError
 
 Verb = Callable[..., None]
@@ -21,7 +21,7 @@ def _by_name(*verbs: Verb) -> dict[str, Verb]:
 VERBS = _by_name(
     *(try_.try_, runs.demo, runs.run, runs.compare, runs.reproduce, runs.fuse),
     *(steps.train, steps.maps, steps.masks, steps.refine, steps.segment, steps.evaluate, steps.report),
-    *(predict.predict, label.label, localize.localize),
+    *(review.review, predict.predict, label.label, localize.localize),
 )
 # Verbs with verbs of their own, and what they are for.
 GROUPS: dict[str, tuple[str, dict[str, Verb]]] = {

@@ -1,0 +1,231 @@
+"""The server of `bao review`: on this machine alone, unless a token guards it.
+
+Requests must come from the page itself (Host, and Origin where something changes), so that no other page in the browser
+can read or write. Images are found by number, so no path comes from outside.
+"""
+
+import hmac
+import secrets
+import threading
+import webbrowser
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from baoseg.core import progress
+from baoseg.core.errors import BaosegError, RecipeError, RunError
+from baoseg.core.run_folder import alone
+from baoseg.data.reviewed import Decision, Stale
+from baoseg.review.session import Session
+from baoseg.review.tagging import Tagging
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route
+except ImportError:
+    raise RecipeError("bao review needs Starlette and uvicorn; pip install 'baoseg[review]'") from None
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+LARGEST = 64 * 2**20  # bytes of a request
+KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Lets through what comes from the page itself, with the token where there is one, and is not too large."""
+
+    def __init__(self, app: Any, *, hosts: tuple[str, ...], token: str | None) -> None:
+        self.app, self.hosts, self.token = app, hosts, token
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(Request(scope))) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        if urlsplit(f"//{host}").hostname not in {name.strip("[]") for name in self.hosts}:
+            return _problem(f"{host}: not the address of this page", 403)
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return _problem(f"{origin}: another page may not use this one", 403)
+        if request.method not in ("GET", "HEAD") and request.headers.get("x-bao-review") != "1":
+            return _problem("changes come from the page itself", 403)
+        if int(request.headers.get("content-length") or 0) > LARGEST:
+            return _problem(f"more than {LARGEST:,} bytes", 413)
+        given = request.query_params.get("token") or request.cookies.get("token") or ""
+        if self.token is not None and not hmac.compare_digest(given.encode(), self.token.encode()):
+            return _problem("the address lacks its token; open the one that bao review has printed", 403)
+        return None
+
+
+def application(work: Session | Tagging, *, hosts: tuple[str, ...] = LOCAL, token: str | None = None) -> Starlette:
+    """The app; `work` is what its page is for."""
+    of_page = [
+        Route("/", _page(token), methods=["GET"]),
+        Route("/{name:str}", _static, methods=["GET"]),
+    ]
+    routes = _review_routes(work) if isinstance(work, Session) else _tag_routes(work)
+    guard = Middleware(Guard, hosts=hosts, token=token)
+    return Starlette(routes=[*routes, *of_page], middleware=[guard], exception_handlers={BaosegError: _failed})
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return _problem(str(error), 409 if isinstance(error, Stale) else 507 if isinstance(error, RunError) else 400)
+
+
+def _problem(text: str, status: int) -> Response:
+    return PlainTextResponse(text, status_code=status, headers=HEADERS)
+
+
+def _page(token: str | None) -> Callable[[Request], Response]:
+    def page(request: Request) -> Response:
+        response = _file("index.html")
+        if token is not None:
+            response.set_cookie("token", token, httponly=True, samesite="strict")
+        return response
+
+    return page
+
+
+def _static(request: Request) -> Response:
+    return _file(request.path_params["name"])
+
+
+def _file(name: str) -> Response:
+    static = files("baoseg.review").joinpath("static")
+    if name not in {path.name for path in static.iterdir()}:
+        return _problem(f"{name}: no such file", 404)
+    kind = KINDS[name.rpartition(".")[2]]
+    return Response(static.joinpath(name).read_bytes(), media_type=kind, headers=HEADERS)
+
+
+def _number(request: Request, name: str, least: int = 0) -> int:
+    value = request.path_params.get(name, request.query_params.get(name, ""))
+    if not str(value).isdecimal():
+        raise RecipeError(f"{name} is {value!r}; give a number")
+    return max(least, int(value))
+
+
+def _json(content: object) -> Response:
+    return JSONResponse(content, headers=HEADERS)
+
+
+def _review_routes(session: Session) -> list[Route]:
+    def about(request: Request) -> Response:
+        return _json({"mode": "review", **session.about()})
+
+    def items(request: Request) -> Response:
+        return _json(session.items(_number(request, "start"), min(_number(request, "count"), 500)))
+
+    def item(request: Request) -> Response:
+        return _json(session.image(session.index(_number(request, "item"))))
+
+    def part(request: Request) -> Response:
+        index, tile = session.index(_number(request, "item")), _number(request, "tile")
+        kind = request.path_params["kind"]
+        if kind == "image":
+            return Response(session.picture(index, tile), media_type="image/jpeg", headers=HEADERS)
+        if kind == "layer":
+            content = session.layer(index, tile, _number(request, "layer"))
+        elif kind in ("mask", "regions"):
+            content = session.mask_tile(index, tile) if kind == "mask" else session.regions(index, tile)
+        else:
+            return _problem(f"{kind}: no such part", 404)
+        return Response(content, media_type="image/png", headers=HEADERS)
+
+    async def decide(request: Request) -> Response:
+        index, content = session.index(_number(request, "item")), await _body(request)
+        decision = request.query_params.get("decision", "")
+        if decision not in list(Decision):
+            raise RecipeError(f"decision is {decision!r}; choose {', '.join(Decision)}")
+        match = request.headers.get("if-match", "").strip('"')
+        if not match.isdecimal():
+            return _problem("a decision says which version it is of (If-Match)", 428)
+        tile = _number(request, "tile") if "tile" in request.query_params else 0
+        entry = await run_in_threadpool(
+            session.decide, index, Decision(decision), version=int(match), tile=tile, content=content or None
+        )
+        return _json({"decision": entry.decision, "version": entry.version, "pixels": entry.pixels})
+
+    return [
+        Route("/api/about", about),
+        Route("/api/items", items),
+        Route("/api/items/{item}", item, methods=["GET"]),
+        Route("/api/items/{item}", decide, methods=["PUT"]),
+        Route("/api/items/{item}/{kind}", part),
+    ]
+
+
+def _tag_routes(tagging: Tagging) -> list[Route]:
+    def about(request: Request) -> Response:
+        return _json({"mode": "tag", **tagging.about()})
+
+    def items(request: Request) -> Response:
+        return _json(tagging.items(_number(request, "start"), min(_number(request, "count"), 500)))
+
+    def thumb(request: Request) -> Response:
+        return Response(tagging.thumbnail(_number(request, "item")), media_type="image/jpeg", headers=HEADERS)
+
+    def suggest(request: Request) -> Response:
+        return _json(tagging.suggestions(_number(request, "item")))
+
+    async def tag(request: Request) -> Response:
+        content = await request.json() if (await _body(request)) else {}
+        await run_in_threadpool(tagging.tag, content)
+        return _json(tagging.about())
+
+    async def start(request: Request) -> Response:
+        await run_in_threadpool(tagging.start)
+        return _json(tagging.about())
+
+    return [
+        Route("/api/about", about),
+        Route("/api/items", items),
+        Route("/api/items/{item}/thumb", thumb),
+        Route("/api/items/{item}/suggest", suggest),
+        Route("/api/tags", tag, methods=["PUT"]),
+        Route("/api/run", start, methods=["PUT"]),
+    ]
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request. Raises RecipeError for one that is larger than it said."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LARGEST:
+            raise RecipeError(f"a request of more than {LARGEST:,} bytes")
+    request._body = bytes(content)  # what `request.json` reads
+    return request._body
+
+
+def serve(work: Session | Tagging, *, host: str = "127.0.0.1", port: int = 8080, browse: bool = False) -> None:
+    """Serve the page until Ctrl-C. A host that others reach is guarded by a token, which the printed address has.
+
+    Raises RunError if another `bao review` works on the same folder.
+    """
+    token = None if host in LOCAL else secrets.token_urlsafe(16)
+    hosts = (*LOCAL, host)
+    address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with alone(work.folder):
+        if isinstance(work, Session):
+            threading.Thread(target=lambda: [None for _ in work.rate()], daemon=True).start()
+        progress.say(f"Review: {address}  (Ctrl-C ends it; what was decided is kept)")
+        if browse:
+            webbrowser.open(address)
+        uvicorn.run(application(work, hosts=hosts, token=token), host=host, port=port, log_level="warning")
