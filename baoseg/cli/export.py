@@ -67,7 +67,7 @@ def masks(
     images: Annotated[Path | None, optional("FOLDER")] = None,
     classes: Annotated[Words, optional("NAME ...")] = (),
     min_area: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    polygons: Flag = False,
+    outlines: Literal["rle", "polygon"] = "rle",
 ) -> None:
     """Write masks for an annotation tool or a trainer.
 
@@ -84,7 +84,7 @@ def masks(
         images: Folder of the images of a folder of masks, as bao predict and bao label write it.
         classes: Classes of a folder of masks, in the order of their indices from 1.
         min_area: Pixels of the smallest instance that is written; index masks and cvat have all.
-        polygons: In coco, outlines instead of run lengths, for tools that refuse these.
+        outlines: In coco: run lengths, or polygons for tools that refuse run lengths.
     """
     from baoseg import exchange
     from baoseg.core.errors import RecipeError
@@ -92,7 +92,7 @@ def masks(
     from baoseg.core.types import ClassSet
     from baoseg.exchange import sources
 
-    options = exchange.Options(min_area=min_area, polygons=polygons)
+    options = exchange.Options(min_area=min_area, outlines=exchange.Outlines(outlines))
     if (images is None) != (not classes):
         raise RecipeError("--images and --classes go together: the images of a folder of masks, and their classes")
     if images is not None:

@@ -5,6 +5,7 @@ import functools
 import io
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -371,6 +372,11 @@ def _may_have_exif(path: Path) -> bool:
     return any(word in content for word in (b"eXIf", b"Raw profile type exif", b"adobe.xmp"))
 
 
+def most_pixels() -> int:
+    """The pixels of the largest image that is read: twice Pillow's own number, which is where Pillow refuses."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+
+
 def what_is_wrong(error: BaseException, kind: str) -> str:
     """What is wrong with a file and how to fix it, in one line without the name of the file."""
     if isinstance(error, FileNotFoundError):
@@ -379,9 +385,9 @@ def what_is_wrong(error: BaseException, kind: str) -> str:
         return f"no permission to read this {kind}; change its permissions"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not a known kind of {kind} file; save it as PNG{' or JPEG' if kind == 'image' else ''}"
-    if isinstance(error, Image.DecompressionBombError):  # the limit that Pillow refuses at is twice its own number
+    if isinstance(error, Image.DecompressionBombError):
         return (
-            f"this {kind} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that are read; make it "
+            f"this {kind} has more than {most_pixels():,} pixels, the most that are read; make it "
             "smaller, or cut it into tiles"
         )
     if isinstance(error, _UnknownRange):

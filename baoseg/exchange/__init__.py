@@ -6,6 +6,7 @@ from pathlib import Path
 
 from baoseg.exchange import coco, cvat, index_png, label_studio, labelme, yolo
 from baoseg.exchange.common import Options as Options
+from baoseg.exchange.common import Outlines as Outlines
 from baoseg.exchange.importing import import_masks as import_masks
 from baoseg.exchange.result import Collection, Drawn
 

@@ -1,8 +1,10 @@
 """What formats share."""
 
+import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,26 @@ from PIL import Image
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError, first_line
 from baoseg.core.files import atomic
+from baoseg.core.text import folded, tidy
+from baoseg.core.types import IGNORE, ClassSet
 from baoseg.exchange.result import Collection, ImageResult
 
 DATA = "data.yaml"
+BACKGROUND_NAMES = ("background", "_background_")  # the latter is LabelMe's
+IGNORE_NAMES = ("ignore", "__ignore__", "void")  # the second is LabelMe's
+
+
+class Outlines(StrEnum):
+    """How COCO has the mask of an instance."""
+
+    RLE = "rle"
+    POLYGON = "polygon"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     min_area: int = 1  # pixels of the smallest instance; smaller parts are left out, but for index masks
-    polygons: bool = False  # COCO: outlines instead of run lengths
+    outlines: Outlines = Outlines.RLE  # of COCO
 
     def __post_init__(self) -> None:
         if self.min_area < 1:
@@ -80,6 +93,34 @@ def _names(path: Path) -> dict[int, str]:
     if not found:
         raise DataError(f"{path}: `names` lists no class; add them")
     return found
+
+
+def ignore_name(classes: ClassSet, *, names: Sequence[str] = IGNORE_NAMES) -> str:
+    """The label of pixels to ignore, in formats that have labels alone: none that a class has."""
+    taken = set(map(key, classes.names))
+    return next(name for name in (*names, *IGNORE_NAMES, str(IGNORE)) if name not in taken)
+
+
+def key(label: str) -> str:
+    """Equal for names that mean the same class."""
+    return folded(tidy(label))
+
+
+def read_document(path: Path) -> Any:
+    """The content of a JSON file that another tool wrote. Raises DataError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give the file that the tool exported") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({first_line(error)}); give the file that the tool exported") from None
+
+
+def sides(height: Any, width: Any) -> tuple[int, int]:
+    """Height and width as a file says them. Raises ValueError."""
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+        raise ValueError(f"an image of {height} x {width} pixels")
+    return height, width
 
 
 def shown(values: Iterable[str], most: int = 5) -> str:

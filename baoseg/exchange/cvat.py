@@ -2,90 +2,131 @@
 
     labelmap.txt                            name:red,green,blue:: of each class and of the background
     ImageSets/Segmentation/default.txt      the names of the images
-    SegmentationClass/NAME.png              RGB
+    SegmentationClass/NAME.png              RGB, a colour for each class
+    SegmentationObject/NAME.png             RGB, a colour for each instance
 
-Pixels to ignore have no label in it, so they come back as background.
+CVAT makes an annotation of each colour of the second file; without it there would be one for each class, and one for
+the background. It knows 255 of these colours: in an image with more instances, all of a class have one colour. Pixels
+to ignore have a label of their own where there are any.
 """
 
+import contextlib
 import io
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
-from baoseg.core.errors import DataError
+from baoseg.core.errors import DataError, first_line
 from baoseg.core.files import atomic
-from baoseg.core.types import BACKGROUND, IGNORE
-from baoseg.data.images import DAMAGE, voc_palette
-from baoseg.exchange.common import Options, track
-from baoseg.exchange.result import Collection, Drawn
+from baoseg.core.types import IGNORE
+from baoseg.data.images import DAMAGE, voc_palette, what_is_wrong
+from baoseg.exchange.common import BACKGROUND_NAMES, Options, ignore_name, track
+from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 
-LABELS, NAMES, MASKS = "labelmap.txt", "ImageSets/Segmentation/default.txt", "SegmentationClass"
+LABELS, NAMES = "labelmap.txt", "ImageSets/Segmentation/default.txt"
+MASKS, OBJECTS = "SegmentationClass", "SegmentationObject"
+COLOURS = 255
+LONGEST = 1 << 20  # bytes of a list of labels
 
 
 def write(results: Collection, out: Path, options: Options) -> None:
     """OUT/SPLIT.zip."""
+    if odd := [name for name in results.classes.names if ":" in name or name.startswith("#")]:
+        raise DataError(f"{odd[0]}: CVAT's list of labels has no room for : and a leading #; rename the class")
     palette = voc_palette()
-    palette[IGNORE] = palette[BACKGROUND]
-    labels = ["# label:color_rgb:parts:actions"]
-    for index, name in enumerate(("background", *results.classes.names)):
-        labels.append(f"{name}:{','.join(map(str, palette[index].tolist()))}::")
+    names = dict(enumerate(("background", *results.classes.names)))
     with atomic(out / f"{results.split}.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(LABELS, "\n".join(labels) + "\n")
         archive.writestr(NAMES, "\n".join(results.names) + "\n")
         for result in track(results):
-            content = io.BytesIO()
-            Image.fromarray(palette[result.mask]).save(content, format="PNG")
-            archive.writestr(f"{MASKS}/{result.name}.png", content.getvalue())
+            archive.writestr(f"{MASKS}/{result.name}.png", _png(palette[result.mask]))
+            archive.writestr(f"{OBJECTS}/{result.name}.png", _png(palette[_objects(result)]))
+            if IGNORE not in names and (result.mask == IGNORE).any():
+                names[IGNORE] = ignore_name(results.classes)
+        lines = [f"{name}:{','.join(map(str, palette[index].tolist()))}::" for index, name in names.items()]
+        archive.writestr(LABELS, "\n".join(["# label:color_rgb:parts:actions", *lines]) + "\n")
+
+
+def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _objects(result: ImageResult) -> UInt8[np.ndarray, "h w"]:
+    """A number for each instance, or for each class where these are too many; 0 is no object."""
+    found = [*result.instances(), *result.ignored()]
+    if len(found) > COLOURS:
+        return result.mask
+    objects = np.zeros(result.size, dtype=np.uint8)
+    for number, one in enumerate(found, start=1):
+        left, top, width, height = one.box
+        objects[top : top + height, left : left + width][one.part] = number
+    return objects
 
 
 def read(source: Path) -> Iterator[Drawn]:
     """The masks of an export. Nothing is unpacked to the disk."""
     try:
-        with zipfile.ZipFile(source) as archive:
-            names, colours = _labels(source, archive)
-            for member in archive.namelist():
-                path = PurePosixPath(member)
-                if path.parts[:1] == (MASKS,) and path.suffix == ".png":
-                    yield _drawn(source, archive, member, names, colours)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{source}: cannot be read ({error}); export it from CVAT as Segmentation mask 1.1") from None
+        archive = zipfile.ZipFile(source)  # stays open for as long as there are masks to paint
+        colours = _labels(archive)
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{source}: cannot be read ({first_line(error)}); export it from CVAT as Segmentation mask 1.1"
+        ) from None
+    for member in archive.namelist():
+        path = PurePosixPath(member)
+        if path.parts[:1] == (MASKS,) and path.suffix.lower() == ".png":
+            with _opened(source, archive, member) as file:
+                size = (file.height, file.width)
+            yield Drawn(member.removeprefix(f"{MASKS}/"), size, partial(_paint, source, archive, member, colours))
 
 
-def _labels(source: Path, archive: zipfile.ZipFile) -> tuple[list[str], Int[np.ndarray, "n"]]:
-    try:
-        lines = archive.read(LABELS).decode("utf-8-sig").splitlines()
-        parts = [line.rsplit(":", 3) for line in lines if line.strip() and not line.startswith("#")]
-        names = [name for name, *_ in parts]
-        colours = np.array([[int(value) for value in colour.split(",")] for _, colour, *_ in parts])
-        return names, _number(colours)
-    except (KeyError, ValueError, IndexError) as error:
-        raise DataError(f"{source}: no {LABELS} as CVAT writes it ({error!r}); export Segmentation mask 1.1") from None
+def _labels(archive: zipfile.ZipFile) -> dict[int, str]:
+    """The names of the labels by their colour."""
+    with archive.open(LABELS) as stream:
+        content = stream.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ValueError(f"{LABELS} is larger than {LONGEST} bytes")
+    lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
+    parts = [line.rsplit(":", 3) for line in lines]
+    names = {}
+    for name, colour, *_ in parts:
+        red, green, blue = map(int, colour.split(","))
+        names[(red << 16) + (green << 8) + blue] = name
+    return names
 
 
-def _drawn(
-    source: Path, archive: zipfile.ZipFile, member: str, names: list[str], colours: Int[np.ndarray, "n"]
-) -> Drawn:
-    try:
-        with archive.open(member) as stream, Image.open(stream) as file:
-            pixels = _number(np.asarray(file.convert("RGB")))
-    except DAMAGE as error:
-        raise DataError(f"{source}: {member} cannot be read ({error}); export it again") from None
-    shown = np.unique(pixels)
-    if unknown := sorted(set(shown.tolist()) - set(colours.tolist())):
+def _paint(source: Path, archive: zipfile.ZipFile, member: str, colours: dict[int, str]) -> Iterator[Layer]:
+    with _opened(source, archive, member) as file:
+        pixels = _number(np.asarray(file.convert("RGB")))
+    shown = np.unique(pixels).tolist()
+    if unknown := [colour for colour in shown if colour not in colours]:
         raise DataError(f"{source}: {member} has the colour #{unknown[0]:06x}, which {LABELS} does not name")
-    size = (pixels.shape[0], pixels.shape[1])
-    layers: list[tuple[str | None, Bool[np.ndarray, "h w"]]] = [
-        (names[index], pixels == colour)
-        for index, colour in enumerate(colours.tolist())
-        if colour in shown and names[index] != "background"
-    ]
-    return Drawn(member.removeprefix(f"{MASKS}/"), size, lambda: layers)
+    for colour in shown:
+        if colours[colour].casefold() not in BACKGROUND_NAMES:
+            yield colours[colour], pixels == colour
 
 
-def _number(colours: UInt8[np.ndarray, "... 3"] | Int[np.ndarray, "... 3"]) -> Int[np.ndarray, "..."]:
-    """A colour as one number."""
+@contextlib.contextmanager
+def _opened(source: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Image.Image]:
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            archive.open(member) as stream,
+            Image.open(stream, formats=["PNG"]) as file,
+        ):
+            yield file
+    except (*DAMAGE, zipfile.BadZipFile) as error:
+        raise DataError(f"{source}: {member}: {what_is_wrong(error, 'mask')}") from None
+
+
+def _number(colours: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
+    """Colours as one number each."""
     return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])

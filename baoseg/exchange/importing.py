@@ -1,7 +1,7 @@
 """Masks of other tools to index masks: matched to the images and classes of a data set, checked, and written.
 
 All that does not fit is said at once, before anything is written: classes and images that the data set lacks, masks of
-another size, and images that were drawn twice.
+another size, images that were drawn twice, and what cannot be read.
 """
 
 from collections import Counter, defaultdict
@@ -14,11 +14,10 @@ from jaxtyping import UInt8
 
 from baoseg.core import progress
 from baoseg.core.errors import DataError
-from baoseg.core.text import folded, tidy
-from baoseg.core.types import IGNORE, ClassSet
+from baoseg.core.types import BACKGROUND, IGNORE, ClassSet
 from baoseg.data.folder import Folder
-from baoseg.data.images import write_mask
-from baoseg.exchange.common import shown
+from baoseg.data.images import most_pixels, write_mask
+from baoseg.exchange.common import BACKGROUND_NAMES, IGNORE_NAMES, key, shown
 from baoseg.exchange.result import Drawn
 
 MOST = 10  # problems that a message lists
@@ -39,7 +38,7 @@ def import_masks(drawn: Callable[[], Iterable[Drawn]], data: Folder, out: Path) 
     for one in progress.track(drawn(), title="import", total=matcher.count):
         name = matcher.names.find(one.name)
         assert name is not None
-        write_mask(out / f"{name}.png", torch.from_numpy(matcher.mask(one)))
+        write_mask(out / f"{name}.png", torch.from_numpy(matcher.mask(one, name)))
         written += 1
     return written
 
@@ -54,18 +53,21 @@ class _Matcher:
 
     def problems(self, drawn: Iterable[Drawn]) -> Iterator[str]:
         unknown, seen = Counter[str](), Counter[str]()
-        absent, sizes = [], []
+        absent, sizes, damaged = [], [], []
         for one in drawn:
             self.count += 1
-            labels = {label for label, _ in one.layers if label is not None}
-            unknown.update(label for label in labels if _key(label) not in self.classes)
+            try:
+                unknown.update(self._unknown(one))
+            except DataError as error:
+                damaged.append(str(error))
             name = self.names.find(one.name)
             if name is None:
                 absent.append(one.name)
                 continue
             seen[name] += 1
             expected = self.data.size(self.positions[name])
-            if one.size != expected:
+            if one.size not in (None, expected):
+                assert one.size is not None
                 sizes.append(f"{one.name} (drawn at {_sides(one.size)}, the image has {_sides(expected)})")
         known = ", ".join(self.data.classes.names)
         for label, count in sorted(unknown.items()):
@@ -76,22 +78,27 @@ class _Matcher:
             yield f"{len(sizes)} masks of another size than their image: {shown(sizes)}"
         if twice := [name for name, count in seen.items() if count > 1]:
             yield f"{len(twice)} images drawn more than once: {shown(twice)}; keep one of each"
+        yield from damaged
         if not self.count:
             yield "nothing was drawn: there is no mask in it"
 
-    def mask(self, one: Drawn) -> UInt8[np.ndarray, "h w"]:
-        mask = np.zeros(one.size, dtype=np.uint8)
+    def _unknown(self, one: Drawn) -> set[str]:
+        """The classes of an image that the data set lacks; none of an image that is too large to be one."""
+        if one.size is not None and one.size[0] * one.size[1] > most_pixels():
+            return set()
+        return {label for label, _ in one.layers if label is not None and key(label) not in self.classes}
+
+    def mask(self, one: Drawn, name: str) -> UInt8[np.ndarray, "h w"]:
+        mask = np.zeros(one.size or self.data.size(self.positions[name]), dtype=np.uint8)
         for label, pixels in one.layers:
-            mask[pixels] = IGNORE if label is None else self.classes[_key(label)]
+            mask[pixels] = IGNORE if label is None else self.classes[key(label)]
         return mask
 
 
 def _by_name(classes: ClassSet) -> dict[str, int]:
-    return {_key(name): index for index, name in enumerate(classes.names, start=1)}
-
-
-def _key(label: str) -> str:
-    return folded(tidy(label))
+    """The index of each class by its name; also of pixels to ignore and of the background, if no class is so named."""
+    others = {**dict.fromkeys(BACKGROUND_NAMES, BACKGROUND), **dict.fromkeys((*IGNORE_NAMES, str(IGNORE)), IGNORE)}
+    return {**others, **{key(name): index for index, name in enumerate(classes.names, start=1)}}
 
 
 def _sides(size: tuple[int, int]) -> str:

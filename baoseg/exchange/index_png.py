@@ -21,9 +21,9 @@ from PIL import Image
 from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.core.types import BACKGROUND, IGNORE
-from baoseg.data.images import read_mask
+from baoseg.data.images import image_size, read_mask
 from baoseg.exchange.common import Options, copy_image, is_current, names_of_yaml, track, write_yaml
-from baoseg.exchange.result import Collection, Drawn
+from baoseg.exchange.result import Collection, Drawn, Layer
 
 MASKS = ("masks", "SegmentationClass", "labels", "annotations")
 
@@ -53,13 +53,13 @@ def read(source: Path) -> Iterator[Drawn]:
 
 
 def _drawn(path: Path, name: str, names: dict[int, str]) -> Drawn:
-    mask = read_mask(path, classes=max(names)).numpy()
-    unknown = sorted(set(np.unique(mask).tolist()) - {IGNORE, *names})
-    if unknown:
-        raise DataError(f"{path}: has the value {unknown[0]}, and the class list has {', '.join(map(str, names))}")
-    shown = [index for index in np.unique(mask).tolist() if index != BACKGROUND]
-    return Drawn(
-        name,
-        (mask.shape[0], mask.shape[1]),
-        lambda: [(None if index == IGNORE else names[index], mask == index) for index in shown],
-    )
+    def paint() -> Iterator[Layer]:
+        mask = read_mask(path, classes=max(names)).numpy()
+        shown = np.unique(mask).tolist()
+        if unknown := sorted(set(shown) - {BACKGROUND, IGNORE, *names}):
+            raise DataError(f"{path}: has the value {unknown[0]}, and the class list has {', '.join(map(str, names))}")
+        for index in shown:
+            if index != BACKGROUND:
+                yield (None if index == IGNORE else names[index]), mask == index
+
+    return Drawn(name, image_size(path), paint)

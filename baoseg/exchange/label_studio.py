@@ -2,30 +2,35 @@
 
     OUT/SPLIT.json            tasks, a brush region for each instance
     OUT/label_config.xml      the labelling interface; its names must be those of the regions, so use it as it is
+    OUT/images/SPLIT/NAME     copies: Label Studio serves files of a folder below its document root, which is OUT
 
 The brush format is run lengths of bits (thi.ng's rle-pack): 32 bits for the number of bytes, 4 a pixel (RGBA), and a
-header of word and run sizes. Masks also come back from its bitmask and polygon regions.
+header of word and run sizes. Masks also come back from its bitmask and polygon regions; regions of other kinds are
+refused. Pixels to ignore have a label of their own where there are any.
 """
 
 import base64
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from baoseg.core.errors import DataError
-from baoseg.core.files import atomic, read_json
+from baoseg.core.errors import DataError, first_line
+from baoseg.core.files import atomic
+from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE, voc_palette
-from baoseg.exchange.common import Options, track
+from baoseg.exchange.common import Options, copy_image, ignore_name, is_current, read_document, sides, track
 from baoseg.exchange.outlines import fill
-from baoseg.exchange.result import Collection, Drawn, ImageResult, Instance
+from baoseg.exchange.result import Collection, Drawn, ImageResult, Instance, Layer
 
 LOCAL = "/data/local-files/?d="  # of Label Studio, for files below its document root
 FROM, TO = "tag", "image"
@@ -34,21 +39,27 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the na
 
 
 def write(results: Collection, out: Path, options: Options) -> None:
+    names = dict(enumerate(results.classes.names, start=1))
+    ignore, folder = ignore_name(results.classes), out / "images" / results.split
     with atomic(out / f"{results.split}.json") as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         for number, result in enumerate(track(results)):
+            if not is_current(folder / result.file_name, result):
+                copy_image(result, folder)
+            if (result.mask == IGNORE).any():
+                names[IGNORE] = ignore
             file.write(",\n" if number else "\n")
-            json.dump(_task(result, options), file, ensure_ascii=False)
+            json.dump(_task(result, results.split, names, options), file, ensure_ascii=False)
         file.write("\n]\n")
     with atomic(out / "label_config.xml") as temporary:
-        temporary.write_text(_config(results), encoding="utf-8")
+        temporary.write_text(_config(names), encoding="utf-8")
 
 
-def _config(results: Collection) -> str:
+def _config(names: dict[int, str]) -> str:
     colours = voc_palette()
     labels = "\n".join(
         f'    <Label value={quoteattr(name)} background="#{bytes(colours[index]).hex()}"/>'
-        for index, name in enumerate(results.classes.names, start=1)
+        for index, name in names.items()
     )
     return (
         f'<View>\n  <Image name="{TO}" value="$image" zoom="true" smoothing="false"/>\n'
@@ -56,19 +67,22 @@ def _config(results: Collection) -> str:
     )
 
 
-def _task(result: ImageResult, options: Options) -> dict[str, Any]:
+def _task(result: ImageResult, split: str, names: dict[int, str], options: Options) -> dict[str, Any]:
     instances = result.instances(min_area=options.min_area)
     scores = [one.score for one in instances if one.score is not None]
     prediction = {
         "model_version": f"bao {result.source}",
         **({"score": round(float(np.mean(scores)), 4)} if scores else {}),
-        "result": [_region(result, one, number) for number, one in enumerate(instances)],
+        "result": [
+            _region(one, names[one.label], number) for number, one in enumerate([*instances, *result.ignored()])
+        ],
     }
-    return {"data": {"image": f"{LOCAL}{result.file_name}"}, "predictions": [prediction]}
+    image = f"{LOCAL}{quote(f'images/{split}/{result.file_name}')}"
+    return {"data": {"image": image}, "predictions": [prediction]}
 
 
-def _region(result: ImageResult, instance: Instance, number: int) -> dict[str, Any]:
-    height, width = result.size
+def _region(instance: Instance, label: str, number: int) -> dict[str, Any]:
+    height, width = instance.size
     return {
         **{"id": f"bao{number}", "type": "brushlabels", "from_name": FROM, "to_name": TO, "image_rotation": 0},
         **{"original_width": width, "original_height": height},
@@ -76,7 +90,7 @@ def _region(result: ImageResult, instance: Instance, number: int) -> dict[str, A
         "value": {
             "format": "rle",
             "rle": encode(instance.mask).tolist(),
-            "brushlabels": [result.classes.names[instance.label - 1]],
+            "brushlabels": [label],
         },
     }
 
@@ -138,15 +152,18 @@ class _Bits:
 
 
 def read(source: Path) -> Iterator[Drawn]:
-    """The tasks of an export as JSON: of each the newest annotation, or its first prediction without one."""
-    tasks = read_json(source)
+    """The tasks of an export as JSON: of each the newest annotation, or its first prediction without one.
+
+    An annotation without a region says that the image shows none of the classes.
+    """
+    tasks = read_document(source)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) and "data" in task for task in tasks):
         raise DataError(f"{source}: no list of tasks; export the project of Label Studio as JSON (not JSON-MIN)")
     for task in tasks:
         try:
             if (drawn := _drawn(source, task)) is not None:
                 yield drawn
-        except (KeyError, TypeError, AttributeError, StopIteration, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise DataError(f"{source}: task {task.get('id')} cannot be read ({error!r}); export it again") from None
 
 
@@ -154,26 +171,40 @@ def _drawn(source: Path, task: dict[str, Any]) -> Drawn | None:
     done = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]
     done.sort(key=lambda one: str(one.get("updated_at", one.get("created_at", ""))))
     chosen = done[-1] if done else next(iter(task.get("predictions", [])), None)
-    regions = [] if chosen is None else [one for one in chosen["result"] if "original_width" in one]
-    if not regions:
+    if chosen is None:
         return None
-    name = next(value for value in task["data"].values() if isinstance(value, str))
-    name = name.rpartition("?d=")[2]
-    folder, slash, last = name.rpartition("/")
-    size = (int(regions[0]["original_height"]), int(regions[0]["original_width"]))
+    regions = [one for one in chosen["result"] if "original_width" in one]  # others are about the image as a whole
+    size = sides(regions[0]["original_height"], regions[0]["original_width"]) if regions else None
 
-    def paint() -> list[tuple[str | None, Bool[np.ndarray, "h w"]]]:
-        try:
-            return [(name_of(one), _mask(one, size)) for one in regions if one["type"] in _KINDS]
-        except (KeyError, TypeError, ValueError, OverflowError, *DAMAGE) as error:
-            raise DataError(f"{source}: task {task.get('id')} cannot be read ({error!r}); export it again") from None
+    def paint() -> Iterator[Layer]:
+        for one in regions:
+            try:
+                yield name_of(one), _mask(one, size)
+            except (KeyError, TypeError, ValueError, IndexError, OverflowError, *DAMAGE) as error:
+                raise DataError(
+                    f"{source}: task {task.get('id')} cannot be read ({first_line(error)}); export it again"
+                ) from None
 
-    return Drawn(f"{folder}{slash}{_UPLOADED.sub('', last)}", size, paint)
+    return Drawn(_image_of(task["data"]), size, paint)
+
+
+def _image_of(data: dict[str, Any]) -> str:
+    """The path of a task's image, without what Label Studio put before it."""
+    texts = [value for value in data.values() if isinstance(value, str)]
+    if not texts:
+        raise ValueError("no image among its data")
+    address = data.get(TO) if isinstance(data.get(TO), str) else texts[0]
+    path = unquote(str(address).rpartition("?d=")[2])
+    folder, slash, last = path.rpartition("/")
+    return f"{folder}{slash}{_UPLOADED.sub('', last)}"
 
 
 def name_of(region: dict[str, Any]) -> str:
     """The class of a region."""
-    return str(region["value"][region["type"]][0])
+    labels = region["value"].get(region["type"])
+    if not labels:
+        raise ValueError("a region without a label")
+    return str(labels[0])
 
 
 def _brush(value: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -183,7 +214,7 @@ def _brush(value: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h 
 def _bitmask(value: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Black where the region is, on a transparent ground."""
     content = base64.b64decode(value["imageDataURL"].partition(",")[2], validate=True)
-    with Image.open(io.BytesIO(content)) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if (image.height, image.width) != size:
             raise ValueError(f"a bitmask of {image.height} x {image.width} pixels for an image of {size}")
         return np.asarray(image.convert("RGBA"))[..., 3] > 0
@@ -198,5 +229,9 @@ def _polygon(value: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "
 _KINDS = {"brushlabels": _brush, "bitmasklabels": _bitmask, "polygonlabels": _polygon}
 
 
-def _mask(region: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+def _mask(region: dict[str, Any], size: tuple[int, int] | None) -> Bool[np.ndarray, "h w"]:
+    if region["type"] not in _KINDS:
+        raise ValueError(f"a region of the kind {region['type']}; draw it with {', '.join(_KINDS)}")
+    if size is None or (region["original_height"], region["original_width"]) != size:
+        raise ValueError("regions of images of several sizes")
     return _KINDS[region["type"]](region["value"], size)

@@ -3,14 +3,15 @@
     OUT/NAME.jpg        copies
     OUT/NAME.json       a polygon for each connected part of a class
 
-Holes hang on their outline by a seam without width. Polygons, rectangles and masks come back. Pixels to ignore come
-back as background.
+Holes hang on their outline by a seam without width. Polygons, rectangles and masks come back. The label of pixels to
+ignore is `__ignore__`, as in LabelMe's own exports.
 """
 
 import base64
 import io
 import json
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from jaxtyping import Bool
 from PIL import Image
 
 from baoseg.core.errors import DataError
-from baoseg.core.files import atomic, read_json
+from baoseg.core.files import atomic
+from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE
-from baoseg.exchange.common import Options, copy_image, is_current, track
+from baoseg.exchange.common import Options, copy_image, ignore_name, is_current, read_document, sides, track
 from baoseg.exchange.outlines import fill, outlines
-from baoseg.exchange.result import Collection, Drawn, ImageResult
+from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 
+IGNORED = "__ignore__"
 VERSION = "5.5.0"  # of the form
 
 
@@ -39,13 +42,14 @@ def write(results: Collection, out: Path, options: Options) -> None:
 
 def _content(result: ImageResult, options: Options) -> dict[str, Any]:
     height, width = result.size
+    names = dict(enumerate(result.classes.names, start=1)) | {IGNORE: ignore_name(result.classes, names=(IGNORED,))}
     shapes = [
         {
-            **{"label": result.classes.names[instance.label - 1], "points": outline.astype(float).tolist()},
+            **{"label": names[one.label], "points": (outline + one.box[:2]).astype(float).tolist()},
             **{"group_id": number, "shape_type": "polygon", "description": "", "flags": {}},
         }
-        for number, instance in enumerate(result.instances(min_area=options.min_area), start=1)
-        for outline in outlines(instance.mask)
+        for number, one in enumerate([*result.instances(min_area=options.min_area), *result.ignored()], start=1)
+        for outline in outlines(one.part)
     ]
     about = {"imagePath": result.file_name.rpartition("/")[2], "imageData": None}
     return {"version": VERSION, "flags": {}, "shapes": shapes, **about, "imageHeight": height, "imageWidth": width}
@@ -53,21 +57,24 @@ def _content(result: ImageResult, options: Options) -> dict[str, Any]:
 
 def read(source: Path) -> Iterator[Drawn]:
     for path in sorted(source.rglob("*.json")):
-        content = read_json(path)
+        content = read_document(path)
         try:
-            size = (int(content["imageHeight"]), int(content["imageWidth"]))
+            size = sides(content["imageHeight"], content["imageWidth"])
             shapes = [(str(shape["label"]), shape) for shape in content["shapes"]]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: no file of LabelMe ({error!r}); remove it, or save it again") from None
         yield Drawn(path.relative_to(source).as_posix(), size, _painter(path, shapes, size))
 
 
-def _painter(path: Path, shapes: Sequence[tuple[str, dict[str, Any]]], size: tuple[int, int]) -> Any:
-    def paint() -> Sequence[tuple[str | None, Bool[np.ndarray, "h w"]]]:
-        try:
-            return [(label, _mask(shape, size)) for label, shape in shapes]
-        except (KeyError, TypeError, ValueError, *DAMAGE) as error:
-            raise DataError(f"{path}: a shape cannot be read ({error}); save it again as a polygon") from None
+def _painter(
+    path: Path, shapes: Sequence[tuple[str, dict[str, Any]]], size: tuple[int, int]
+) -> Callable[[], Iterator[Layer]]:
+    def paint() -> Iterator[Layer]:
+        for label, shape in shapes:
+            try:
+                yield label, _mask(shape, size)
+            except (KeyError, TypeError, ValueError, *DAMAGE) as error:
+                raise DataError(f"{path}: a shape cannot be read ({error}); save it again as a polygon") from None
 
     return paint
 
@@ -89,7 +96,7 @@ def _mask(shape: dict[str, Any], size: tuple[int, int]) -> Bool[np.ndarray, "h w
 def _pasted(content: bytes, corner: np.ndarray, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """A PNG of a part of the image, at its left upper corner."""
     drawn = np.zeros(size, dtype=bool)
-    with Image.open(io.BytesIO(content)) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
         part = np.asarray(image.convert("L")) > 0
     left, top = (int(value) for value in np.rint(corner).clip(0))
     space = drawn[top : top + part.shape[0], left : left + part.shape[1]]

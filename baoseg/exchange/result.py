@@ -1,8 +1,7 @@
 """What every format of `bao export masks` is made from, and what every reader of `bao import masks` gives."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -11,16 +10,27 @@ from jaxtyping import Bool, UInt8
 
 from baoseg.core.types import BACKGROUND, IGNORE, ClassSet
 
+Layer = tuple[str | None, Bool[np.ndarray, "h w"]]  # the name of a class (None: ignore), and its pixels
+
 
 @dataclass(frozen=True)
 class Instance:
     """A connected part of a class. Objects of one class that touch one another are one instance."""
 
-    label: int  # class index 1..K
-    mask: Bool[np.ndarray, "h w"]
+    label: int  # class index 1..K; 255 is a region to ignore
+    part: Bool[np.ndarray, "y x"]  # its pixels within the box
     box: tuple[int, int, int, int]  # left, top, width, height in pixels
+    size: tuple[int, int]  # height and width of the image
     area: int  # pixels
     score: float | None  # mean margin of the maps in [0, 1] (`seeds.masks.margin`); None: there are no maps
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """The pixels within the image. Not kept: an image may have thousands of instances."""
+        mask = np.zeros(self.size, dtype=bool)
+        left, top, width, height = self.box
+        mask[top : top + height, left : left + width] = self.part
+        return mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +59,23 @@ class ImageResult:
 
     def instances(self, *, min_area: int = 1) -> list[Instance]:
         """The 8-connected parts of each class of at least `min_area` pixels, by class and then in reading order."""
+        labels = sorted(set(np.unique(self.mask).tolist()) - {BACKGROUND, IGNORE})
+        return [one for label in labels for one in self._parts(label, min_area)]
+
+    def ignored(self) -> list[Instance]:
+        """The 8-connected parts of the pixels to ignore."""
+        return self._parts(IGNORE, 1)
+
+    def _parts(self, label: int, min_area: int) -> list[Instance]:
+        count, parts, about, _ = cv2.connectedComponentsWithStats((self.mask == label).astype(np.uint8))
         found = []
-        for label in sorted(set(np.unique(self.mask).tolist()) - {BACKGROUND, IGNORE}):
-            count, parts, about, _ = cv2.connectedComponentsWithStats((self.mask == label).astype(np.uint8))
-            for part in range(1, count):
-                left, top, width, height, area = (int(value) for value in about[part])
-                if area >= min_area:
-                    mask = parts == part
-                    score = None if self.margin is None else float(self.margin[mask].mean()) / 255
-                    found.append(Instance(label, mask, (left, top, width, height), area, score))
+        for number in range(1, count):
+            left, top, width, height, area = (int(value) for value in about[number])
+            if area >= min_area:
+                box = (slice(top, top + height), slice(left, left + width))
+                part = parts[box] == number
+                score = None if self.margin is None else float(self.margin[box][part].mean()) / 255
+                found.append(Instance(label, part, (left, top, width, height), self.size, area, score))
         return found
 
 
@@ -79,12 +97,15 @@ class Collection:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What another tool has drawn on one image: later layers lie on top."""
+    """What another tool has drawn on one image: later layers lie on top.
+
+    Layers are painted one at a time, when they are asked for: what a file says of sizes is to be checked before.
+    """
 
     name: str  # as the tool writes it, e.g. images/val/cat.jpg
-    size: tuple[int, int]  # height and width
-    paint: Callable[[], Sequence[tuple[str | None, Bool[np.ndarray, "h w"]]]]  # class (None: ignore) and its pixels
+    size: tuple[int, int] | None  # height and width; None: the file does not say, and there is no layer
+    paint: Callable[[], Iterable[Layer]]
 
-    @cached_property
-    def layers(self) -> Sequence[tuple[str | None, Bool[np.ndarray, "h w"]]]:
-        return self.paint()
+    @property
+    def layers(self) -> Iterator[Layer]:
+        return iter(self.paint())

@@ -8,18 +8,17 @@ Holes hang on their outline by a seam without width. Semantic training of Ultral
 (`index_png`), which lose nothing. Pixels to ignore come back as background.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
 
 from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.data.images import image_size, image_suffixes
 from baoseg.exchange.common import Options, copy_image, is_current, names_of_yaml, track, write_yaml
 from baoseg.exchange.outlines import fill, outlines
-from baoseg.exchange.result import Collection, Drawn, ImageResult
+from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 
 BOX = 4  # numbers of a line for detection
 WITHIN = 0.25  # pixels: some readers round coordinates and others cut them off, and both find the same pixel
@@ -39,8 +38,8 @@ def write(results: Collection, out: Path, options: Options) -> None:
 def _lines(result: ImageResult, options: Options) -> Iterator[str]:
     scale = np.array(result.size[::-1], dtype=np.float64)
     for instance in result.instances(min_area=options.min_area):
-        for outline in outlines(instance.mask):
-            points = " ".join(f"{value:.6f}" for value in ((outline + WITHIN) / scale).ravel())
+        for outline in outlines(instance.part):
+            points = " ".join(f"{value:.6f}" for value in ((outline + instance.box[:2] + WITHIN) / scale).ravel())
             yield f"{instance.label - 1} {points}\n"
 
 
@@ -58,19 +57,19 @@ def read(source: Path) -> Iterator[Drawn]:
 
 
 def _drawn(path: Path, name: str, size: tuple[int, int], names: dict[int, str]) -> Drawn:
-    def paint() -> Sequence[tuple[str | None, Bool[np.ndarray, "h w"]]]:
-        layers: list[tuple[str | None, Bool[np.ndarray, "h w"]]] = []
-        for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
+    def paint() -> Iterator[Layer]:
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
             try:
                 label, *values = line.split()
                 if len(values) == BOX:
                     raise ValueError("a box")
                 points = np.array(values, dtype=np.float64).reshape(-1, 2) * (size[1], size[0])
-                layers.append((names[int(label)], fill([points], size)))
+                yield names[int(label)], fill([points], size)
             except (ValueError, KeyError) as error:
                 raise DataError(
                     f"{path}: line {number} is no outline of a class ({error}); write `class x1 y1 x2 y2 ...`"
                 ) from None
-        return layers
 
     return Drawn(name, size, paint)

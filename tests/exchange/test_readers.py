@@ -43,10 +43,10 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-@pytest.mark.parametrize("polygons", [False, True])
+@pytest.mark.parametrize("outlines", exchange.Outlines)
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools and the copy keyword of NumPy 2
-def test_coco_by_pycocotools(polygons: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write("coco", tmp_path, polygons=polygons) / "all.json"
+def test_coco_by_pycocotools(outlines: exchange.Outlines, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write("coco", tmp_path, outlines=outlines) / "all.json"
     coco = COCO(str(path))
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(CLASSES)
     for image in coco.loadImgs(coco.getImgIds()):
@@ -159,6 +159,23 @@ def test_masks_of_cvat_have_the_colours_of_its_list(tmp_path: Path) -> None:
                 assert image.mode == "RGB"
                 drawn = np.array([[colours[tuple(pixel)] for pixel in row] for row in np.asarray(image).tolist()])
             assert np.array_equal(drawn, np.array(["background", *CLASSES])[mask])
+
+
+def test_objects_of_cvat_are_the_instances_and_no_background(tmp_path: Path) -> None:
+    """CVAT makes an annotation of each pair of colours of both files, but where the object is black."""
+    masks = drawn_folder.masks()
+    masks["two"] = np.eye(33, 47, dtype=np.uint8)
+    masks["b/three"] = np.tile(np.array([[1, 0], [0, 0]], dtype=np.uint8), (32, 15))  # 480 instances
+    out = write("cvat", tmp_path, masks)
+    parts = {result.name: [*result.instances(), *result.ignored()] for result in sources.of_folder(tmp_path / "data")}
+    with zipfile.ZipFile(out / "all.zip") as archive:
+        assert "ignore:224,224,192::" in archive.read("labelmap.txt").decode().splitlines()
+        for name, mask in masks.items():
+            with archive.open(f"SegmentationObject/{name}.png") as stream, Image.open(stream) as image:
+                objects = np.asarray(image.convert("RGB")).astype(int) @ [1 << 16, 1 << 8, 1]
+            assert np.array_equal(objects > 0, mask > 0)
+            pairs = {*zip(objects[mask > 0].tolist(), mask[mask > 0].tolist(), strict=True)}
+            assert len(pairs) == (len(parts[name]) if name != "b/three" else 1)
 
 
 def slow_brush(packed: list[int]) -> list[int]:
