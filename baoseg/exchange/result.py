@@ -87,6 +87,7 @@ class Collection:
     split: str
     names: Sequence[str]
     read: Callable[[int], ImageResult]
+    stage: str = ""  # of a run
 
     def __len__(self) -> int:
         return len(self.names)

@@ -48,7 +48,7 @@ def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None
         path = paths.mask(dataset.split, dataset.names[index])
         return _result(dataset, index, read_mask(path).numpy(), path, source=name, margin=margin)
 
-    return Collection(dataset.classes, dataset.split, dataset.names, read)
+    return Collection(dataset.classes, dataset.split, dataset.names, read, stage=name)
 
 
 def of_folder(root: Path, *, split: str | None = None) -> Collection:

@@ -5,7 +5,10 @@ can read or write. Images are found by number, so no path comes from outside.
 """
 
 import hmac
+import json
+import re
 import secrets
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit
 
 from baoseg.core import progress
 from baoseg.core.errors import BaosegError, RecipeError, RunError
+from baoseg.core.files import make_folder
 from baoseg.core.run_folder import alone
 from baoseg.data.reviewed import Decision, Stale
 from baoseg.review.session import Session
@@ -32,10 +36,12 @@ except ImportError:
     raise RecipeError("bao review needs Starlette and uvicorn; pip install 'baoseg[review]'") from None
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
+ANY = ("0.0.0.0", "::")  # all addresses of the machine
+HEAD_START = 2.0  # seconds for rating before the page opens: small runs are in order from the start
 LARGEST = 64 * 2**20  # bytes of a request
 KINDS = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -44,7 +50,10 @@ HEADERS = {
 
 
 class Guard:
-    """Lets through what comes from the page itself, with the token where there is one, and is not too large."""
+    """Lets through what comes from the page itself, with the token where there is one, and is not too large.
+
+    Without `hosts`, any address is the page's: then the token alone decides.
+    """
 
     def __init__(self, app: Any, *, hosts: tuple[str, ...], token: str | None) -> None:
         self.app, self.hosts, self.token = app, hosts, token
@@ -57,19 +66,25 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in {name.strip("[]") for name in self.hosts}:
+        if self.hosts and _hostname(host) not in self.hosts:
             return _problem(f"{host}: not the address of this page", 403)
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return _problem(f"{origin}: another page may not use this one", 403)
         if request.method not in ("GET", "HEAD") and request.headers.get("x-bao-review") != "1":
             return _problem("changes come from the page itself", 403)
-        if int(request.headers.get("content-length") or 0) > LARGEST:
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LARGEST:
             return _problem(f"more than {LARGEST:,} bytes", 413)
         given = request.query_params.get("token") or request.cookies.get("token") or ""
         if self.token is not None and not hmac.compare_digest(given.encode(), self.token.encode()):
             return _problem("the address lacks its token; open the one that bao review has printed", 403)
         return None
+
+
+def _hostname(host: str) -> str:
+    """The header without its port. IPv6 addresses keep their brackets."""
+    return re.sub(r":\d+$", "", host).lower()
 
 
 def application(work: Session | Tagging, *, hosts: tuple[str, ...] = LOCAL, token: str | None = None) -> Starlette:
@@ -129,16 +144,20 @@ def _review_routes(session: Session) -> list[Route]:
         return _json({"mode": "review", **session.about()})
 
     def items(request: Request) -> Response:
+        if "sorted" in request.query_params:
+            session.sort()
         return _json(session.items(_number(request, "start"), min(_number(request, "count"), 500)))
 
     def item(request: Request) -> Response:
         return _json(session.image(session.index(_number(request, "item"))))
 
     def part(request: Request) -> Response:
-        index, tile = session.index(_number(request, "item")), _number(request, "tile")
+        index = session.index(_number(request, "item"))
+        tile = _number(request, "tile") if "tile" in request.query_params else 0
         kind = request.path_params["kind"]
-        if kind == "image":
-            return Response(session.picture(index, tile), media_type="image/jpeg", headers=HEADERS)
+        if kind in ("image", "overview"):
+            content = session.picture(index, tile) if kind == "image" else session.overview(index)
+            return Response(content, media_type="image/jpeg", headers=HEADERS)
         if kind == "layer":
             content = session.layer(index, tile, _number(request, "layer"))
         elif kind in ("mask", "regions"):
@@ -184,7 +203,10 @@ def _tag_routes(tagging: Tagging) -> list[Route]:
         return _json(tagging.suggestions(_number(request, "item")))
 
     async def tag(request: Request) -> Response:
-        content = await request.json() if (await _body(request)) else {}
+        try:
+            content = json.loads(await _body(request))
+        except ValueError as error:
+            raise RecipeError(f"tags: no JSON ({error})") from None
         await run_in_threadpool(tagging.tag, content)
         return _json(tagging.about())
 
@@ -209,23 +231,36 @@ async def _body(request: Request) -> bytes:
         content += chunk
         if len(content) > LARGEST:
             raise RecipeError(f"a request of more than {LARGEST:,} bytes")
-    request._body = bytes(content)  # what `request.json` reads
-    return request._body
+    return bytes(content)
 
 
 def serve(work: Session | Tagging, *, host: str = "127.0.0.1", port: int = 8080, browse: bool = False) -> None:
     """Serve the page until Ctrl-C. A host that others reach is guarded by a token, which the printed address has.
 
-    Raises RunError if another `bao review` works on the same folder.
+    Raises RunError if another `bao review` works on the same folder, or another program listens at the port.
     """
     token = None if host in LOCAL else secrets.token_urlsafe(16)
-    hosts = (*LOCAL, host)
-    address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
-    work.folder.mkdir(parents=True, exist_ok=True)
-    with alone(work.folder):
+    shown = f"[{host}]" if ":" in host else host
+    hosts = () if host in ANY else (*LOCAL, shown.lower())
+    make_folder(work.folder)
+    with alone(work.folder), _listening(host, port) as listener:
         if isinstance(work, Session):
-            threading.Thread(target=lambda: [None for _ in work.rate()], daemon=True).start()
+            rating = threading.Thread(target=lambda: [None for _ in work.rate()], daemon=True)
+            rating.start()
+            rating.join(HEAD_START)
+            work.sort()
+        address = f"http://{shown}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
         progress.say(f"Review: {address}  (Ctrl-C ends it; what was decided is kept)")
         if browse:
             webbrowser.open(address)
-        uvicorn.run(application(work, hosts=hosts, token=token), host=host, port=port, log_level="warning")
+        config = uvicorn.Config(application(work, hosts=hosts, token=token), log_level="warning")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{host}:{port}: cannot be listened at ({reason}); choose another --port or --host") from None

@@ -20,8 +20,9 @@ async function checked(response) {
 
 const message = document.getElementById("message");
 
-export function say(text, kind = "problem") {
-  message.textContent = text;
+// A line at the foot of the page, with buttons: [[text, what it does], ...].
+export function say(text, kind = "problem", choices = []) {
+  message.replaceChildren(text, ...choices.map(([name, action]) => element("button", { onclick: action }, name)));
   message.className = kind;
   message.hidden = !text;
 }
@@ -47,7 +48,9 @@ export const palette = Array.from({ length: 256 }, (_, index) => {
 });
 
 export function swatch(index) {
-  return element("i", { style: `background: rgb(${palette[index].join(" ")})`, "aria-hidden": "true" });
+  const made = element("i", { "aria-hidden": "true" });
+  made.style.background = `rgb(${palette[index].join(" ")})`;
+  return made;
 }
 
 export function keys(rows) {
@@ -60,3 +63,7 @@ export function keys(rows) {
 export function typing(event) {
   return event.target.matches("input, select, textarea") || document.getElementById("help").open;
 }
+
+// Keys go to the page again after a slider or a list was used with the mouse.
+addEventListener("pointerup", (event) => { if (event.target.matches?.('input[type="range"]')) event.target.blur(); });
+addEventListener("change", (event) => { if (event.target.matches?.("select")) event.target.blur(); });

@@ -2,12 +2,14 @@
 import { element, get, keys, palette, put, say, swatch, typing } from "./common.js";
 
 const PAGE = 100; // images that the list asks for at a time
+const BEFORE = 5; // images that the list has before the first that is left to do
 const UNDO = 50;
 const IGNORE = 255;
 const work = document.getElementById("work");
 
 let about;
-let items = []; // of the list so far
+let items = []; // of the list so far, which begins with the image at the place `begin`
+let begin = 0;
 let item = null; // the image at hand, as the server describes it
 let tile = 0;
 let width = 0;
@@ -41,14 +43,15 @@ export async function start(given) {
   addEventListener("keydown", key);
   addEventListener("resize", () => { fit(); });
   addEventListener("beforeunload", (event) => { if (dirty) event.preventDefault(); });
+  begin = Math.max(0, about.first - BEFORE);
   await reload();
-  if (items.length) await open(items[0].index);
+  if (items.length) await open(items[about.first - begin].index);
   poll();
 }
 
 function build() {
   list = element("ol", { id: "list", onscroll: scrolled, "aria-label": "Images" });
-  more = element("button", { id: "again", hidden: true, onclick: reload }, "Order anew");
+  more = element("button", { id: "again", hidden: true, onclick: sort }, "Sort again");
   title = element("h1", {}, "");
   view = element("canvas", { id: "view", tabindex: "0", "aria-label": "Image and mask" });
   tools = element("div", { class: "tools", role: "group", "aria-label": "Tools" });
@@ -81,22 +84,45 @@ function build() {
 // --------------------------------------------------------------------------------------- the list
 
 async function reload() {
-  more.hidden = true;
-  items = await get(`api/items?start=0&count=${PAGE}`);
+  items = await get(`api/items?start=${begin}&count=${PAGE}`);
   list.replaceChildren(...items.map(row));
+  current();
   state();
+}
+
+async function sort() {
+  more.hidden = true;
+  await get("api/items?start=0&count=1&sorted=1");
+  about = await get("api/about");
+  begin = Math.max(0, about.first - BEFORE);
+  await reload();
+  if (items.length) await leave(() => open(items[about.first - begin].index));
 }
 
 async function scrolled() {
   if (list.scrollTop + list.clientHeight > list.scrollHeight - 400) await extend();
+  if (list.scrollTop < 100) await precede();
 }
 
 async function extend() {
-  if (list.loading || items.length >= about.images) return;
+  if (list.loading || begin + items.length >= about.images) return;
   list.loading = true;
-  const added = await get(`api/items?start=${items.length}&count=${PAGE}`);
+  const added = await get(`api/items?start=${begin + items.length}&count=${PAGE}`);
   items.push(...added);
   list.append(...added.map(row));
+  list.loading = false;
+}
+
+async function precede() {
+  if (list.loading || !begin) return;
+  list.loading = true;
+  const count = Math.min(PAGE, begin);
+  const added = await get(`api/items?start=${begin - count}&count=${count}`);
+  begin -= count;
+  items.unshift(...added);
+  const below = list.scrollHeight - list.scrollTop;
+  list.prepend(...added.map(row));
+  list.scrollTop = list.scrollHeight - below;
   list.loading = false;
 }
 
@@ -133,6 +159,7 @@ async function poll() {
 // --------------------------------------------------------------------------------------- an image
 
 async function open(index, part = 0) {
+  const another = item?.index !== index;
   try {
     item = await get(`api/items/${index}`);
     tile = part;
@@ -158,12 +185,16 @@ async function open(index, part = 0) {
     return;
   }
   title.textContent = item.name;
-  for (const button of list.querySelectorAll("button")) button.setAttribute("aria-current", +button.dataset.index === index);
-  list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
-  buildClasses();
+  current();
+  buildClasses(another);
   buildTiles();
   buttons();
   fit();
+}
+
+function current() {
+  for (const button of list.querySelectorAll("button")) button.setAttribute("aria-current", +button.dataset.index === item?.index);
+  list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
 async function bitmap(address) {
@@ -194,12 +225,12 @@ async function showLayer(number) {
   draw();
 }
 
-function buildClasses() {
+function buildClasses(another) {
   const names = ["background", ...about.classes];
   const own = new Set(item.labels);
   const order = names.map((name, index) => ({ name, index })).sort((one, other) => (other.index === 0 || own.has(other.name)) - (one.index === 0 || own.has(one.name)));
   choice.shown = order.map(({ index }) => index);
-  if (!choice.shown.slice(0, 1 + own.size).includes(choice.label)) choice.label = choice.shown[1] ?? 0;
+  if (another && !choice.shown.slice(0, 1 + own.size).includes(choice.label)) choice.label = choice.shown[1] ?? 0;
   classes.replaceChildren(element("h2", {}, "Class"), ...order.map(({ name, index }, place) =>
     element("button", { "data-label": index, class: own.has(name) || index === 0 ? "own" : "", onclick: () => pickLabel(index) },
       swatch(index), name, place < 10 ? element("kbd", {}, `${place}`) : "")),
@@ -493,7 +524,8 @@ async function send(decision, { onwards }) {
     else buttons();
     return true;
   } catch (error) {
-    say(error.message);
+    const again = () => { dirty = false; return open(item.index, tile); };
+    say(error.message, "problem", error.status === 409 ? [["Load it again", again]] : []);
     return false;
   }
 }
@@ -517,7 +549,8 @@ async function leave(onwards) {
 async function step(by) {
   const at = items.findIndex((one) => one.index === item.index);
   if (at + by >= items.length - 10) await extend();
-  const next = items[at + by];
+  if (at + by < 0) await precede();
+  const next = items[items.findIndex((one) => one.index === item.index) + by];
   if (next) await leave(() => open(next.index));
   else { say(by > 0 ? "That was the last image." : "That was the first image.", "note"); buttons(); }
 }
@@ -553,6 +586,7 @@ function key(event) {
     "[": () => resize(0.8), "]": () => resize(1.25), "+": () => zoom(1.25), "-": () => zoom(0.8), i: () => pickLabel(IGNORE),
     enter: () => closePolygon(), escape: () => { polygon = []; draw(); }, h: hide,
   };
+  if (event.repeat && (pressed === "a" || pressed === "r")) return; // a key held down would decide on images unseen
   if (tool) pick(tool);
   else if (/^[0-9]$/.test(pressed) && choice.shown[+pressed] !== undefined) pickLabel(choice.shown[+pressed]);
   else if (actions[pressed]) { event.preventDefault(); actions[pressed](); }
