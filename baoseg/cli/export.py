@@ -82,7 +82,8 @@ def masks(
         stage: Stage of the run, e.g. bao+crf. Without it: the last segmentation, refinement or other stage.
         split: Split to write. Without it: the run's evaluation split, or all images of the folder.
         images: Folder of the images of a folder of masks, as bao predict and bao label write it.
-        classes: Classes of a folder of masks, in the order of their indices from 1.
+        classes: Classes of a folder of masks, in the order of their indices from 1. Without it: classes.txt there, or
+            beside the images.
         min_area: Pixels of the smallest instance that is written; index masks and cvat have all.
         outlines: In coco: run lengths, or polygons for tools that refuse run lengths.
     """
@@ -93,15 +94,16 @@ def masks(
     from baoseg.exchange import sources
 
     options = exchange.Options(min_area=min_area, outlines=exchange.Outlines(outlines))
-    if (images is None) != (not classes):
-        raise RecipeError("--images and --classes go together: the images of a folder of masks, and their classes")
+    if classes and images is None:
+        raise RecipeError("--classes are those of a folder of masks; name its images too, with --images")
     if images is not None:
-        results = sources.of_masks(source, images, ClassSet(classes))
+        known = ClassSet(classes) if classes else sources.classes_of(source, images)
+        results = sources.of_masks(source, images, known)
     elif Run(source).manifest.exists():
         results = sources.of_run(Run(source), stage=stage, split=split)
     else:
         results = sources.of_folder(source, split=split)
-    exchange.FORMATS[form].write(results, out, options)
+    exchange.export_masks(results, form, out, options)
     print(f"Written: {len(results)} images to {out.resolve()}")
 
 

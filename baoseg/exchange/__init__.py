@@ -7,6 +7,7 @@ from pathlib import Path
 from baoseg.exchange import coco, cvat, index_png, label_studio, labelme, yolo
 from baoseg.exchange.common import Options as Options
 from baoseg.exchange.common import Outlines as Outlines
+from baoseg.exchange.common import require_same
 from baoseg.exchange.importing import import_masks as import_masks
 from baoseg.exchange.result import Collection, Drawn
 
@@ -15,6 +16,15 @@ from baoseg.exchange.result import Collection, Drawn
 class Format:
     write: Callable[[Collection, Path, Options], None]  # into a folder; a second call goes on, or writes again
     read: Callable[[Path], Iterator[Drawn]]
+
+
+def export_masks(results: Collection, form: str, out: Path, options: Options) -> None:
+    """Write masks into a folder as one of FORMATS. The same call again goes on where it was.
+
+    Raises RunError if the folder holds another export of this split.
+    """
+    require_same(results, out, form, options)
+    FORMATS[form].write(results, out, options)
 
 
 FORMATS = {

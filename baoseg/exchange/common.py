@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,15 +11,18 @@ from typing import Any
 
 import yaml
 from PIL import Image
+from PIL.ExifTags import Base
 
 from baoseg.core import progress
-from baoseg.core.errors import DataError, RecipeError, first_line
-from baoseg.core.files import atomic
+from baoseg.core.errors import DataError, RecipeError, RunError, first_line
+from baoseg.core.files import atomic, read_json, write_json
 from baoseg.core.text import folded, tidy
 from baoseg.core.types import IGNORE, ClassSet
+from baoseg.data.images import DAMAGE
 from baoseg.exchange.result import Collection, ImageResult
 
 DATA = "data.yaml"
+UPRIGHT = 1  # an orientation of EXIF
 BACKGROUND_NAMES = ("background", "_background_")  # the latter is LabelMe's
 IGNORE_NAMES = ("ignore", "__ignore__", "void")  # the second is LabelMe's
 
@@ -49,12 +53,42 @@ def is_current(made: Path, result: ImageResult) -> bool:
     return made.exists() and made.stat().st_mtime >= result.made
 
 
+def copy_name(result: ImageResult) -> str:
+    """The name of an image's copy: that of its file. What is no file, or a file that EXIF turns, becomes a PNG."""
+    return f"{result.name}.png" if _is_drawn(result) else result.file_name
+
+
 def copy_image(result: ImageResult, folder: Path) -> None:
-    with atomic(folder / result.file_name) as temporary:
-        if result.image is None:
+    """Copy an image. One that EXIF turns is written upright, as its mask is: not all readers look at EXIF."""
+    with atomic(folder / copy_name(result)) as temporary:
+        if _is_drawn(result):
             Image.fromarray(result.pixels()).save(temporary, format="PNG")
         else:
+            assert result.image is not None
             shutil.copyfile(result.image, temporary)
+
+
+def _is_drawn(result: ImageResult) -> bool:
+    if result.image is None:
+        return True
+    with warnings.catch_warnings(action="ignore"), Image.open(result.image) as file:
+        try:
+            return file.getexif().get(Base.Orientation, UPRIGHT) not in (UPRIGHT, 0)
+        except DAMAGE:
+            return False  # as for `data.images`
+
+
+def require_same(results: Collection, out: Path, form: str, options: Options) -> None:
+    """Note what is exported into a folder. Raises RunError if it holds another export: files that are there stay."""
+    path = out / f".export-{results.split}.json"
+    content = {"as": form, "from": results.origin, "classes": [*results.classes.names], **vars(options)}
+    known = read_json(path) if path.exists() else content
+    if different := [f"{name} was {known.get(name)}" for name in content if known.get(name) != content[name]]:
+        raise RunError(
+            f"{out}: holds another export of the split {results.split} ({different[0]}); choose another folder with "
+            "--out, or delete this one"
+        )
+    write_json(path, content)
 
 
 def write_yaml(out: Path, about: dict[str, Any]) -> None:

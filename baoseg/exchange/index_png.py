@@ -22,7 +22,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.data.images import image_size, read_mask
-from baoseg.exchange.common import Options, copy_image, is_current, names_of_yaml, track, write_yaml
+from baoseg.exchange.common import Options, copy_image, copy_name, is_current, names_of_yaml, track, write_yaml
 from baoseg.exchange.result import Collection, Drawn, Layer
 
 MASKS = ("masks", "SegmentationClass", "labels", "annotations")
@@ -38,7 +38,7 @@ def write(results: Collection, out: Path, options: Options) -> None:
                 with atomic(mask) as file:
                     Image.fromarray(result.mask, mode="L").save(file, format="PNG")
             beside = os.path.relpath(mask, images).replace(os.sep, "/")
-            line = {"file_name": result.file_name, "mask_file_name": beside}
+            line = {"file_name": copy_name(result), "mask_file_name": beside}
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
     names = {BACKGROUND: "background", **dict(enumerate(results.classes.names, start=1))}
     write_yaml(out, {"masks_dir": "masks", "names": names, "ignore_index": IGNORE})

@@ -28,7 +28,7 @@ from baoseg.core.errors import DataError, first_line
 from baoseg.core.files import atomic
 from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE, voc_palette
-from baoseg.exchange.common import Options, copy_image, ignore_name, is_current, read_document, sides, track
+from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, read_document, sides, track
 from baoseg.exchange.outlines import fill
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Instance, Layer
 
@@ -44,7 +44,7 @@ def write(results: Collection, out: Path, options: Options) -> None:
     with atomic(out / f"{results.split}.json") as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         for number, result in enumerate(track(results)):
-            if not is_current(folder / result.file_name, result):
+            if not is_current(folder / copy_name(result), result):
                 copy_image(result, folder)
             if (result.mask == IGNORE).any():
                 names[IGNORE] = ignore
@@ -77,7 +77,7 @@ def _task(result: ImageResult, split: str, names: dict[int, str], options: Optio
             _region(one, names[one.label], number) for number, one in enumerate([*instances, *result.ignored()])
         ],
     }
-    image = f"{LOCAL}{quote(f'images/{split}/{result.file_name}')}"
+    image = f"{LOCAL}{quote(f'images/{split}/{copy_name(result)}')}"
     return {"data": {"image": image}, "predictions": [prediction]}
 
 

@@ -23,7 +23,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.files import atomic
 from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE
-from baoseg.exchange.common import Options, copy_image, ignore_name, is_current, read_document, sides, track
+from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, read_document, sides, track
 from baoseg.exchange.outlines import fill, outlines
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 
@@ -51,12 +51,12 @@ def _content(result: ImageResult, options: Options) -> dict[str, Any]:
         for number, one in enumerate([*result.instances(min_area=options.min_area), *result.ignored()], start=1)
         for outline in outlines(one.part)
     ]
-    about = {"imagePath": result.file_name.rpartition("/")[2], "imageData": None}
+    about = {"imagePath": copy_name(result).rpartition("/")[2], "imageData": None}
     return {"version": VERSION, "flags": {}, "shapes": shapes, **about, "imageHeight": height, "imageWidth": width}
 
 
 def read(source: Path) -> Iterator[Drawn]:
-    for path in sorted(source.rglob("*.json")):
+    for path in sorted(path for path in source.rglob("*.json") if not path.name.startswith(".")):
         content = read_document(path)
         try:
             size = sides(content["imageHeight"], content["imageWidth"])

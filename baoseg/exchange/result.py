@@ -86,6 +86,7 @@ class Collection:
     classes: ClassSet
     split: str
     names: Sequence[str]
+    origin: str  # the folder that the masks are read from, and the stage of a run
     read: Callable[[int], ImageResult]
     stage: str = ""  # of a run
 

@@ -10,10 +10,11 @@ from jaxtyping import UInt8
 from baoseg import seeds
 from baoseg.core.errors import DataError, RunError
 from baoseg.core.run_folder import RunFolder, StageFolder
-from baoseg.core.types import ClassSet
-from baoseg.data import Dataset
+from baoseg.core.types import IGNORE, ClassSet
+from baoseg.data import Dataset, Excerpt
 from baoseg.data.folder import ALL, Folder, mask_folder
-from baoseg.data.images import read_image, read_mask, read_numbers
+from baoseg.data.images import image_size, read_image, read_mask, read_numbers
+from baoseg.data.table_lines import read_list
 from baoseg.data.walk import Walk
 from baoseg.exchange.result import Collection, ImageResult
 from baoseg.pipeline import manifest
@@ -46,9 +47,11 @@ def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None
 
     def read(index: int) -> ImageResult:
         path = paths.mask(dataset.split, dataset.names[index])
-        return _result(dataset, index, read_mask(path).numpy(), path, source=name, margin=margin)
+        mask = _checked(path, _file(dataset, index), dataset.classes)
+        return _result(dataset, index, mask, path, source=name, margin=margin)
 
-    return Collection(dataset.classes, dataset.split, dataset.names, read, stage=name)
+    origin = str(paths.root.resolve())
+    return Collection(dataset.classes, dataset.split, dataset.names, origin, read, stage=name)
 
 
 def of_folder(root: Path, *, split: str | None = None) -> Collection:
@@ -64,7 +67,21 @@ def of_folder(root: Path, *, split: str | None = None) -> Collection:
         assert mask is not None and path is not None
         return _result(dataset, index, mask.numpy(), path, source="ground truth")
 
-    return Collection(dataset.classes, dataset.split, [dataset.names[index] for index in indices], read)
+    names = [dataset.names[index] for index in indices]
+    return Collection(dataset.classes, dataset.split, names, str(mask_folder(root).resolve()), read)
+
+
+def classes_of(root: Path, images: Path) -> ClassSet:
+    """The classes of a folder of masks: of labels.csv or classes.txt beside its images, or of its own classes.txt.
+
+    Raises DataError without any of them.
+    """
+    for folder in (root, images):
+        if (folder / "classes.txt").is_file():
+            return ClassSet(tuple(read_list(folder / "classes.txt")))
+    if (images / "labels.csv").is_file():
+        return Folder(images).classes
+    raise DataError(f"{root}: has no classes.txt, nor has {images}; name the classes with --classes, in their order")
 
 
 def of_masks(root: Path, images: Path, classes: ClassSet) -> Collection:
@@ -82,14 +99,14 @@ def of_masks(root: Path, images: Path, classes: ClassSet) -> Collection:
         return ImageResult(
             name=names[index],
             image=image,
-            mask=read_mask(path, classes=len(classes)).numpy(),
+            mask=_checked(path, image, classes),
             classes=classes,
             source="bao",
             made=path.stat().st_mtime,
             pixels=lambda: read_image(image).permute(1, 2, 0).numpy(),
         )
 
-    return Collection(classes, "train", names, read)
+    return Collection(classes, ALL, names, str(root.resolve()), read)
 
 
 def _result(
@@ -104,7 +121,7 @@ def _result(
     name = dataset.names[index]
     return ImageResult(
         name=name,
-        image=dataset.image_file(index) if isinstance(dataset, Folder) else None,
+        image=_file(dataset, index),
         mask=mask,
         classes=dataset.classes,
         source=source,
@@ -112,6 +129,23 @@ def _result(
         pixels=lambda: dataset[index].image.permute(1, 2, 0).numpy(),
         margin=None if margin is None else margin(name),
     )
+
+
+def _file(dataset: Dataset, index: int) -> Path | None:
+    """The file of an image; None for one that is generated, or made smaller."""
+    if isinstance(dataset, Excerpt) and dataset.long_side is None:
+        return _file(dataset.whole, dataset.indices[index])
+    return dataset.image_file(index) if isinstance(dataset, Folder) else None
+
+
+def _checked(path: Path, image: Path | None, classes: ClassSet) -> UInt8[np.ndarray, "h w"]:
+    """A mask. Raises DataError for one of another size than its image, or with indices of no class."""
+    mask = read_mask(path, classes=len(classes)).numpy()
+    if image is not None and mask.shape != (size := image_size(image)):
+        raise DataError(f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[1]}x{size[0]}; make it again")
+    if len(outside := mask[(mask > len(classes)) & (mask != IGNORE)]):
+        raise DataError(f"{path}: index {outside[0]} is outside 0..{len(classes)}; name all classes in their order")
+    return mask
 
 
 def _margin(run: RunFolder, recipe: Recipe, name: str, split: str) -> Margin | None:

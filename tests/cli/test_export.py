@@ -95,4 +95,7 @@ def test_a_folder_of_masks_needs_its_images_and_classes(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         bao(monkeypatch, "masks", tmp_path, "--images", tmp_path, "--as", "png", "--out", tmp_path / "out")
-    assert "--images and --classes go together" in capsys.readouterr().err
+    assert "name the classes with --classes" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        bao(monkeypatch, "masks", tmp_path, "--classes", "dog", "--as", "png", "--out", tmp_path / "out")
+    assert "name its images too, with --images" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from baoseg import exchange
-from baoseg.core.errors import BaosegError, DataError
+from baoseg.core.errors import BaosegError, DataError, RunError
 from baoseg.core.types import ClassSet
 from baoseg.data.folder import Folder
 from baoseg.data.images import read_mask
@@ -27,7 +27,7 @@ WRITTEN = {  # what each format writes that its reader takes
 
 
 def write(root: Path, form: str, out: Path, **options: object) -> Path:
-    exchange.FORMATS[form].write(sources.of_folder(root), out, exchange.Options(**options))
+    exchange.export_masks(sources.of_folder(root), form, out, exchange.Options(**options))
     return out / WRITTEN[form]
 
 
@@ -118,7 +118,7 @@ def test_all_that_does_not_fit_is_said_at_once_and_nothing_is_written(form: str,
 def test_the_same_command_goes_on_where_it_was(form: str, tmp_path: Path) -> None:
     root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
     write(root, form, tmp_path / "out")
-    suffix = {"png": "masks/**/*.png", "yolo": "labels/**/*.txt", "labelme": "**/*.json"}[form]
+    suffix = {"png": "masks/**/*.png", "yolo": "labels/**/*.txt", "labelme": "**/[!.]*.json"}[form]
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob(suffix)}
     assert len(made) == 3
     gone, *stay = sorted(made)
@@ -128,13 +128,46 @@ def test_the_same_command_goes_on_where_it_was(form: str, tmp_path: Path) -> Non
     assert all(path.stat().st_mtime_ns == made[path] for path in stay)
 
 
+@pytest.mark.parametrize("form", exchange.FORMATS)
+def test_another_export_into_the_same_folder_is_refused(form: str, tmp_path: Path) -> None:
+    """Files that are there would stay: those of the masks, of the least area and of the classes before."""
+    first = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
+    write(first, form, tmp_path / "out")
+    write(first, form, tmp_path / "out")
+    other = drawn_folder.write(tmp_path / "other", drawn_folder.masks())
+    with pytest.raises(RunError, match=r"holds another export of the split all \(from was .*data/masks\)"):
+        write(other, form, tmp_path / "out")
+    with pytest.raises(RunError, match=r"\(min_area was 1\); choose another folder"):
+        write(first, form, tmp_path / "out", min_area=9)
+
+
+@pytest.mark.parametrize("form", ["png", "yolo", "labelme", "label-studio"])
+def test_copies_of_images_that_exif_turns_lie_as_their_masks(form: str, tmp_path: Path) -> None:
+    root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
+    pixels = np.zeros((33, 47, 3), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    (root / "images/two.png").unlink()
+    turned = Image.fromarray(np.rot90(pixels).copy())
+    turned.save(root / "images/two.jpg", exif=exif, quality=95)
+    lines = (root / "labels.csv").read_text(encoding="utf-8").replace("two.png", "two.jpg")
+    (root / "labels.csv").write_text(lines, encoding="utf-8")
+    write(root, form, tmp_path / "out")
+    copy = next(path for path in (tmp_path / "out").rglob("two.*g") if "masks" not in path.parts)
+    with Image.open(copy) as image:
+        assert image.getexif().get(0x0112, 1) == 1
+        found = np.asarray(image.convert("L"))
+    assert found.shape == (33, 47) and found[:6, :6].min() > 200 and found[10:, 10:].max() < 50
+
+
 @pytest.mark.parametrize("form", ["coco", "label-studio", "cvat"])
 def test_a_file_is_there_as_a_whole_or_not_at_all(form: str, tmp_path: Path) -> None:
     root = drawn_folder.write(tmp_path / "data", drawn_folder.masks())
     (root / "masks/two.png").write_bytes(b"damaged")
     with pytest.raises(BaosegError, match=r"two\.png"):
         write(root, form, tmp_path / "out")
-    assert [path for path in (tmp_path / "out").glob("*") if path.is_file()] == []  # copies of images may be there
+    assert [path for path in (tmp_path / "out").glob("[!.]*") if path.is_file()] == []  # images may be there
 
 
 def test_masks_of_new_images_are_exported_beside_their_folder(tmp_path: Path) -> None:
@@ -143,6 +176,15 @@ def test_masks_of_new_images_are_exported_beside_their_folder(tmp_path: Path) ->
     results = sources.of_masks(root / "masks", root / "images", ClassSet(CLASSES))
     assert sorted(results.names) == sorted(NAMES)
     assert all(np.array_equal(result.mask, masks[result.name]) for result in results)
+    assert sources.classes_of(root / "masks", root).names == CLASSES
+    with pytest.raises(DataError, match=r"has no classes\.txt, nor has"):
+        sources.classes_of(root / "masks", root / "images")
+    few = sources.of_masks(root / "masks", root / "images", ClassSet(CLASSES[:1]))
+    with pytest.raises(DataError, match=r"one\.png: index [23] is outside 0\.\.1"):
+        list(few)
+    Image.new("L", (9, 8)).save(root / "masks/two.png")
+    with pytest.raises(DataError, match=r"two\.png: 9x8 pixels, its image 47x33"):
+        list(results)
     with pytest.raises(DataError, match=r"has no mask NAME\.png of an image in"):
         sources.of_masks(root / "images/a", root / "images/b", ClassSet(CLASSES))
 
