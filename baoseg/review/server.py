@@ -14,7 +14,6 @@ import webbrowser
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 from baoseg.core import progress
 from baoseg.core.errors import BaosegError, RecipeError, RunError
@@ -69,12 +68,12 @@ class Guard:
         if self.hosts and _hostname(host) not in self.hosts:
             return _problem(f"{host}: not the address of this page", 403)
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return _problem(f"{origin}: another page may not use this one", 403)
         if request.method not in ("GET", "HEAD") and request.headers.get("x-bao-review") != "1":
             return _problem("changes come from the page itself", 403)
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > LARGEST:
+        if not re.fullmatch("[0-9]{1,12}", length) or int(length) > LARGEST:
             return _problem(f"more than {LARGEST:,} bytes", 413)
         given = request.query_params.get("token") or request.cookies.get("token") or ""
         if self.token is not None and not hmac.compare_digest(given.encode(), self.token.encode()):
@@ -128,11 +127,11 @@ def _file(name: str) -> Response:
     return Response(static.joinpath(name).read_bytes(), media_type=kind, headers=HEADERS)
 
 
-def _number(request: Request, name: str, least: int = 0) -> int:
+def _number(request: Request, name: str) -> int:
     value = request.path_params.get(name, request.query_params.get(name, ""))
-    if not str(value).isdecimal():
-        raise RecipeError(f"{name} is {value!r}; give a number")
-    return max(least, int(value))
+    if not re.fullmatch("[0-9]{1,9}", str(value)):
+        raise RecipeError(f"{name} is {str(value)[:40]!r}; give a number")
+    return int(value)
 
 
 def _json(content: object) -> Response:
@@ -172,7 +171,7 @@ def _review_routes(session: Session) -> list[Route]:
         if decision not in list(Decision):
             raise RecipeError(f"decision is {decision!r}; choose {', '.join(Decision)}")
         match = request.headers.get("if-match", "").strip('"')
-        if not match.isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", match):
             return _problem("a decision says which version it is of (If-Match)", 428)
         tile = _number(request, "tile") if "tile" in request.query_params else 0
         entry = await run_in_threadpool(
@@ -258,9 +257,12 @@ def serve(work: Session | Tagging, *, host: str = "127.0.0.1", port: int = 8080,
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 2**16:
+        raise RecipeError(f"--port: {port}; choose one of 0..{2**16 - 1}, where 0 means any that is free")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{host}:{port}: cannot be listened at ({reason}); choose another --port or --host") from None
+    except OSError as error:
+        raise RunError(
+            f"{host}:{port}: cannot be listened at ({error.strerror}); choose another --port or --host"
+        ) from None
