@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check wheel bench clean
+.PHONY: setup demo test check site wheel bench clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ test: setup
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+site: setup
+	$(BIN)/mkdocs build
+
 wheel: setup
 	$(BIN)/python tools/check_wheel.py
 
@@ -26,4 +29,4 @@ bench: setup
 	$(BIN)/python benchmarks/all.py --json performance.json
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo site build *.egg-info
