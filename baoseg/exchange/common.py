@@ -92,13 +92,16 @@ def require_same(results: Collection, out: Path, form: str, options: Options) ->
 
 
 def write_yaml(out: Path, about: dict[str, Any]) -> None:
-    """data.yaml: the splits that are there under `images`, and `about`."""
-    splits = sorted(path.name for path in (out / "images").iterdir() if path.is_dir())
-    used = {("train" if name.startswith("train") else name): f"images/{name}" for name in splits}
-    if splits and "train" not in used:
-        used = {"train": used[splits[0]], **used}  # readers ask for one
+    """data.yaml: the splits that are there under `images`, and `about`.
+
+    Ultralytics refuses a file without `train` or `val`, so another split stands for a missing one. It looks for a
+    relative `path` in a folder of its own settings; without a `path`, the splits are looked for beside this file.
+    """
+    splits = {path.name: f"images/{path.name}" for path in sorted((out / "images").iterdir()) if path.is_dir()}
+    first = next((name for name in splits if name.startswith("train")), next(iter(splits)))
+    last = next((name for name in splits if name.startswith("val")), first)
     with atomic(out / DATA) as temporary:
-        content = {"path": ".", **used, **about}
+        content = {"train": splits[first], "val": splits[last], **splits, **about}
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

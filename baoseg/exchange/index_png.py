@@ -2,8 +2,9 @@
 FiftyOne and the imagefolder of Hugging Face `datasets`.
 
     OUT/images/SPLIT/NAME.jpg           copies
-    OUT/images/SPLIT/metadata.jsonl     file_name and mask_file_name of each image
     OUT/masks/SPLIT/NAME.png            one channel (mode L): 0 background, 1..K classes, 255 ignore
+    OUT/metadata.jsonl                  file_name, mask_file_name and split of each image, of all splits: `datasets`
+                                        takes no path that leaves the folder of this file
     OUT/data.yaml                       the splits and the names of the classes
 
 The masks look black in a viewer: their values are class indices, not colours. Readers that take a palette PNG for
@@ -11,7 +12,6 @@ colours (OpenCV 5) read these as they are.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,23 +25,33 @@ from baoseg.data.images import image_size, read_mask
 from baoseg.exchange.common import Options, copy_image, copy_name, is_current, names_of_yaml, track, write_yaml
 from baoseg.exchange.result import Collection, Drawn, Layer
 
+SPLIT = "split"
 MASKS = ("masks", "SegmentationClass", "labels", "annotations")
 
 
 def write(results: Collection, out: Path, options: Options) -> None:
     images, masks = out / "images" / results.split, out / "masks" / results.split
-    with atomic(images / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+    metadata = out / "metadata.jsonl"
+    with atomic(metadata) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        lines.writelines(_of_other_splits(metadata, results.split))
         for result in track(results):
             mask = masks / f"{result.name}.png"
             if not is_current(mask, result):
                 copy_image(result, images)
                 with atomic(mask) as file:
                     Image.fromarray(result.mask, mode="L").save(file, format="PNG")
-            beside = os.path.relpath(mask, images).replace(os.sep, "/")
-            line = {"file_name": copy_name(result), "mask_file_name": beside}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            image = images / copy_name(result)
+            files = {"file_name": image.relative_to(out).as_posix(), "mask_file_name": mask.relative_to(out).as_posix()}
+            lines.write(json.dumps({**files, SPLIT: results.split}, ensure_ascii=False) + "\n")
     names = {BACKGROUND: "background", **dict(enumerate(results.classes.names, start=1))}
     write_yaml(out, {"masks_dir": "masks", "names": names, "ignore_index": IGNORE})
+
+
+def _of_other_splits(metadata: Path, split: str) -> Iterator[str]:
+    """The lines that earlier exports of other splits wrote."""
+    if metadata.exists():
+        with metadata.open(encoding="utf-8") as lines:
+            yield from (line for line in lines if json.loads(line)[SPLIT] != split)
 
 
 def read(source: Path) -> Iterator[Drawn]:

@@ -85,10 +85,19 @@ def classes_of(root: Path, images: Path) -> ClassSet:
 
 
 def of_masks(root: Path, images: Path, classes: ClassSet) -> Collection:
-    """Masks NAME.png of a folder, as `bao predict` and `bao label` write them, beside the folder of their images."""
+    """Masks NAME.png of a folder, as `bao predict`, `bao label` and `bao review` write them, beside their images.
+
+    The names of images are those of labels.csv where their folder has one, otherwise their paths in it.
+    """
     failed: list[str] = []
-    walk = Walk(images, failed=lambda path, error: failed.append(f"{path}: {error}"), ignored=lambda path, kind: None)
-    files = {os.path.splitext(path)[0]: images / path for path in sorted(walk.names())}  # noqa: PTH122
+    if (images / "labels.csv").is_file():
+        dataset = Folder(images)
+        files = {name: dataset.image_file(index) for index, name in enumerate(dataset.names)}
+    else:
+        walk = Walk(
+            images, failed=lambda path, error: failed.append(f"{path}: {error}"), ignored=lambda path, kind: None
+        )
+        files = {os.path.splitext(path)[0]: images / path for path in sorted(walk.names())}  # noqa: PTH122
     there = {name: file for name, file in files.items() if (root / f"{name}.png").is_file()}
     if failed or not there:
         raise DataError(failed[0] if failed else f"{root}: has no mask NAME.png of an image in {images}")

@@ -177,6 +177,7 @@ def test_masks_of_new_images_are_exported_beside_their_folder(tmp_path: Path) ->
     assert sorted(results.names) == sorted(NAMES)
     assert all(np.array_equal(result.mask, masks[result.name]) for result in results)
     assert sources.classes_of(root / "masks", root).names == CLASSES
+    assert list(sources.of_masks(root / "masks", root, ClassSet(CLASSES)).names) == list(NAMES)
     with pytest.raises(DataError, match=r"has no classes\.txt, nor has"):
         sources.classes_of(root / "masks", root / "images")
     few = sources.of_masks(root / "masks", root / "images", ClassSet(CLASSES[:1]))

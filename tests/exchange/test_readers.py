@@ -137,12 +137,30 @@ def test_index_masks_are_grey_for_every_reader(tmp_path: Path) -> None:
     about = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert about["names"] == {0: "background", **dict(enumerate(CLASSES, start=1))}
     assert about["train"] == about["all"] == "images/all" and about["masks_dir"] == "masks"
-    lines = (out / "images/all/metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in map(json.loads, lines):  # paths are relative to the folder of this file
-        image, mask = (out / "images/all" / line[key] for key in ("file_name", "mask_file_name"))
+    lines = (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in map(json.loads, lines):  # paths are relative to the folder of this file, and do not leave it
+        assert ".." not in line["file_name"] + line["mask_file_name"] and line["split"] == "all"
+        image, mask = (out / line[key] for key in ("file_name", "mask_file_name"))
         with Image.open(image) as one, Image.open(mask) as other:
             assert one.size == other.size
     assert len(lines) == len(masks)
+
+
+def test_index_masks_of_several_splits_share_their_lists(tmp_path: Path) -> None:
+    root = drawn_folder.write(tmp_path / "data", MASKS)
+    (root / "splits").mkdir()
+    for split, name in (("train", "two"), ("val", "a/one")):
+        (root / "splits" / f"{split}.txt").write_text(f"{name}\n")
+    for split in ("val", "train", "val"):
+        exchange.export_masks(sources.of_folder(root, split=split), "png", tmp_path / "out", exchange.Options())
+    about = yaml.safe_load((tmp_path / "out/data.yaml").read_text(encoding="utf-8"))
+    assert (about["train"], about["val"]) == ("images/train", "images/val")
+    lines = [json.loads(line) for line in (tmp_path / "out/metadata.jsonl").read_text().splitlines()]
+    assert {(line["split"], line["file_name"]) for line in lines} == {
+        ("train", "images/train/two.png"),
+        ("val", "images/val/a/one.png"),
+    }
+    assert len(lines) == 2
 
 
 def test_masks_of_cvat_have_the_colours_of_its_list(tmp_path: Path) -> None:
