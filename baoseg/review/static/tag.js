@@ -20,6 +20,7 @@ export async function start(given) {
   work.className = "tag";
   work.replaceChildren(grid, classes);
   addEventListener("keydown", key);
+  addEventListener("resize", extend);
   side();
   await extend();
   poll();
@@ -49,13 +50,19 @@ function logged() {
   runButton.disabled = about.running;
 }
 
+// Cards as far as the window reaches, and some more.
 async function extend() {
-  if (grid.loading || items.length >= about.images) return;
-  if (items.length && grid.scrollTop + grid.clientHeight < grid.scrollHeight - 600) return;
+  if (grid.loading) return;
   grid.loading = true;
-  const added = await get(`api/items?start=${items.length}&count=${PAGE}`);
-  items.push(...added);
-  grid.append(...added.map(card));
+  try {
+    while (items.length < about.images && grid.scrollTop + grid.clientHeight > grid.scrollHeight - 600) {
+      const added = await get(`api/items?start=${items.length}&count=${PAGE}`);
+      items.push(...added);
+      grid.append(...added.map(card));
+    }
+  } catch (error) {
+    say(error.message);
+  }
   grid.loading = false;
 }
 
@@ -70,9 +77,21 @@ function tags(one) {
   return one.tags === null ? "" : one.tags.join(", ") || "nothing here";
 }
 
+// The likeliest classes of ImageNet, each a button that gives this label.
 async function suggest(one, button) {
-  const found = await get(`api/items/${one.index}/suggest`);
-  button.replaceWith(element("small", { class: "suggested" }, found.join(", ")));
+  try {
+    button.disabled = true;
+    const found = await get(`api/items/${one.index}/suggest`);
+    button.replaceWith(element("span", { class: "suggested" }, ...found.map((name) =>
+      element("button", { onclick: (event) => { event.stopPropagation(); give(one, name); } }, name))));
+  } catch (error) {
+    button.disabled = false;
+    say(error.message);
+  }
+}
+
+function give(one, name) {
+  return save({ classes: about.classes.includes(name) ? [] : [name], tags: { [one.name]: [...new Set([...(one.tags ?? []), name])] } });
 }
 
 function choose(index, event) {
@@ -107,7 +126,7 @@ async function save(json) {
       grid.children[one.index].querySelector("small").textContent = tags(one);
     }
     say("");
-    json.classes ? side() : state();
+    json.classes?.length ? side() : state();
   } catch (error) {
     say(error.message);
   }
@@ -130,7 +149,8 @@ async function poll() {
     try {
       about = await get("api/about");
       logged();
-      if (!about.running) say(`The run has ended: bao review ${about.run} --split train`, "note");
+      if (about.ended) say(`The run has ended. Look at its masks with: bao review ${about.run}`, "note");
+      else if (!about.running) say("The run has stopped before its end; see its last lines.");
     } catch { /* the server has ended */ }
     poll();
   }, 2000);
@@ -138,7 +158,10 @@ async function poll() {
 
 function key(event) {
   if (typing(event)) return;
-  if (/^[1-9]$/.test(event.key) && about.classes[+event.key - 1]) toggle(about.classes[+event.key - 1]);
+  if ((event.key === " " || event.key === "Enter") && event.target.matches(".card")) {
+    event.preventDefault();
+    choose(+event.target.dataset.index, event);
+  } else if (/^[1-9]$/.test(event.key) && about.classes[+event.key - 1]) toggle(about.classes[+event.key - 1]);
   else if (event.key === "0") assign(() => []);
   else if (event.key === "Delete" || event.key === "Backspace") assign(() => null);
   else if (event.key === "Escape") { chosen.clear(); mark(); }
