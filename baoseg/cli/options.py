@@ -57,16 +57,14 @@ class Overrides:
     """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
 
     data: Annotated[str | None, optional("FOLDER")] = None
-    """Folder of images with a labels.csv (columns image,labels), or "synthetic" for generated scenes. Recipes for
-    boxes: folder of the data set."""
+    """Folder of images with a labels.csv, or of a data set with boxes; or "synthetic": generated scenes."""
     layout: Annotated[Literal["folder", "cub", "ilsvrc", "openimages"] | None, optional("LAYOUT")] = None
     """How a data set with boxes lies on disk: cub, ilsvrc, openimages, or folder for your own (docs/localization.md).
     """
     train_split: Split = None
     """Images to train on. Without it: train, or all images where there is no such split; for boxes, train."""
     eval_split: Split = None
-    """Images to label. Without it: val, or those of training where there is no such split; for boxes, the recipe's,
-    test or val."""
+    """Images to label. Without it: val, or those of training where there is no val; for boxes, test or val."""
     backbone: Annotated[str | None, optional("NAME")] = None
     """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
     weights: Annotated[Path | None, optional("FILE")] = None
@@ -80,15 +78,14 @@ class Overrides:
     lr: Annotated[float | None, optional("RATE")] = None
     """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
     seed: Count = None
-    """Seed of all that is random in training."""
+    """Random seed."""
     refine: Annotated[Words | None, optional("WAY ...")] = None
     """Ways to refine the masks, of crf regions psa irn, in the place of the recipe's own."""
     smoke: Flag = False
     """Only see that all of it runs: a few small images of each split, 1 epoch, no weights; a minute or a few."""
 
     values: Values = ()
-    """Change any other setting: a path as `bao recipes show RECIPE` prints it, e.g. stages.bao.schedule.epochs=3. May
-    be given many times; of all options it is the last to be applied."""
+    """Change any other setting by its path (`bao recipes show RECIPE` prints all), e.g. maps.sizes=256,384; repeatable."""
 
     def apply(self, recipe: "Recipe") -> "Recipe":
         from baoseg.recipes import override, smoke, with_values
