@@ -85,7 +85,7 @@ class Overrides:
     """Only see that all of it runs: a few small images of each split, 1 epoch, no weights; a minute or a few."""
 
     values: Values = ()
-    """Change any other setting by its path (`bao recipes show RECIPE` prints all), e.g. maps.sizes=256,384; repeatable."""
+    """Change any other setting by its path (`bao recipes show RECIPE` prints all), e.g. maps.sizes=256,384."""
 
     def apply(self, recipe: "Recipe") -> "Recipe":
         from baoseg.recipes import override, smoke, with_values

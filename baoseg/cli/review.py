@@ -22,8 +22,9 @@ def review(
 ) -> None:
     """Look at masks in the browser, correct them, or label the images of a folder. Ends with Ctrl-C.
 
-    Of a run: accept, reject or correct its masks; RUN/reviewed keeps them, for `bao segment RUN --masks reviewed` and
-    `bao evaluate RUN --truth reviewed`. Of a folder: give its images labels, in labels.csv, and start a run on them.
+    Of a run: accept, reject or correct its masks. RUN/reviewed keeps them, for `bao segment RUN --masks
+    reviewed` and `bao evaluate RUN --truth reviewed`. Of a folder: give its images labels, in labels.csv, and
+    start a run on them.
 
     Args:
         folder: Run folder, or a folder of images.
