@@ -22,9 +22,9 @@ def review(
 ) -> None:
     """Look at masks in the browser, correct them, or label the images of a folder. Ends with Ctrl-C.
 
-    Of a run: accept, reject or correct its masks. RUN/reviewed keeps them, for `bao segment RUN --masks
-    reviewed` and `bao evaluate RUN --truth reviewed`. Of a folder: give its images labels, in labels.csv, and
-    start a run on them.
+    Masks go to RUN/reviewed: `bao segment RUN --masks reviewed`, `bao evaluate RUN --truth reviewed`.
+
+    Labels go to FOLDER/labels.csv: `bao run photos --data FOLDER`, or a button of the page.
 
     Args:
         folder: Run folder, or a folder of images.
