@@ -5,6 +5,7 @@ a network. What was chosen on the ground truth is called *oracle* and stands apa
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,6 +67,7 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
         curve=threshold_curve(metrics, colours) if metrics else None,
         decisions={decision_of(result) for result in metrics.values()},
         epochs=epoch_curves(run, colours),
+        review=f"bao review {shlex.quote(str(run.root))}",
         gallery={
             "classes": ["background", *dataset.classes.names],
             "ignore": IGNORE,

@@ -381,3 +381,8 @@ def test_page_stays_small(tmp_path: Path) -> None:
             seeds.save(run.stage(stage).maps("val", name), noise)
     page = report.build(run, stages=["cam", "bao"], dataset=scenes, config=report.Config(), title="t")
     assert page.stat().st_size < 6e6
+
+
+def test_the_page_names_the_command_that_reviews_its_masks(written: tuple[Run, str]) -> None:
+    run, page = written
+    assert f"<code>bao review {run.root}</code>" in html.unescape(page)

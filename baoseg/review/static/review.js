@@ -68,7 +68,7 @@ function build() {
     element("button", { id: "reject", class: "bad", onclick: () => decideOn("rejected") }, "Reject"),
     element("button", { id: "next", onclick: () => step(1) }, "Next"));
   const bar = element("div", { class: "bar" }, tools, element("label", {}, "size ", range), element("label", {}, "mask ", opacity), layers,
-    element("button", { id: "undo", onclick: undo }, "Undo"), element("button", { id: "redo", onclick: redo }, "Redo"), tilesBar);
+    element("span", { class: "history" }, element("button", { id: "undo", onclick: undo }, "Undo"), element("button", { id: "redo", onclick: redo }, "Redo")), tilesBar);
   work.className = "review";
   work.replaceChildren(element("nav", {}, more, list), element("section", {}, element("div", { class: "bar" }, title, element("span", { class: "space" }), decide), bar, view), classes);
   view.addEventListener("pointerdown", down);
