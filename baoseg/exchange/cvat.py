@@ -20,17 +20,19 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from baoseg.core.errors import DataError, first_line
 from baoseg.core.files import atomic
 from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE, voc_palette, what_is_wrong
-from baoseg.exchange.common import BACKGROUND_NAMES, Options, ignore_name, track
+from baoseg.exchange import colours
+from baoseg.exchange.colours import LABELS
+from baoseg.exchange.common import Options, ignore_name, track
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 
-LABELS, NAMES = "labelmap.txt", "ImageSets/Segmentation/default.txt"
+NAMES = "ImageSets/Segmentation/default.txt"
 MASKS, OBJECTS = "SegmentationClass", "SegmentationObject"
 COLOURS = 255
 LONGEST = 1 << 20  # bytes of a list of labels
@@ -75,7 +77,7 @@ def read(source: Path) -> Iterator[Drawn]:
     """The masks of an export. Nothing is unpacked to the disk."""
     try:
         archive = zipfile.ZipFile(source)  # stays open for as long as there are masks to paint
-        colours = _labels(archive)
+        names = _labels(archive)
     except (OSError, KeyError, ValueError, IndexError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{source}: cannot be read ({first_line(error)}); export it from CVAT as Segmentation mask 1.1"
@@ -85,7 +87,7 @@ def read(source: Path) -> Iterator[Drawn]:
         if path.parts[:1] == (MASKS,) and path.suffix.lower() == ".png":
             with _opened(source, archive, member) as file:
                 size = (file.height, file.width)
-            yield Drawn(member.removeprefix(f"{MASKS}/"), size, partial(_paint, source, archive, member, colours))
+            yield Drawn(member.removeprefix(f"{MASKS}/"), size, partial(_paint, source, archive, member, names))
 
 
 def _labels(archive: zipfile.ZipFile) -> dict[int, str]:
@@ -94,24 +96,13 @@ def _labels(archive: zipfile.ZipFile) -> dict[int, str]:
         content = stream.read(LONGEST + 1)
     if len(content) > LONGEST:
         raise ValueError(f"{LABELS} is larger than {LONGEST} bytes")
-    lines = [line for line in content.decode("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
-    parts = [line.rsplit(":", 3) for line in lines]
-    names = {}
-    for name, colour, *_ in parts:
-        red, green, blue = map(int, colour.split(","))
-        names[(red << 16) + (green << 8) + blue] = name
-    return names
+    return colours.names_of(content)
 
 
-def _paint(source: Path, archive: zipfile.ZipFile, member: str, colours: dict[int, str]) -> Iterator[Layer]:
+def _paint(source: Path, archive: zipfile.ZipFile, member: str, names: dict[int, str]) -> Iterator[Layer]:
     with _opened(source, archive, member) as file:
-        pixels = _number(np.asarray(file.convert("RGB")))
-    shown = np.unique(pixels).tolist()
-    if unknown := [colour for colour in shown if colour not in colours]:
-        raise DataError(f"{source}: {member} has the colour #{unknown[0]:06x}, which {LABELS} does not name")
-    for colour in shown:
-        if colours[colour].casefold() not in BACKGROUND_NAMES:
-            yield colours[colour], pixels == colour
+        pixels = np.asarray(file.convert("RGB"))
+    yield from colours.layers(pixels, names, where=f"{source}: {member}")
 
 
 @contextlib.contextmanager
@@ -125,8 +116,3 @@ def _opened(source: Path, archive: zipfile.ZipFile, member: str) -> Iterator[Ima
             yield file
     except (*DAMAGE, zipfile.BadZipFile) as error:
         raise DataError(f"{source}: {member}: {what_is_wrong(error, 'mask')}") from None
-
-
-def _number(colours: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
-    """Colours as one number each."""
-    return colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])

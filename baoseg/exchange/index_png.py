@@ -13,15 +13,18 @@ colours (OpenCV 5) read these as they are.
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from baoseg.core.errors import DataError
+from baoseg.core.errors import DataError, first_line
 from baoseg.core.files import atomic
 from baoseg.core.types import BACKGROUND, IGNORE
-from baoseg.data.images import image_size, read_mask
+from baoseg.data.images import image_size, read_image, read_mask
+from baoseg.exchange import colours
+from baoseg.exchange.colours import LABELS
 from baoseg.exchange.common import Options, copy_image, copy_name, is_current, names_of_yaml, track, write_yaml
 from baoseg.exchange.result import Collection, Drawn, Layer
 
@@ -55,21 +58,35 @@ def _of_other_splits(metadata: Path, split: str) -> Iterator[str]:
 
 
 def read(source: Path) -> Iterator[Drawn]:
-    """Index masks below a folder: of this layout, or NAME.png alone with a data.yaml or classes.txt beside them."""
-    names = names_of_yaml(source)
+    """Masks below a folder: of this layout, or NAME.png alone with a list of the classes beside them.
+
+    With data.yaml or classes.txt the values are class indices. With labelmap.txt colours are classes, as in the folder
+    of an unpacked export of CVAT.
+    """
     root = next((source / folder for folder in MASKS if (source / folder).is_dir()), source)
-    for path in sorted(root.rglob("*.png")):
-        yield _drawn(path, path.relative_to(root).as_posix(), names)
+    files = [(path, path.relative_to(root).as_posix()) for path in sorted(root.rglob("*.png"))]
+    if (source / LABELS).is_file():
+        try:
+            of_colours = colours.names_of((source / LABELS).read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{source / LABELS}: {first_line(error)}; write name:red,green,blue:: on each line"
+            ) from None
+        yield from (Drawn(name, image_size(path), partial(_in_colour, path, of_colours)) for path, name in files)
+    else:
+        names = names_of_yaml(source)
+        yield from (Drawn(name, image_size(path), partial(_indexed, path, names)) for path, name in files)
 
 
-def _drawn(path: Path, name: str, names: dict[int, str]) -> Drawn:
-    def paint() -> Iterator[Layer]:
-        mask = read_mask(path, classes=max(names)).numpy()
-        shown = np.unique(mask).tolist()
-        if unknown := sorted(set(shown) - {BACKGROUND, IGNORE, *names}):
-            raise DataError(f"{path}: has the value {unknown[0]}, and the class list has {', '.join(map(str, names))}")
-        for index in shown:
-            if index != BACKGROUND:
-                yield (None if index == IGNORE else names[index]), mask == index
+def _in_colour(path: Path, names: dict[int, str]) -> Iterator[Layer]:
+    yield from colours.layers(read_image(path).permute(1, 2, 0).numpy(), names, where=str(path))
 
-    return Drawn(name, image_size(path), paint)
+
+def _indexed(path: Path, names: dict[int, str]) -> Iterator[Layer]:
+    mask = read_mask(path, classes=max(names)).numpy()
+    shown = np.unique(mask).tolist()
+    if unknown := sorted(set(shown) - {BACKGROUND, IGNORE, *names}):
+        raise DataError(f"{path}: has the value {unknown[0]}, and the class list has {', '.join(map(str, names))}")
+    for index in shown:
+        if index != BACKGROUND:
+            yield (None if index == IGNORE else names[index]), mask == index

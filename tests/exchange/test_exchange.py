@@ -2,7 +2,9 @@
 
 import json
 import tempfile
+import weakref
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from baoseg.core.types import ClassSet
 from baoseg.data.folder import Folder
 from baoseg.data.images import read_mask
 from baoseg.exchange import sources
+from baoseg.exchange.result import ImageResult
 
 WRITTEN = {  # what each format writes that its reader takes
     **{"png": "", "yolo": "", "labelme": ""},
@@ -222,6 +225,38 @@ def test_files_of_another_kind_are_named(form: str, name: str, content: str, pro
     source = path if path.suffix in (".json", ".zip") and form != "labelme" else path.parent
     with pytest.raises(BaosegError, match=problem):
         exchange.import_masks(lambda: exchange.FORMATS[form].read(source), Folder(root), tmp_path / "back")
+
+
+def test_masks_in_colours_with_their_list(tmp_path: Path) -> None:
+    """The unpacked zip of CVAT: the folder of the objects is none of masks, and colours without a name are refused."""
+    masks = drawn_folder.masks()
+    root = drawn_folder.write(tmp_path / "data", masks)
+    with zipfile.ZipFile(write(root, "cvat", tmp_path / "out")) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    back = read_back(tmp_path / "unpacked", "png", root, tmp_path / "back")
+    assert back.keys() == masks.keys() and all(np.array_equal(back[name], masks[name]) for name in masks)
+    Image.new("RGB", (47, 33), (1, 2, 3)).save(tmp_path / "unpacked/SegmentationClass/two.png")
+    with pytest.raises(DataError, match=r"two\.png has the colour #010203, which labelmap\.txt does not name"):
+        read_back(tmp_path / "unpacked", "png", root, tmp_path / "again")
+    (tmp_path / "unpacked/labelmap.txt").write_text("cat:red")
+    with pytest.raises(DataError, match="write name:red,green,blue:: on each line"):
+        read_back(tmp_path / "unpacked", "png", root, tmp_path / "again")
+
+
+@pytest.mark.parametrize("form", exchange.FORMATS)
+def test_masks_are_held_one_at_a_time(form: str, tmp_path: Path) -> None:
+    """So the memory does not grow with the number of images."""
+    whole, alive, most = sources.of_folder(drawn_folder.write(tmp_path / "data", drawn_folder.masks())), [], []
+
+    def read(index: int) -> ImageResult:
+        result = replace(whole.read(index % 3), name=f"image_{index}")
+        most.append(sum(one() is not None for one in alive))
+        alive.append(weakref.ref(result))
+        return result
+
+    many = replace(whole, names=[f"image_{index}" for index in range(12)], read=read)
+    exchange.export_masks(many, form, tmp_path / "out", exchange.Options())
+    assert len(most) == 12 and max(most) <= 1
 
 
 def test_names_in_a_zip_stay_within_the_folder(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def test_index_masks_are_grey_for_every_reader(tmp_path: Path) -> None:
         assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), mask)
     about = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert about["names"] == {0: "background", **dict(enumerate(CLASSES, start=1))}
-    assert about["train"] == about["all"] == "images/all" and about["masks_dir"] == "masks"
+    assert about["train"] == about["val"] == about["all"] == "images/all" and about["masks_dir"] == "masks"
+    assert "path" not in about  # Ultralytics: a relative one is not relative to this file
     lines = (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):  # paths are relative to the folder of this file, and do not leave it
         assert ".." not in line["file_name"] + line["mask_file_name"] and line["split"] == "all"
