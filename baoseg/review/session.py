@@ -139,6 +139,7 @@ class Session:
             "images": len(self.names),
             "rated": self.rated,
             "first": self.first(),
+            "tile": tiles.TILE,
             "counts": counts,
         }
 
@@ -154,14 +155,7 @@ class Session:
         """What the page must know of an image before it loads its parts."""
         size = self._size(index)
         labels = self.dataset.classes.decode(self.dataset.labels(index))
-        columns = len(range(0, size[1], tiles.TILE))
-        return {
-            **self._item(index),
-            "size": list(size),
-            "tiles": len(tiles.tiles(size)),
-            "columns": columns,
-            "labels": labels,
-        }
+        return {**self._item(index), "size": list(size), "tiles": len(tiles.tiles(size)), "labels": list(labels)}
 
     def mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """The reviewed mask where there is one, else that of the stage. Not to be written to."""

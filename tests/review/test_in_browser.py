@@ -15,6 +15,7 @@ from served import playwright_browser, served, tab
 from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.data.reviewed import Chosen, Decision, Reviewed
+from baoseg.review import tiles
 from baoseg.review.session import Session
 
 pytestmark = [
@@ -283,3 +284,28 @@ def test_keys_work_after_a_slider_and_a_choice_were_used(page: Page, session: Se
     page.locator("#layer").select_option("0")
     page.keyboard.press("a")
     opened(page, session, 1)
+
+
+def test_a_large_image_is_corrected_tile_by_tile(
+    browser: Browser, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 40)
+    with served(session) as address, tab(browser, address) as page:
+        name = opened(page, session, 0)
+        expected = made(session, name)
+        expect(page.locator(".tiles")).to_contain_text("tile 1 of 4")
+        page.get_by_label("Tile 4").click()
+        expect(page.locator(".tiles")).to_contain_text("tile 4 of 4")
+        page.locator("#classes [data-label='4']").click()
+        page.get_by_label("Size of the brush").fill("200")
+        page.locator("#view").click()
+        page.get_by_label("Tile before").click()  # saves
+        expect(page.locator(".tiles")).to_contain_text("tile 3 of 4")
+        expected[40:, 40:] = 4
+        assert (kept(session, name) == expected).all()
+        page.locator("#classes [data-label='3']").click()
+        page.locator("#view").click()
+        page.keyboard.press("a")
+        opened(page, session, 1)
+        expected[40:, :40] = 3
+        assert (kept(session, name) == expected).all()

@@ -28,7 +28,7 @@ let shown = { scale: 1, x: 0, y: 0 };
 let choice = { tool: "brush", label: 1, size: 16, opacity: 0.5, layer: -1 };
 let saving = Promise.resolve();
 
-let view, list, title, tools, classes, range, tilesBar, more;
+let view, list, title, tools, classes, range, tilesBar, tileMap, more;
 
 export async function start(given) {
   about = given;
@@ -62,6 +62,7 @@ function build() {
   const layers = element("select", { id: "layer", "aria-label": "Map under the mask", onchange: (event) => showLayer(+event.target.value) },
     element("option", { value: -1 }, "image"), ...about.layers.map((name, index) => element("option", { value: index }, `map: ${name}`)));
   tilesBar = element("span", { class: "tiles" });
+  tileMap = element("div", { id: "tile-map", hidden: true });
   classes = element("div", { id: "classes", role: "group", "aria-label": "Class to draw" });
   const decide = element("div", { class: "decide" },
     element("button", { id: "accept", class: "good", onclick: () => decideOn("accepted") }, "Accept"),
@@ -70,7 +71,7 @@ function build() {
   const bar = element("div", { class: "bar" }, tools, element("label", {}, "size ", range), element("label", {}, "mask ", opacity), layers,
     element("span", { class: "history" }, element("button", { id: "undo", onclick: undo }, "Undo"), element("button", { id: "redo", onclick: redo }, "Redo")), tilesBar);
   work.className = "review";
-  work.replaceChildren(element("nav", {}, more, list), element("section", {}, element("div", { class: "bar" }, title, element("span", { class: "space" }), decide), bar, view), classes);
+  work.replaceChildren(element("nav", {}, more, list, tileMap), element("section", {}, element("div", { class: "bar" }, title, element("span", { class: "space" }), decide), bar, view), classes);
   view.addEventListener("pointerdown", down);
   view.addEventListener("pointermove", move);
   view.addEventListener("pointerup", up);
@@ -237,14 +238,23 @@ function buildClasses(another) {
     element("button", { "data-label": IGNORE, onclick: () => pickLabel(IGNORE) }, swatch(IGNORE), "ignore", element("kbd", {}, "i")));
 }
 
+// Of a large image a small one, on which a click chooses the tile.
 function buildTiles() {
   tilesBar.replaceChildren();
+  tileMap.hidden = item.tiles < 2;
   if (item.tiles < 2) return;
   const go = (part) => leave(() => open(item.index, part));
   tilesBar.append(
-    element("button", { id: "tile-before", disabled: tile === 0, onclick: () => go(tile - 1) }, "‹"),
+    element("button", { id: "tile-before", disabled: tile === 0, onclick: () => go(tile - 1), "aria-label": "Tile before" }, "‹"),
     ` tile ${tile + 1} of ${item.tiles} `,
-    element("button", { id: "tile-after", disabled: tile === item.tiles - 1, onclick: () => go(tile + 1) }, "›"));
+    element("button", { id: "tile-after", disabled: tile === item.tiles - 1, onclick: () => go(tile + 1), "aria-label": "Tile after" }, "›"));
+  const grid = element("div", {}, ...Array.from({ length: item.tiles }, (_, part) =>
+    element("button", { "aria-label": `Tile ${part + 1}`, "aria-pressed": part === tile, onclick: () => go(part) })));
+  const [high, wide] = item.size;
+  const sizes = (side) => Array.from({ length: Math.ceil(side / about.tile) }, (_, at) => `${Math.min(about.tile, side - at * about.tile)}fr`);
+  grid.style.gridTemplateColumns = sizes(wide).join(" ");
+  grid.style.gridTemplateRows = sizes(high).join(" ");
+  tileMap.replaceChildren(element("h2", {}, "Tiles"), element("div", { class: "map" }, element("img", { src: `api/items/${item.index}/overview`, alt: "" }), grid));
 }
 
 function buttons() {
