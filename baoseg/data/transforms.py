@@ -38,6 +38,9 @@ class Config:
             raise RecipeError("a strength of colour jitter is out of range; use at least 0, and at most 0.5 for hue")
 
 
+SAME_COLOURS = Config(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
     """Mean and standard deviation of RGB in [0, 1] that the weights of a backbone expect."""

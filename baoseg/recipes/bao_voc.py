@@ -29,15 +29,7 @@ def large_fov(masks: str, *, epochs: int = 19, resize_long: tuple[int, int] = (2
     return Segmentation(
         masks=masks,
         net=segment.NetConfig(name="deeplab-largefov:resnet38", weights=RESNET38_WEIGHTS),
-        schedule=train.Config(
-            epochs=epochs,
-            batch_size=10,
-            lr=1e-3,
-            head_lr=1e-2,
-            optimizer=train.Optimizer.SGD,
-            weight_decay=5e-4,
-            decay=train.Decay.POLY,
-        ),
+        schedule=train.sgd(epochs=epochs, batch_size=10, lr=1e-3, weight_decay=5e-4),
         augment=transforms.Config(
             resize_long=resize_long, crop=448, brightness=0.04, contrast=0.0, saturation=0.04, hue=0.056
         ),
@@ -66,19 +58,8 @@ def mctformer(masks: str, *, weights: str, epochs: int = 30, resize_long: tuple[
     return Segmentation(
         masks=masks,
         net=segment.NetConfig(name="mctformer:resnet38", weights=weights, freeze_batch_norm=True),
-        schedule=train.Config(
-            epochs=epochs,
-            batch_size=4,
-            lr=7e-4,
-            head_lr=7e-3,
-            optimizer=train.Optimizer.SGD,
-            momentum=1e-5,
-            weight_decay=1e-5,
-            decay=train.Decay.POLY,
-        ),
-        augment=transforms.Config(
-            resize_long=resize_long, crop=321, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-        ),
+        schedule=train.sgd(epochs=epochs, batch_size=4, lr=7e-4, momentum=1e-5, weight_decay=1e-5),
+        augment=replace(transforms.SAME_COLOURS, resize_long=resize_long, crop=321),
         inference=segment.Inference(
             scales=(0.5, 0.75, 1.0, 1.25, 1.5),
             flip=False,

@@ -1,7 +1,7 @@
 """Recipes for boxes. Numbers of a paper are cited; all others say where they are from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from baoseg import nets
@@ -78,9 +78,7 @@ def for_boxes(
         data=data,
         net=net,
         stages=tuple(stages),
-        augment=transforms.Config(
-            resize_long=(side, side), crop=crop, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-        ),
+        augment=replace(transforms.SAME_COLOURS, resize_long=(side, side), crop=crop),
         ten_crops=ten_crops,
         maps=MapsConfig(sizes=(side,)),
         seed=seed,
@@ -98,14 +96,7 @@ def published(layout: Layout, backbone: str) -> Recipe:
     7 on VGG16, whose last pooling timm keeps, where the paper has 14 x 14.
     """
     chosen, network = PUBLISHED[layout, backbone], BACKBONES[backbone]
-    schedule = train.Config(
-        epochs=EPOCHS[layout],
-        batch_size=chosen.batch_size,
-        lr=0.001,
-        head_lr=0.01,
-        optimizer=train.Optimizer.SGD,
-        decay=train.Decay.POLY,
-    )
+    schedule = train.sgd(epochs=EPOCHS[layout], batch_size=chosen.batch_size, lr=0.001)
     method = bas.Config(
         alpha=chosen.alpha,
         beta=chosen.beta,

@@ -41,7 +41,6 @@ RESNET50 = nets.Config(backbone="timm:resnet50.tv_in1k", pretrained=True)  # tor
 DEEPLAB_CRF = crf.Config(
     gaussian_sxy=1.0, gaussian_compat=3.0, bilateral_sxy=67.0, bilateral_srgb=3.0, bilateral_compat=4.0
 )
-UNCHANGED = transforms.Config(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)  # the colours
 
 
 def transcam_voc() -> Recipe:
@@ -93,7 +92,7 @@ def amn_voc() -> Recipe:
         name="amn-voc",
         data=VOC,
         net=replace(RESNET50, freeze_batch_norm=True),
-        augment=UNCHANGED,
+        augment=transforms.SAME_COLOURS,
         stages=(
             replace(_irn_classifier(), threshold=0.15),
             Stage(
@@ -116,20 +115,12 @@ def bas_voc() -> Recipe:
     This is "Ours + IRN" of its tables 9 and 11. CAM is trained on the images of BAS, not on those of IRN's code.
     Images keep their shape where the paper makes them squares of 512 pixels.
     """
-    schedule = train.Config(
-        epochs=10,
-        batch_size=16,
-        lr=0.005,
-        head_lr=0.05,
-        optimizer=train.Optimizer.SGD,
-        weight_decay=1e-4,
-        decay=train.Decay.POLY,
-    )
+    schedule = train.sgd(epochs=10, batch_size=16, lr=0.005, weight_decay=1e-4)
     return Recipe(
         name="bas-voc",
         data=VOC,
         net=RESNET50,
-        augment=replace(UNCHANGED, resize_long=(512, 512), crop=448),
+        augment=replace(transforms.SAME_COLOURS, resize_long=(512, 512), crop=448),
         stages=(_irn_classifier(), Stage(method=bas.Config(), schedule=schedule)),
         fusions=(Fusion(called="cam+bas", sources=("cam", "bas")),),
         maps=IRN_MAPS,
@@ -162,12 +153,12 @@ def bas_coco() -> Recipe:
             ),
         ),
         maps=replace(base.maps, sizes=(277, 554, 831, 1108)),  # as IRN_MAPS, of images of 640 x 480
-        refinements=(replace(refinement, augment=replace(UNCHANGED, resize_long=COCO_SCALES)),),
+        refinements=(replace(refinement, augment=replace(transforms.SAME_COLOURS, resize_long=COCO_SCALES)),),
         segmentations=(
             replace(
                 segmentation,
                 net=segment.NetConfig(name="deeplabv2:timm:resnet101.tv_in1k", pretrained=True, freeze_batch_norm=True),
-                augment=replace(UNCHANGED, resize_long=COCO_SCALES, crop=321),
+                augment=replace(transforms.SAME_COLOURS, resize_long=COCO_SCALES, crop=321),
             ),
         ),
     )
@@ -241,15 +232,7 @@ def _psa(of: str, n_labels: int | None) -> Refinement:
             walk_score=0.42,
             n_labels=n_labels,
         ),
-        schedule=train.Config(
-            epochs=8,
-            batch_size=8,
-            lr=1e-3,
-            head_lr=1e-2,
-            optimizer=train.Optimizer.SGD,
-            weight_decay=5e-4,
-            decay=train.Decay.POLY,
-        ),
+        schedule=train.sgd(epochs=8, batch_size=8, lr=1e-3, weight_decay=5e-4),
         augment=transforms.Config(resize_long=(500, 500), crop=448),
         net=nets.Config(backbone=nets.RESNET38, weights=RESNET38_WEIGHTS),
     )
@@ -259,15 +242,7 @@ def _irn_classifier() -> Stage:
     """CAM as IRN's code trains it, which AMN and BAS build on."""
     return Stage(
         method=cam.Config(),
-        schedule=train.Config(
-            epochs=5,
-            batch_size=16,
-            lr=0.01,
-            head_lr=0.1,
-            optimizer=train.Optimizer.SGD,
-            weight_decay=1e-4,
-            decay=train.Decay.POLY,
-        ),
+        schedule=train.sgd(epochs=5, batch_size=16, lr=0.01, weight_decay=1e-4),
     )
 
 
@@ -275,16 +250,8 @@ def _irn(of: str, by: irn.Config, resize_long: tuple[int, int]) -> Refinement:
     return Refinement(
         of=of,
         by=by,
-        schedule=train.Config(
-            epochs=3,
-            batch_size=32,
-            lr=0.01,
-            head_lr=0.1,
-            optimizer=train.Optimizer.SGD,
-            weight_decay=1e-4,
-            decay=train.Decay.POLY,
-        ),
-        augment=replace(UNCHANGED, resize_long=resize_long),
+        schedule=train.sgd(epochs=3, batch_size=32, lr=0.01, weight_decay=1e-4),
+        augment=replace(transforms.SAME_COLOURS, resize_long=resize_long),
     )
 
 
@@ -300,16 +267,8 @@ def _deeplab_v2_on_voc(masks: str) -> Segmentation:
         net=segment.NetConfig(
             name="deeplabv2:resnet101-caffe", weights="weights/deeplabv2-coco.safetensors", freeze_batch_norm=True
         ),
-        schedule=train.Config(
-            epochs=19,
-            batch_size=10,
-            lr=2.5e-4,
-            head_lr=2.5e-3,
-            optimizer=train.Optimizer.SGD,
-            weight_decay=5e-4,
-            decay=train.Decay.POLY,
-        ),
-        augment=replace(UNCHANGED, resize_long=VOC_SCALES, crop=321),
+        schedule=train.sgd(epochs=19, batch_size=10, lr=2.5e-4, weight_decay=5e-4),
+        augment=replace(transforms.SAME_COLOURS, resize_long=VOC_SCALES, crop=321),
         inference=segment.Inference(scales=(0.5, 0.75, 1.0), flip=False, crf=True, crf_settings=DEEPLAB_CRF),
     )
 

@@ -26,9 +26,7 @@ def demo() -> Recipe:
         # The start was chosen on the generated scenes, whose masks are nobody's labels.
         net=nets.Config(backbone="conformer_nano", activation_start=nets.ActivationStart.UNGATED),
         # The scenes differ in colour as they are; jitter would cost a third of the time.
-        augment=transforms.Config(
-            resize_long=(80, 120), crop=96, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0
-        ),
+        augment=replace(transforms.SAME_COLOURS, resize_long=(80, 120), crop=96),
         stages=(
             Stage(
                 method=transcam.Config(),

@@ -54,7 +54,7 @@ def threshold_curve(metrics: dict[str, dict[str, Any]], colours: dict[str, str])
 
 def epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     """Colour of each method that was evaluated after each epoch (BAO figure 4), and one figure of them all."""
-    curves = {name: rows for name in colours if (rows := _read_rows(run.stage(name).epochs, ("epoch", "miou")))}
+    curves = {name: rows for name in colours if (rows := read_rows(run.stage(name).epochs, ("epoch", "miou")))}
     if not curves:
         return None
     figure, axes = axes_of(x="epoch", y="mIoU in %", size=(5.2, 3.5))
@@ -70,7 +70,7 @@ def epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
 
 def loss_curves(stage: Stage) -> dict[str, Any] | None:
     """Method, colour of each loss term, and the figure; None where nothing was trained."""
-    rows = _read_rows(stage.losses, ("epoch",))
+    rows = read_rows(stage.losses, ("epoch",))
     if not rows:
         return None
     terms = [key for key in rows[0] if key not in ("epoch", "step", "seconds")]
@@ -88,7 +88,7 @@ def loss_curves(stage: Stage) -> dict[str, Any] | None:
     }
 
 
-def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, float]]:
+def read_rows(path: Path, needed: Sequence[str] = ()) -> list[dict[str, float]]:
     """The rows of losses.csv or epochs.csv, which have at least the columns `needed`; none where there is no file."""
     if not path.exists():
         return []

@@ -4,7 +4,6 @@ As those about masks, with a recipe for boxes: each is an `Experiment` that says
 number of which stage stands beside a published row.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +16,17 @@ from baoseg import nets, pipeline
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import Stage as StageFolder
 from baoseg.evaluate.localization import BINS, CORRECT, PIXEL_THRESHOLDS
 from baoseg.methods import bas, heads_of, name_of
-from baoseg.predict import labeler
 from baoseg.recipes import Recipe, Stage
 from baoseg.recipes.boxes import BACKBONES
 from baoseg.report import COLOURS
+from baoseg.report.curves import read_rows
 from baoseg.reproduce import published
-from baoseg.reproduce.experiments import BAS_WEIGHTS
-from baoseg.reproduce.figures import draw_activations, one_plot, show
-from baoseg.reproduce.lines import Line, called_alike, measured_with
+from baoseg.reproduce.experiments import LAYERS, PAIRS, ROWS_OF_PAIRS, WITHOUT_SUPPRESSION
+from baoseg.reproduce.figures import Points, draw_activations, draw_grid, draw_stages, one_plot, show
+from baoseg.reproduce.lines import Line, alike_columns, lines_of, measured_with
 from baoseg.reproduce.published import Column, Row, Table
 from baoseg.training.train import Hardware
 
@@ -35,7 +35,6 @@ GRID = {  # figure 9, in the ranges that its text speaks of (sec. 4.3): one weig
     "beta": (0.9, 1.2, 1.5, 1.8, 2.1),
     "weight": (0.3, 0.6, 1.0, 1.3),
 }
-LAYERS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -94,32 +93,19 @@ def compare(folder: Run, table: Table, experiment: Experiment) -> list[Line]:
     """
     recipe = pipeline.recipe_of(folder)
     sources = experiment.sources(recipe)
-    columns = [c for c in table.columns if called_alike(recipe.data.path, c.data)] or table.columns
     ending = f" {backbone_of(recipe)}"
     rows = [row for row in table.rows if not experiment.by_backbone or row.key.endswith(ending)] or table.rows
     own = [Row(key=key, label=key, values=(None,) * len(table.columns)) for key in sources]
-    lines = []
-    for row in (*rows, *(row for row in own if row.key not in {known.key for known in rows})):
-        for column in columns:
-            value, source = row.values[table.columns.index(column)], sources.get(row.key)
-            ours = None if source is None else measured(folder, source, column)
-            if ours is not None or value is not None:
-                line = Line(
-                    row=row.label,
-                    column=column.label,
-                    published_on=f"{column.data} {column.split}",
-                    ours=ours,
-                    published=value,
-                    source=_reason(source, ours),
-                )
-                lines.append(line)
-    return lines
 
+    def ours(row: Row, column: Column) -> tuple[float | None, str]:
+        source = sources.get(row.key)
+        if source is None:
+            return None, "not trained here"
+        value = measured(folder, source, column)
+        return value, "not measured" if value is None else str(source)
 
-def _reason(source: Source | None, ours: float | None) -> str:
-    if source is None:
-        return "not trained here"
-    return "not measured" if ours is None else str(source)
+    all_rows = (*rows, *(row for row in own if row.key not in {known.key for known in rows}))
+    return lines_of(table, all_rows, alike_columns(table, recipe.data.path), ours)
 
 
 def measured(folder: Run, source: Source, column: Column) -> float | None:
@@ -213,29 +199,17 @@ def _ablation(recipe: Recipe) -> Mapping[str, Source]:
     return {"bas w/o L_bas": Source("bas-without-suppression", 1), "bas k=1": Source("bas", 1), "bas": Source("bas")}
 
 
-def _pair_name(alpha: float, beta: float) -> str:
-    return f"bas-alpha-{alpha}-beta-{beta}"
-
-
 # --- figures -------------------------------------------------------------------------------------------------------
-
-
-def _metrics(folder: Run) -> dict[str, dict[str, Any]]:
-    stages = pipeline.recipe_of(folder).stages
-    return {stage.name: read_json(folder.stage(stage.name).metrics) for stage in stages}
 
 
 def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
     """BAS figure 9: GT-known Loc over the weight of each loss."""
-    points = _points(pipeline.recipe_of(folder))
-    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(GRID), sharey=True), GRID, strict=True):
-        here = [(value, stage) for weight, value, stage in points if weight == key]
-        found = [read_json(folder.stage(stage).metrics)["gt_known"] for _, stage in here]
-        axes.plot([value for value, _ in here], found, "o-", color=COLOURS[0])
-        axes.set_xlabel("lambda" if key == "weight" else key)
-        axes.set_ylabel("GT-known Loc in %")
-    return figure
+    stages = {(weight, value): stage for weight, value, stage in _points(pipeline.recipe_of(folder))}
+
+    def measure(weight: str, value: float) -> float:
+        return float(read_json(folder.stage(stages[weight, value]).metrics)["gt_known"])
+
+    return draw_grid(GRID, measure, y="GT-known Loc in %")
 
 
 def _draw_top_k(folder: Run, hardware: Hardware) -> Figure:
@@ -248,14 +222,12 @@ def _draw_top_k(folder: Run, hardware: Hardware) -> Figure:
 
 def _draw_suppression(folder: Run, hardware: Hardware) -> Figure:
     """BAS figure 12: the mean of L_bas in each epoch; the paper has the training iterations."""
-    figure, axes = one_plot(x="epoch", y="L_bas")
-    for name, colour in zip(_RELU, COLOURS, strict=False):
-        with folder.stage(name).losses.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        values = [float(row["suppression"]) for row in rows]
-        axes.plot([int(row["epoch"]) for row in rows], values, "o-", color=colour, label=name)
-    axes.legend()
-    return figure
+
+    def points(stage: StageFolder) -> Points:
+        rows = read_rows(stage.losses)
+        return [row["epoch"] for row in rows], [row["suppression"] for row in rows]
+
+    return draw_stages(folder, _RELU, points, x="epoch", y="L_bas", style="o-")
 
 
 def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
@@ -263,7 +235,8 @@ def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
     figure, axes = one_plot(x="IoU in %", y="right boxes in %")
     first = round(BINS * CORRECT)
     centres = (np.arange(first, BINS) + 0.5) * 100 / BINS
-    for (name, metrics), colour in zip(_metrics(folder).items(), COLOURS, strict=False):
+    for name, colour in zip(pipeline.recipe_of(folder).names, COLOURS, strict=False):
+        metrics = read_json(folder.stage(name).metrics)
         counts = np.array(metrics["iou_histogram"][first:])
         axes.plot(centres, 100 * counts / max(counts.sum(), 1), "o-", color=colour, label=name)
         if metrics["median_iou"] is not None:
@@ -274,34 +247,25 @@ def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
 
 def _draw_pixels(folder: Run, hardware: Hardware) -> Figure:
     """BAS figure 15: IoU of the pixels over the threshold, here in 0..1."""
-    figure, axes = one_plot(x="threshold", y="IoU of the pixels in %")
-    for (name, metrics), colour in zip(_metrics(folder).items(), COLOURS, strict=False):
-        axes.plot(PIXEL_THRESHOLDS[::10], metrics["iou_curve"], color=colour, label=name)
-    axes.legend()
-    return figure
 
+    def points(stage: StageFolder) -> Points:
+        return PIXEL_THRESHOLDS[::10].tolist(), read_json(stage.metrics)["iou_curve"]
 
-def _draw_activations(folder: Run, hardware: Hardware) -> Figure:
-    """BAS figures 1 and 6, of a classifier trained by eq. 7. It uses the ground truth to explain."""
-    model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
-    return draw_activations(model, pipeline.split_data(folder), folder)
+    names = pipeline.recipe_of(folder).names
+    return draw_stages(folder, names, points, x="threshold", y="IoU of the pixels in %")
 
 
 # --- the tables and figures ----------------------------------------------------------------------------------------
 
 _RELU = {"bas-conference": {"relu": bas.Relu.CONFERENCE}, "bas-raw": {"relu": bas.Relu.RAW}}
-_LAYERS = {f"bas-layer-{layer}": {"generator_after": layer} for layer in LAYERS}
-_PAIRS = {_pair_name(alpha, beta): {"alpha": alpha, "beta": beta, "weight": 1.0} for alpha, beta in BAS_WEIGHTS}
-_ACTIVATIONS = Experiment(stages=_classifier, sources=lambda recipe: {}, masks=True, draw=_draw_activations)
+_ACTIVATIONS = Experiment(stages=_classifier, sources=lambda recipe: {}, masks=True, draw=draw_activations)
 
 EXPERIMENTS: dict[str, Experiment] = {
     "bas-figure-1": _ACTIVATIONS,
     "bas-figure-6": _ACTIVATIONS,
     "bas-table-1": Experiment(stages=_both, sources=_on_backbone("cam", "bas"), by_backbone=True),
-    "bas-table-2": Experiment(
-        stages=_variants({"bas-without-suppression": {"weight": 0.0}, "bas": {}}), sources=_ablation
-    ),
-    "bas-table-3": Experiment(stages=_variants(_LAYERS), sources=_named(*_LAYERS)),
+    "bas-table-2": Experiment(stages=_variants(WITHOUT_SUPPRESSION), sources=_ablation),
+    "bas-table-3": Experiment(stages=_variants(LAYERS), sources=_named(*LAYERS)),
     "bas-figure-9": Experiment(
         stages=_grid,
         sources=lambda recipe: {stage: Source(stage) for *_, stage in _points(recipe)},
@@ -323,9 +287,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "bas-figure-15": Experiment(stages=_both, sources=_named("cam", "bas"), masks=True, draw=_draw_pixels),
     "bas-table-7": Experiment(
-        stages=_variants(_PAIRS),
-        sources=lambda recipe: {
-            f"bas alpha={alpha} beta={beta} lambda=1.0": Source(_pair_name(alpha, beta)) for alpha, beta in BAS_WEIGHTS
-        },
+        stages=_variants(PAIRS),
+        sources=lambda recipe: {key: Source(stage) for key, stage in ROWS_OF_PAIRS.items()},
     ),
 }

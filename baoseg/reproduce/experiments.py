@@ -14,8 +14,8 @@ from baoseg.reproduce import exploration
 from baoseg.reproduce.figures import (
     BAS_GRID,
     VOC,
+    draw_activations,
     draw_epochs,
-    draw_stage_activations,
     draw_thresholds,
     draw_weights,
     grid_name,
@@ -24,6 +24,11 @@ from baoseg.reproduce.lines import Measure, Source
 from baoseg.training.train import Hardware
 
 BAS_WEIGHTS = ((0.2, 1.2), (0.5, 1.5), (0.7, 1.7), (1.0, 2.0), (1.5, 2.5))  # alpha, beta of table 7; lambda is 1
+# Variants of BAS by the names of their stages, for tables about masks and about boxes.
+WITHOUT_SUPPRESSION: dict[str, dict[str, float]] = {"bas-without-suppression": {"weight": 0.0}, "bas": {}}
+LAYERS = {f"bas-layer-{layer}": {"generator_after": layer} for layer in (1, 2, 3, 4)}
+PAIRS = {f"bas-alpha-{a}-beta-{b}": {"alpha": a, "beta": b, "weight": 1.0} for a, b in BAS_WEIGHTS}
+ROWS_OF_PAIRS = {f"bas alpha={a} beta={b} lambda=1.0": f"bas-alpha-{a}-beta-{b}" for a, b in BAS_WEIGHTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,6 @@ def _bas(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Recipe], Recipe
     return lambda base: _variants(base, ["bas"], variants)
 
 
-def _pair_name(alpha: float, beta: float) -> str:
-    return f"bas-alpha-{alpha}-beta-{beta}"
-
-
 def _oracle(*stages: str) -> Callable[[Recipe], Mapping[str, Source]]:
     """Rows that are called as the stages whose best threshold stands beside them."""
     return lambda base: {stage: Source(stage, Measure.ORACLE) for stage in stages}
@@ -86,10 +87,7 @@ def _bao_figure(base: Recipe) -> Mapping[str, Source]:
 
 
 def _bas_weights(base: Recipe) -> Mapping[str, Source]:
-    return {
-        f"bas alpha={alpha} beta={beta} lambda=1.0": Source(_pair_name(alpha, beta), Measure.ORACLE)
-        for alpha, beta in BAS_WEIGHTS
-    }
+    return {key: Source(stage, Measure.ORACLE) for key, stage in ROWS_OF_PAIRS.items()}
 
 
 def _without_suppression(base: Recipe) -> Mapping[str, Source]:
@@ -100,9 +98,7 @@ def _without_suppression(base: Recipe) -> Mapping[str, Source]:
 
 
 _NOISE = {f"bnr-{noise}": {"noise": noise} for noise in (0, 1, 2)}
-_LAYERS = {f"bas-layer-{layer}": {"generator_after": layer} for layer in (1, 2, 3, 4)}
 _GRID = {grid_name(weight, value): {**VOC, weight: value} for weight, values in BAS_GRID.items() for value in values}
-_PAIRS = {_pair_name(alpha, beta): {"alpha": alpha, "beta": beta, "weight": 1.0} for alpha, beta in BAS_WEIGHTS}
 _FOREGROUND = {
     "bas": {"foreground": bas.Foreground.NONE},
     "bas+foreground-replace": {"foreground": bas.Foreground.REPLACE},
@@ -113,7 +109,7 @@ _NOISE_REDUCTION = Experiment(
     recipe=lambda base: comparison(base, ["transcam", "bnr"]), sources=_oracle("transcam", "bnr"), attends=True
 )
 _ACTIVATIONS = Experiment(
-    recipe=lambda base: comparison(base, ["cam"]), split_after=exploration.Config().after, draw=draw_stage_activations
+    recipe=lambda base: comparison(base, ["cam"]), split_after=exploration.Config().after, draw=draw_activations
 )
 _SUMS = Experiment(recipe=lambda base: comparison(base, ["bas"]), sources=_oracle("bas"), others=True)
 
@@ -134,14 +130,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "bnr-figure-4": replace(_NOISE_REDUCTION, draw=draw_thresholds),
     "bas-figure-1": _ACTIVATIONS,
     "bas-figure-6": _ACTIVATIONS,
-    "bas-table-6": Experiment(
-        recipe=_bas({"bas-without-suppression": {"weight": 0.0}, "bas": {}}), sources=_without_suppression
-    ),
+    "bas-table-6": Experiment(recipe=_bas(WITHOUT_SUPPRESSION), sources=_without_suppression),
     "bas-figure-18": Experiment(recipe=_bas(_GRID), sources=_oracle(*_GRID), draw=draw_weights),
     "bas-table-7": Experiment(
-        recipe=_bas(_PAIRS), sources=_bas_weights, reasons={"bas": "the best of each column, not a setting"}
+        recipe=_bas(PAIRS), sources=_bas_weights, reasons={"bas": "the best of each column, not a setting"}
     ),
-    "bas-table-8": Experiment(recipe=_bas(_LAYERS), sources=_oracle(*_LAYERS)),
+    "bas-table-8": Experiment(recipe=_bas(LAYERS), sources=_oracle(*LAYERS)),
     "bas-table-9": _SUMS,
     "bas-table-10": _SUMS,
     "bas-table-13": Experiment(recipe=_bas(_FOREGROUND), sources=_oracle(*_FOREGROUND)),

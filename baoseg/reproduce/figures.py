@@ -1,7 +1,6 @@
 """Figures of the papers, drawn anew from the stages of a run."""
 
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,9 +11,10 @@ from baoseg import pipeline
 from baoseg.core import progress
 from baoseg.core.files import atomic, read_json
 from baoseg.core.run_folder import Run
-from baoseg.data import Dataset
+from baoseg.core.run_folder import Stage as StageFolder
 from baoseg.predict import labeler
 from baoseg.report import COLOURS
+from baoseg.report.curves import read_rows
 from baoseg.reproduce import exploration, published
 from baoseg.reproduce.lines import Line, Measure, cells, header, printed, write_csv
 from baoseg.training.train import Hardware
@@ -25,6 +25,9 @@ BAS_GRID = {  # figure 18, in the ranges that its text speaks of (sec. 5.2): one
     "beta": (0.6, 0.9, 1.2, 1.5, 1.8),
     "weight": (0.6, 0.8, 1.0, 1.2, 1.4),
 }
+
+
+Points = tuple[Sequence[float], Sequence[float]]  # of a line in a figure: x, and y
 
 
 def grid_name(weight: str, value: float) -> str:
@@ -40,9 +43,7 @@ def draw_epochs(folder: Run, hardware: Hardware) -> Figure:
     for stage, colour in zip(learners, COLOURS, strict=False):
         threshold_free = read_json(folder.stage(stage.name).metrics)["threshold_free"] is not None
         key = "miou" if threshold_free else "oracle_miou"
-        with folder.stage(stage.name).epochs.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        points = [(0, start), *((int(row["epoch"]), float(row[key])) for row in rows)]
+        points = [(0, start), *((row["epoch"], row[key]) for row in read_rows(folder.stage(stage.name).epochs))]
         measure = Measure.MASKS if threshold_free else Measure.ORACLE
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=f"{stage.name} ({measure})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -52,34 +53,53 @@ def draw_epochs(folder: Run, hardware: Hardware) -> Figure:
 
 def draw_thresholds(folder: Run, hardware: Hardware) -> Figure:
     """Noise reduction figure 4: mIoU over the background threshold."""
-    figure, axes = one_plot(x="background threshold", y="mIoU of the seed in %")
-    for name, colour in zip(pipeline.recipe_of(folder).names, COLOURS, strict=False):
-        sweep = read_json(folder.stage(name).metrics)["sweep"]
-        axes.plot(sweep["thresholds"], sweep["miou"], color=colour, label=name)
-    axes.legend()
-    return figure
+
+    def points(stage: StageFolder) -> Points:
+        sweep = read_json(stage.metrics)["sweep"]
+        return sweep["thresholds"], sweep["miou"]
+
+    names = pipeline.recipe_of(folder).names
+    return draw_stages(folder, names, points, x="background threshold", y="mIoU of the seed in %")
 
 
 def draw_weights(folder: Run, hardware: Hardware) -> Figure:
     """BAS figure 18: the seed over the weight of each loss."""
+
+    def measure(weight: str, value: float) -> float:
+        return float(read_json(folder.stage(grid_name(weight, value)).metrics)["oracle"]["miou"])
+
+    return draw_grid(BAS_GRID, measure, y="mIoU of the seed in %")
+
+
+def draw_grid(grid: Mapping[str, Sequence[float]], measure: Callable[[str, float], float], *, y: str) -> Figure:
+    """A plot for each weight of the loss of BAS: `measure(weight, value)` over the values of this weight."""
     figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-    for axes, (weight, values) in zip(figure.subplots(1, len(BAS_GRID), sharey=True), BAS_GRID.items(), strict=True):
-        stages = [folder.stage(grid_name(weight, value)) for value in values]
-        axes.plot(values, [read_json(stage.metrics)["oracle"]["miou"] for stage in stages], "o-", color=COLOURS[0])
+    for axes, (weight, values) in zip(figure.subplots(1, len(grid), sharey=True), grid.items(), strict=True):
+        axes.plot(values, [measure(weight, value) for value in values], "o-", color=COLOURS[0])
         axes.set_xlabel("lambda" if weight == "weight" else weight)
-        axes.set_ylabel("mIoU of the seed in %")
+        axes.set_ylabel(y)
     return figure
 
 
-def draw_stage_activations(folder: Run, hardware: Hardware) -> Figure:
+def draw_stages(
+    folder: Run, names: Iterable[str], points: Callable[[StageFolder], Points], *, x: str, y: str, style: str = "-"
+) -> Figure:
+    """One plot with a line for each of the stages."""
+    figure, axes = one_plot(x=x, y=y)
+    for name, colour in zip(names, COLOURS, strict=False):
+        axes.plot(*points(folder.stage(name)), style, color=colour, label=name)
+    axes.legend()
+    return figure
+
+
+def draw_activations(folder: Run, hardware: Hardware) -> Figure:
+    """BAS figures 1 and 6, of the classifier; their mean curves go to OUT/activations.csv.
+
+    The ground truth masks explain what the classifier sees; they choose nothing.
+    """
     model = labeler.load(folder.stage("cam").network, device=hardware.fabric().device)
-    return draw_activations(model, pipeline.split_data(folder), folder)
-
-
-def draw_activations(model: labeler.Labeler, dataset: Dataset, folder: Run) -> Figure:
-    """BAS figures 1 and 6; their mean curves go to OUT/activations.csv. Masks of the ground truth are needed."""
     config = exploration.Config()
-    curves = exploration.explore(model, dataset, config)
+    curves = exploration.explore(model, pipeline.split_data(folder), config)
     summary = exploration.summarise(curves, config)
     rows = []
     for i, area in enumerate(summary.area.tolist()):

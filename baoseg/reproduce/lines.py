@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +50,38 @@ class Line:
     @property
     def difference(self) -> float | None:
         return None if self.ours is None or self.published is None else self.ours - self.published
+
+
+def lines_of(
+    table: published.Table,
+    rows: Iterable[published.Row],
+    columns: Sequence[published.Column],
+    ours: Callable[[published.Row, published.Column], tuple[float | None, str]],
+) -> list[Line]:
+    """The lines of these rows and columns of a table; a cell without any number has no line.
+
+    `ours` gives our number of a cell and where it is from, or None and why there is none.
+    """
+    lines = []
+    for row in rows:
+        for column in columns:
+            value, (measured, source) = row.values[table.columns.index(column)], ours(row, column)
+            if measured is not None or value is not None:
+                line = Line(
+                    row=row.label,
+                    column=column.label,
+                    published_on=f"{column.data} {column.split}",
+                    ours=measured,
+                    published=value,
+                    source=source,
+                )
+                lines.append(line)
+    return lines
+
+
+def alike_columns(table: published.Table, path: str) -> Sequence[published.Column]:
+    """The columns of the data set that a folder is called as; all columns for a folder of another name."""
+    return [column for column in table.columns if called_alike(path, column.data)] or table.columns
 
 
 def called_alike(path: str, data: str) -> bool:

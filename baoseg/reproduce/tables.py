@@ -28,7 +28,7 @@ from baoseg.recipes import Recipe, Refinement, Segmentation, Task, comparison
 from baoseg.reproduce import boxes, published
 from baoseg.reproduce.experiments import EXPERIMENTS, Experiment
 from baoseg.reproduce.figures import show
-from baoseg.reproduce.lines import Line, Measure, Source, called_alike, measured_with
+from baoseg.reproduce.lines import Line, Measure, Source, alike_columns, lines_of, measured_with
 from baoseg.reproduce.published import Column
 from baoseg.seeds import Seed, load, save
 from baoseg.training.train import Hardware
@@ -179,35 +179,25 @@ def compare(folder: Run, table: published.Table, experiment: Experiment, sources
 
     Data that are called as the data set of some columns stand beside those alone, others beside all.
     """
-    path, recipe = _data(folder), pipeline.recipe_of(folder)
-    alike = [column for column in table.columns if called_alike(path, column.data)] or table.columns
-    lines = []
-    for row in table.rows:
-        for column, value in zip(table.columns, row.values, strict=True):
-            source, reason = _beside(
-                row.key, column, table=table, sources=sources, experiment=experiment, recipe=recipe
-            )
-            ours = None
-            if source is not None and column not in alike:
-                reason = f"ours is of {path}"
-            elif source is not None:
-                ours = _measured(folder, source, column)
-                reason = f"not in {path}" if ours is None else str(source)
-            if ours is not None or value is not None:
-                line = Line(
-                    row=row.label,
-                    column=column.label,
-                    published_on=f"{column.data} {column.split}",
-                    ours=ours,
-                    published=value,
-                    source=reason,
-                )
-                lines.append(line)
+    recipe = pipeline.recipe_of(folder)
+    path = recipe.data.path
+    alike = alike_columns(table, path)
+
+    def ours(row: published.Row, column: Column) -> tuple[float | None, str]:
+        source, reason = _beside(row.key, column, table=table, sources=sources, experiment=experiment, recipe=recipe)
+        if source is None:
+            return None, reason
+        if column not in alike:
+            return None, f"ours is of {path}"
+        value = _measured(folder, source, column)
+        return value, f"not in {path}" if value is None else str(source)
+
+    lines = lines_of(table, table.rows, table.columns, ours)
     rows = {row.key for row in table.rows}
     for key, source in sources.items():
         if key not in rows:
-            ours = _scores(read_json(folder.stage(source.stage).metrics), source.measure)["miou"]
-            lines.append(Line(row=key, column="seed", published_on="", ours=ours, published=None, source=str(source)))
+            miou = _scores(read_json(folder.stage(source.stage).metrics), source.measure)["miou"]
+            lines.append(Line(row=key, column="seed", published_on="", ours=miou, published=None, source=str(source)))
     return lines
 
 
@@ -328,7 +318,3 @@ def _pairs(stage: Stage, dataset: Dataset) -> Iterator[tuple[Seed, UInt8[Tensor,
         truth = dataset.mask(index)
         if truth is not None:
             yield load(stage.maps(dataset.split, name)), truth
-
-
-def _data(folder: Run) -> str:
-    return str(pipeline.recipe_of(folder).data.path)

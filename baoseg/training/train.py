@@ -86,6 +86,27 @@ class Config:
         return 1.0
 
 
+def sgd(
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    momentum: float = Config.momentum,
+    weight_decay: float = Config.weight_decay,
+) -> Config:
+    """SGD with a polynomial decay and ten times the rate for the heads, as the released code of most papers has it."""
+    return Config(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        head_lr=10 * lr,
+        optimizer=Optimizer.SGD,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        decay=Decay.POLY,
+    )
+
+
 def rescheduled(schedule: Config, *, epochs: int | None, batch_size: int | None, lr: float | None) -> Config:
     """The schedule with the given values (None: unchanged); the rate of the heads keeps its ratio to `lr`."""
     head_lr = schedule.head_lr
