@@ -1,12 +1,14 @@
 """Atomic writing of files (under a temporary name, then renamed), and reading and writing of JSON and safetensors."""
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,21 @@ def read_json(path: Path) -> Any:
         if path.name != MANIFEST:
             remedy = "delete it and run the step again"
         raise RunError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a CSV file with the keys of the first row as columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file atomically. Raises RunError as `atomic` does."""
+    with atomic(path) as temporary:
+        temporary.write_text(csv_of(rows), encoding="utf-8", newline="")
 
 
 def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:

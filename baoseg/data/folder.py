@@ -19,7 +19,7 @@ import json
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -148,12 +148,8 @@ class Folder:
         if path is None:
             return None
         mask = self._reader(path)
-        if mask.shape != size:
-            (height, width), (mask_height, mask_width) = size, mask.shape
-            raise DataError(
-                f"{path}: the mask is {mask_width}x{mask_height} pixels and its image, upright, "
-                f"{width}x{height}; make them the same size"
-            )
+        if problem := truth.wrong_size(path, mask.shape, size):
+            raise DataError(problem)
         outside = mask[(mask > len(self.classes)) & (mask != IGNORE)]
         if len(outside):
             raise DataError(
@@ -236,23 +232,32 @@ def _split_file(root: Path, split: str) -> Path:
 
 def _lines_of(root: Path, split: str, lines: Sequence[Line]) -> Sequence[Line]:
     """The images of a split, in the order of its file."""
-    path = _split_file(root, split)
+    path, by_name = _split_file(root, split), {line.name: line for line in lines}
     try:
-        listed = read_list(path)
+        names, problems = read_split(path, by_name)
     except FileNotFoundError:
         if split == ALL:
             return lines
         known = ", ".join(file.stem for file in split_files(root)) or "none"
         raise DataError(f"{path}: no such split; the splits of {root} are: {known}") from None
-    if not listed:
-        raise DataError(f"{path}: the split is empty; write one image name per line")
-    by_name = {line.name: line for line in lines}
-    names = matched(listed, by_name)
-    unlabelled = [name for name in names if name not in by_name]
-    _refuse(unlabelled, path, "has no line in labels.csv", "add a line, or remove the image from the split")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    _refuse(repeated, path, "is in the split more than once", "keep one line")
+    refuse(problems)
     return [by_name[name] for name in names]
+
+
+def read_split(path: Path, known: Mapping[str, object]) -> tuple[list[str], list[Problem]]:
+    """The names in a split file, and what is wrong with them; `known` are the names of the images of labels.csv.
+
+    Raises FileNotFoundError for a missing file, and DataError for a file that cannot be read.
+    """
+    names, where = matched(read_list(path), known), str(path)
+    problems = [] if names else [Problem(where, "", "the split is empty", "write one image name per line")]
+    for name, count in Counter(names).items():
+        if count > 1:
+            problems.append(Problem(where, name, "is in the split more than once", "keep one line"))
+        if name not in known:
+            remedy = "add a line, or remove the image from the split"
+            problems.append(Problem(where, name, "has no line in labels.csv", remedy))
+    return names, problems
 
 
 def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
@@ -264,9 +269,5 @@ def _existing(root: Path, lines: Sequence[Line], table: Path) -> list[str]:
     remedy = (
         f"paths are relative to {root}" if hint is None else f"the folder has {hint}: write the path as it is on disk"
     )
-    _refuse(missing, table, "does not exist", remedy)
+    refuse([Problem(str(table), path, "does not exist", remedy) for path in missing])
     return [path for path in found if path is not None]
-
-
-def _refuse(cases: Sequence[str], where: Path, problem: str, remedy: str) -> None:
-    refuse([Problem(str(where), case, problem, remedy) for case in cases])

@@ -49,8 +49,7 @@ def read(root: Path) -> Table:
 
 
 def _line(root: Path, row: Row, cell: str, labels: Sequence[str]) -> Line:
-    path = row.cells[0]
-    path = posixpath.normpath(_with_slashes(root, path) if "\\" in path else path)
+    path = plain_path(root, row.cells[0])
     image = tidy_path(path)
     return Line(row.number, path, image, posixpath.splitext(below_images(image))[0], cell, tuple(dict.fromkeys(labels)))
 
@@ -63,7 +62,8 @@ def _class_list(path: Path) -> list[tuple[int, str]] | None:
         return None
 
 
-def _with_slashes(root: Path, path: str) -> str:
-    """The path with slashes for backslashes, unless a file has the backslashes in its name."""
-    there = os.path.exists(root / path)  # noqa: PTH110 - False where Path.exists would raise
-    return path if there else path.replace("\\", "/")
+def plain_path(root: Path, path: str) -> str:
+    """The path without "." and "..", with slashes for backslashes unless a file has the backslashes in its name."""
+    if "\\" in path and not os.path.exists(root / path):  # noqa: PTH110 - False where Path.exists would raise
+        path = path.replace("\\", "/")
+    return posixpath.normpath(path)

@@ -126,18 +126,19 @@ def numbered_lines(path: Path, form: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(map(tidy, text.split("\n")), start=1) if line]
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+def read_rows(path: Path, headers: Sequence[list[str]] = HEADERS) -> tuple[list[str], list[Row]]:
     """The header in lower case, and the other rows of a CSV file; rows without text are ignored."""
+    columns = ",".join(headers[0])
     try:
         text = _text(path, "CSV in UTF-8")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; write a file with the columns image,labels") from None
+        raise DataError(f"{path}: no such file; write a file with the columns {columns}") from None
     first, *rows = list(_csv(path, text)) or [Row(1, [])]
     header = [tidy(cell).casefold() for cell in first.cells]
-    if first.number != 1 or header not in HEADERS:
+    if first.number != 1 or header not in headers:
         shown = tidy(text.partition("\n")[0])[:80]
         raise DataError(
-            f"{path}: the first line is {shown!r}; write 'image,labels' there, with a comma between the columns"
+            f"{path}: the first line is {shown!r}; write {columns!r} there, with a comma between the columns"
         )
     return header, rows
 

@@ -48,6 +48,19 @@ class Normalisation:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
+    @classmethod
+    def of(
+        cls, mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
+    ) -> "Normalisation | None":
+        """The normalisation of two settings; None without them. Raises RecipeError for one without the other."""
+        if (mean is None) != (std is None):
+            raise RecipeError("network: mean or std is set without the other; set both or none")
+        if mean is None or std is None:
+            return None
+        if min(std) <= 0:
+            raise RecipeError(f"network: std is {std}; all must be above 0")
+        return cls(mean=mean, std=std)
+
 
 def normalise(image: UInt8[Tensor, "*batch 3 h w"], normalisation: Normalisation) -> Float[Tensor, "*batch 3 h w"]:
     """Scale to [0, 1], subtract the mean, divide by the standard deviation; on the device of the image."""

@@ -257,6 +257,16 @@ class Agreement:
         )
 
 
+def wrong_size(path: Path, mask: Sequence[int], image: Sequence[int]) -> str:
+    """The problem of a mask whose (height, width) is not that of its image; empty for the same size."""
+    if tuple(mask) == tuple(image):
+        return ""
+    return (
+        f"{path}: the mask is {mask[1]}x{mask[0]} pixels and its image, upright, {image[1]}x{image[0]}; make them the "
+        "same size"
+    )
+
+
 def named_by(labels: Float[Tensor, "K"]) -> set[int]:
     """The class indices 1..K of a label vector."""
     return set((labels.nonzero().flatten() + 1).tolist())

@@ -10,13 +10,11 @@ paper by default (`ClassMaps.AUTO`).
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -27,7 +25,7 @@ from baoseg.methods.components import teacher
 from baoseg.methods.components.decisions import Cut, find_cut, in_doubt
 from baoseg.methods.components.edges import draw_to_edges
 from baoseg.methods.components.teacher import Follow
-from baoseg.nets.base import Features, Heads
+from baoseg.nets.base import Features, Heads, resize
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
 from baoseg.seeds.normalise import Scaling, normalise
@@ -172,7 +170,7 @@ class BAO(Method):
         class_maps = self.network.class_maps(features)
         activations = self.activations(features, batch.labels)
         pseudo_labels = self.pseudo_labels(batch)
-        activations = _enlarged(activations, pseudo_labels.shape[-2:])
+        activations = resize(activations, pseudo_labels.shape[-2:])
         pcl = losses.pixel_classification(activations, pseudo_labels, smoothing=self.config.smoothing)
         return {
             "classification": classification_loss(features, class_maps, batch),
@@ -198,7 +196,7 @@ class BAO(Method):
         valid = on_grid(batch.valid, foreground)
         foreground = normalise(foreground, valid=valid, scaling=config.scaling) * batch.labels[:, :, None, None]
         if config.edges:
-            foreground = _enlarged(foreground, self._fine_grid(foreground))
+            foreground = resize(foreground, self._fine_grid(foreground))
             valid = on_grid(batch.valid, foreground)
         strongest = foreground.amax(dim=1, keepdim=True)
         cut = find_cut(strongest, valid, cut=config.cut)
@@ -274,10 +272,3 @@ class BAO(Method):
             done = (progress.step - 1 - shared) / max(progress.steps - shared, 1)
         start = teacher.proportional(progress.steps - shared) if config.momentum is None else config.momentum
         teacher.average(self._target, self.network, momentum=teacher.cosine(start, 1.0, done))
-
-
-def _enlarged(maps: Float[Tensor, "b k h w"], size: Sequence[int]) -> Float[Tensor, "b k H W"]:
-    """Maps on a finer grid of the same extent, bilinear; the maps themselves if that is their grid."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)

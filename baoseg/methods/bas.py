@@ -23,7 +23,7 @@ from torch.func import functional_call
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import BACKGROUND, Batch, Maps, full_precision
 from baoseg.methods.base import Learns, Method, Settings
-from baoseg.nets.base import Features, Heads
+from baoseg.nets.base import Features, Heads, evaluation
 from baoseg.nets.grid import on_grid
 from baoseg.nets.network import Network
 from baoseg.training import losses
@@ -254,13 +254,8 @@ def empty_logits(
     for all images; they differ by their padding alone.
     """
     branch = nn.Sequential(network.split().upper, network.class_head)
-    training = [module for module in branch.modules() if module.training]
-    try:
-        branch.eval()
+    with evaluation(branch):
         maps = _rectify(branch(torch.zeros_like(features[:1]))[:, BACKGROUND + 1 :], relu=relu)
-    finally:
-        for module in training:
-            module.training = True
     return losses.pool(maps if valid is None else maps.expand(len(valid), -1, -1, -1), valid)
 
 

@@ -51,10 +51,7 @@ class Config:
                 f"network: stride {self.stride}, head_kernel {self.head_kernel}; the stride is at least 1 pixel, and "
                 "the class head has an odd number of cells a side, or null: that of the backbone"
             )
-        if (self.mean is None) != (self.std is None):
-            raise RecipeError("network: mean or std is set without the other; set both or none")
-        if self.std is not None and min(self.std) <= 0:
-            raise RecipeError(f"network: std is {self.std}; all must be above 0")
+        Normalisation.of(self.mean, self.std)  # raises RecipeError for wrong settings
 
 
 def build(
@@ -89,9 +86,7 @@ def build(
 
 def make_backbone(config: Config, num_classes: int) -> Backbone:
     """The backbone of `config` with initial values; only timm reads weights here. Raises errors as `build`."""
-    normalisation = None
-    if config.mean is not None and config.std is not None:
-        normalisation = Normalisation(mean=config.mean, std=config.std)
+    normalisation = Normalisation.of(config.mean, config.std)
     options = dict(config.options)
     if config.backbone.startswith(TIMM):
         from baoseg.nets import timm_backbones  # noqa: PLC0415  (a second of import that Conformers do without)

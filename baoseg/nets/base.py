@@ -1,6 +1,7 @@
 """The interface of backbones: images to a feature map, with the self-attention of the backbone if it has any."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -126,6 +127,13 @@ def pad_to_multiple(images: Float[Tensor, "b c H W"], stride: int) -> Float[Tens
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def resize(maps: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tensor, "b c H W"]:
+    """Maps on another grid of the same extent: bilinear, corners not aligned; the maps themselves on their own grid."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
+
+
 def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[int]) -> Float[Tensor, "b c H W"]:
     """Resize maps from a grid of ceil(size / stride) cells to the pixels of an image of `size` (bilinear).
 
@@ -135,6 +143,18 @@ def enlarge_cells(maps: Float[Tensor, "b c h w"], stride: int, size: Sequence[in
     height, width = size
     pixels = F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)
     return pixels[..., :height, :width]
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards, each submodule has its previous mode."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """Convolutional networks of timm as backbones."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from baoseg.core.errors import RecipeError, first_line
 from baoseg.data.transforms import Normalisation
-from baoseg.nets.base import Backbone, Features, Split, pad_to_multiple
+from baoseg.nets.base import Backbone, Features, Split, evaluation, pad_to_multiple
 
 INCEPTION_STRIDES = {16: (1, 2), 8: (1, 1)}  # of Mixed_6a and Mixed_7a; (2, 2) in the paper
 
@@ -126,7 +125,7 @@ class TimmConvolutional(Backbone):
         if not 1 <= after <= len(stages):
             raise RecipeError(f"{self._name}: has {len(stages)} stages; a generator cannot sit after stage {after}")
         noise = torch.randn(1, 3, 4 * self.stride, 6 * self.stride, generator=torch.Generator().manual_seed(0))
-        with _evaluation(self.model):
+        with evaluation(self.model):
             cut = _cut(self.model, stages[after - 1], noise.to(next(self.model.parameters())))
         if cut is None or self.channels_last:
             raise RecipeError(
@@ -148,7 +147,7 @@ class TimmConvolutional(Backbone):
         name = self._name
         rows, columns = 4, 6
         try:
-            with _evaluation(self.model):
+            with evaluation(self.model):
                 features = self._map(torch.zeros(1, 3, rows * self.stride, columns * self.stride))
         except Exception as error:  # errors of models with a fixed input size
             raise RecipeError(
@@ -222,18 +221,6 @@ def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
             yield from _layers(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards, each module has its previous mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def normalisation_of(model: nn.Module) -> Normalisation:

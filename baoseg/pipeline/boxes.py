@@ -5,8 +5,6 @@ RUN/STAGE/boxes.csv       of each image its box, IoU and rank; where the method 
 RUN/STAGE/metrics.json    `localization.LocalizationScores`, what the images' own thresholds reach, the top-k curve
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +14,8 @@ from jaxtyping import Bool, Float
 
 from baoseg.core import progress, ranks
 from baoseg.core.errors import DataError
-from baoseg.core.files import atomic, write_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.files import write_csv, write_json
+from baoseg.core.run_folder import Run
 from baoseg.data.boxed import Boxed
 from baoseg.evaluate.localization import CORRECT, Prediction, Truth, box_at, box_iou, evaluate_localization
 from baoseg.pipeline.common import not_there, trained_stages
@@ -79,7 +77,7 @@ def evaluate_boxes(folder: Run, recipe: Recipe, dataset: Boxed, *, hardware: Har
         pairs = _pairs(model, dataset, recipe=recipe, stage=stage, top=top, tally=tally)
         scores = evaluate_localization(pairs, threshold=box_of(stage).threshold)
         if ranks.first():
-            _write_boxes(paths, tally.rows)
+            write_csv(paths.root / "boxes.csv", tally.rows)
             about = {"split": dataset.split, "classes": list(dataset.classes.names), "top_k": box_of(stage).top_k}
             own = {"image_specific": _image_specific(tally.rows), "top_k_curve": _top_k_curve(top, tally)}
             write_json(paths.metrics, {**about, **scores.to_json(), **own})
@@ -167,12 +165,3 @@ def _shares(right: Bool[np.ndarray, "n k"], rows: Sequence[dict[str, Any]]) -> d
     rank = np.array([[np.inf if row["rank"] is None else row["rank"]] for row in rows])
     parts = {"gt_known": right, "top1": right & (rank < 1), "top5": right & (rank < 5)}
     return {name: 100 * part.mean(axis=0) for name, part in parts.items()}
-
-
-def _write_boxes(paths: Stage, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with atomic(paths.root / "boxes.csv") as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -46,22 +46,15 @@ class NetConfig:
     alignment: Alignment = Alignment.CELLS  # position of the cells of the logits in the image
 
     def __post_init__(self) -> None:
-        if (self.mean is None) != (self.std is None):
-            raise RecipeError("segmentation network: mean or std is set without the other; set both or none")
-        if self.stride < 1 or (self.std is not None and min(self.std) <= 0):
-            raise RecipeError(
-                f"segmentation network: stride {self.stride}, std {self.std}; the stride is at least 1 pixel, and each "
-                "std above 0"
-            )
+        Normalisation.of(self.mean, self.std)  # raises RecipeError for wrong settings
+        if self.stride < 1:
+            raise RecipeError(f"segmentation network: stride {self.stride}; the stride is at least 1 pixel")
 
     def build(self, num_classes: int, *, seed: int = 0, initialise: bool = True) -> SegmentationNetwork:
         """Build the network for K classes.
 
         Without `initialise`, no weights are read, as the caller replaces all values.
         """
-        normalisation = None
-        if self.mean is not None and self.std is not None:
-            normalisation = Normalisation(mean=self.mean, std=self.std)
         network = segmentation.build(
             self.name,
             num_classes,
@@ -69,7 +62,7 @@ class NetConfig:
             pretrained=self.pretrained and initialise,
             stride=self.stride,
             options=dict(self.options),
-            normalisation=normalisation,
+            normalisation=Normalisation.of(self.mean, self.std),
             seed=seed,
         )
         network.frozen_batch_norm = self.freeze_batch_norm

@@ -17,7 +17,7 @@ from baoseg import seeds
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import Batch, full_precision
 from baoseg.data.transforms import normalise
-from baoseg.nets.base import Backbone, pad_to_multiple
+from baoseg.nets.base import Backbone, pad_to_multiple, resize
 from baoseg.refine import affinity_labels, pairs, random_walk
 from baoseg.refine.random_walk import HERE, Offset, within
 from baoseg.seeds import SeedMaps
@@ -190,7 +190,7 @@ class Displacement(nn.Module):
     def forward(self, stages: list[Float[Tensor, "b _ _ _"]]) -> Float[Tensor, "b 2 h w"]:
         fine = _joined(self.fine, stages[: len(self.fine)])
         coarse = self.coarse_joint(_joined(self.coarse, stages[len(self.fine) :]))
-        field: Tensor = self.joint(torch.cat([fine, pairs.resize(coarse, fine).relu()], dim=1))
+        field: Tensor = self.joint(torch.cat([fine, resize(coarse, fine.shape[-2:]).relu()], dim=1))
         return field
 
 
@@ -201,7 +201,7 @@ def _layer(channels: int, width: int, *, groups: int) -> nn.Sequential:
 def _joined(layers: nn.ModuleList, stages: list[Float[Tensor, "b _ _ _"]]) -> Float[Tensor, "b c h w"]:
     """All stages through their layers, enlarged to the first stage, with a ReLU, concatenated."""
     outputs = [layer(stage) for layer, stage in zip(layers, stages, strict=True)]
-    return torch.cat([pairs.resize(output, outputs[0]).relu() for output in outputs], dim=1)
+    return torch.cat([resize(output, outputs[0].shape[-2:]).relu() for output in outputs], dim=1)
 
 
 def _sums(

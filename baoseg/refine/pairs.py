@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import BACKGROUND, IGNORE, Batch
-from baoseg.nets.base import Backbone
+from baoseg.nets.base import Backbone, evaluation
 from baoseg.nets.grid import labels_on_grid, on_grid
 from baoseg.refine.random_walk import HERE, Offset, offsets_within, within
 
@@ -80,18 +79,7 @@ def labels_of(batch: Batch, maps: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h 
 
 def stage_strides(backbone: Backbone) -> list[int]:
     """The strides of `backbone.stages` in pixels, measured on a small image."""
-    training = [module for module in backbone.modules() if module.training]
     side = 2 * backbone.stride
-    with torch.no_grad():
-        stages = backbone.eval().stages(next(backbone.parameters()).new_zeros(1, 3, side, side))
-    for module in training:
-        module.training = True
+    with torch.no_grad(), evaluation(backbone):
+        stages = backbone.stages(next(backbone.parameters()).new_zeros(1, 3, side, side))
     return [side // stage.shape[-1] for stage in stages]
-
-
-def resize(features: Float[Tensor, "b c h w"], like: Float[Tensor, "b _ H W"]) -> Float[Tensor, "b c H W"]:
-    """Features resized to the size of `like`: bilinear, corners not aligned."""
-    size = like.shape[-2:]
-    if features.shape[-2:] == size:
-        return features
-    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)

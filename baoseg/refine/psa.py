@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import Batch, full_precision
 from baoseg.data.transforms import normalise
-from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_multiple
+from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_multiple, resize
 from baoseg.refine import affinity_labels, crf, pairs, random_walk
 from baoseg.refine.random_walk import Offset
 from baoseg.seeds import SeedMaps
@@ -116,7 +116,7 @@ class AffinityNet(Learner):
         stages = self.backbone.stages(images)
         finest = stages[self.stages[0]]
         parts = [
-            F.elu(pairs.resize(head(stages[stage]), finest))
+            F.elu(resize(head(stages[stage]), finest.shape[-2:]))
             for head, stage in zip(self.heads, self.stages, strict=True)
         ]
         rows, columns = (-(-side // self.stride) for side in images.shape[-2:])

@@ -9,14 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 from baoseg import pipeline
 from baoseg.core import progress
-from baoseg.core.files import atomic, read_json
+from baoseg.core.files import atomic, read_json, write_csv
 from baoseg.core.run_folder import Run
 from baoseg.core.run_folder import Stage as StageFolder
 from baoseg.predict import labeler
 from baoseg.report import COLOURS
 from baoseg.report.curves import read_rows
 from baoseg.reproduce import exploration, published
-from baoseg.reproduce.lines import Line, Measure, cells, header, printed, write_csv
+from baoseg.reproduce.lines import Line, Measure, cells, header, printed
 from baoseg.training.train import Hardware
 
 VOC = {"alpha": 0.2, "beta": 1.2, "weight": 1.0}  # of BAS, sec. 3.4; weight is lambda

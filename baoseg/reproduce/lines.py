@@ -1,8 +1,7 @@
 """The lines of a table: a published number and ours, printed and written."""
 
-import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +13,6 @@ from rich.text import Text
 
 from baoseg import nets
 from baoseg.core.errors import RecipeError
-from baoseg.core.files import atomic
 from baoseg.recipes import Recipe, through
 from baoseg.report import number
 from baoseg.reproduce import published
@@ -126,13 +124,6 @@ def printed(lines: Sequence[Line]) -> Table:
         cells = (line.row, line.column, *numbers, difference, line.source)
         table.add_row(*(Text(cell) for cell in cells))  # Text: brackets in a name are no markup
     return table
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def measured_with(base: Recipe, values: Sequence[str], derived: Callable[[Recipe], Recipe]) -> Recipe:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from baoseg.core import progress
 from baoseg.core.errors import RecipeError, RunError
-from baoseg.core.files import atomic, write_tensors
+from baoseg.core.files import csv_of, write_csv, write_tensors
 from baoseg.core.run_folder import Stage
 from baoseg.data import EpochSampler, TrainSet, batches, collate
 from baoseg.training import guards
@@ -266,7 +266,7 @@ def fit(
             learner.train()
         if fabric.global_rank == 0:
             _save_state(stage.state, learner, optimizer, epochs=epoch + 1, rows=rows)
-            _write_losses(stage.losses, rows)
+            write_csv(stage.losses, rows)
         fabric.barrier()
 
 
@@ -310,7 +310,7 @@ def _save_state(path: Path, learner: nn.Module, optimizer: Any, *, epochs: int, 
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    write_tensors(path, tensors, {"epochs": str(epochs), "losses": _csv(rows)})
+    write_tensors(path, tensors, {"epochs": str(epochs), "losses": csv_of(rows)})
 
 
 def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, Any]]]:
@@ -341,17 +341,3 @@ def _resume(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) ->
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     start = f"{prefix}."
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _write_losses(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(_csv(rows), encoding="utf-8")

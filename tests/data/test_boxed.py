@@ -276,7 +276,7 @@ def boxes_of(root: Path, *lines: str) -> None:
         ("p1.png,-inf,5,5,9", "line 3: a box is not 4 numbers"),
         ("p1.png,1,2,,9", "line 3: 'p1.png,1,2,,9' does not have the columns"),
         ("p9.png,1,2,8,9", "line 3: p9.png has no line in labels.csv"),
-        ('"p1.png,1,2,8,9', "cannot be read"),
+        ('"p1.png,1,2,8,9', "line 3: a quote is not closed"),
     ],
 )
 def test_a_box_that_cannot_be_right_is_refused_with_its_line(tmp_path, line, message):
@@ -356,7 +356,7 @@ def test_an_image_twice(tmp_path):
         opened(tmp_path)
     several(tmp_path)
     write(tmp_path / "splits/test.txt", "p0.png\np2\np0.png\n")
-    with pytest.raises(DataError, match=r"p0\.png is in the split more than once"):
+    with pytest.raises(DataError, match=r"test\.txt: p0 is in the split more than once"):
         opened(tmp_path)
     write(tmp_path / "splits/test.txt", "p2\np0.png\n")  # with and without the suffix
     assert opened(tmp_path).names == ("p2", "p0")

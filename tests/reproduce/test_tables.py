@@ -197,7 +197,8 @@ def test_columns_of_classes_take_the_class_of_that_name(tiny_run: Run) -> None:
 def test_data_called_as_one_of_the_papers_stand_beside_that_alone(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce, "_data", lambda folder: "somewhere/coco2014")
+    recipe = tiny.with_data(pipeline.recipe_of(tiny_run), "somewhere/coco2014")
+    monkeypatch.setattr(pipeline, "recipe_of", lambda folder: recipe)
     sources = {"transcam": Source("transcam", Measure.ORACLE)}
     lines = reproduce.compare(tiny_run, published.table("bnr-table-1"), EXPERIMENTS["bnr-table-1"], sources)
     measured = [line for line in lines if line.ours is not None]

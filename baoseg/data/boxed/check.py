@@ -10,6 +10,7 @@ from baoseg.data.boxed.entries import Entry, missing
 from baoseg.data.boxed.folder import listed_in, splits_of
 from baoseg.data.dataset import summary
 from baoseg.data.images import image_size, read_image
+from baoseg.data.truth import wrong_size
 
 BEYOND = 0.1  # share of an image's side by which a box may reach beyond it: what annotators draw too far is cut off
 
@@ -71,12 +72,7 @@ def truth_problems(boxed: Boxed, *, strict: bool) -> list[str]:
         except DataError as error:
             problems.append(str(error))
             continue
-        for path, size in sizes.items():
-            if size != (height, width):
-                problems.append(
-                    f"{path}: the mask is {size[1]}x{size[0]} pixels and its image, upright, {width}x{height}; make "
-                    "them the same size"
-                )
+        problems += filter(None, (wrong_size(path, size, (height, width)) for path, size in sizes.items()))
         for box in entry.boxes:
             x0, y0, x1, y1 = box
             beyond = max(-x0 / width, -y0 / height, (x1 - width) / width, (y1 - height) / height)

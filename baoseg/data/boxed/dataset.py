@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from baoseg.core.errors import DataError
 from baoseg.core.types import BACKGROUND, IGNORE, ClassSet, Sample
+from baoseg.data import truth
 from baoseg.data.boxed.entries import Entry
 from baoseg.data.images import read_image, read_mask
 
@@ -42,11 +43,10 @@ class Boxed:
         """Decodes the image, and its mask where there is one."""
         image = read_image(self.entries[index].path)
         mask = self.mask(index)
-        if mask is not None and mask.shape != image.shape[1:]:
-            raise DataError(
-                f"{self.entries[index].masks[0]}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and its image, "
-                f"upright, {image.shape[2]}x{image.shape[1]}; make them the same size"
-            )
+        if mask is not None and (
+            problem := truth.wrong_size(self.entries[index].masks[0], mask.shape, image.shape[1:])
+        ):
+            raise DataError(problem)
         if self.side is not None:
             image = squash(image, self.side)
             mask = None if mask is None else squash_mask(mask, self.side)

@@ -1,19 +1,18 @@
 """Reader of a plain folder of one's own images with boxes, strict about its lists."""
 
-import csv
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from baoseg.core.errors import DataError
 from baoseg.core.text import tidy_path
 from baoseg.data import table
-from baoseg.data.boxed.entries import Box, Entry, box_of, lines_of, numbers_of, refuse, require_pixels
+from baoseg.data.boxed.entries import Box, Entry, box_of, numbers_of, refuse, require_pixels
 from baoseg.data.files import Tree
-from baoseg.data.folder import misnamed
+from baoseg.data.folder import misnamed, read_split
+from baoseg.data.table_lines import read_rows
 
-CORNERS = ("image", "x0", "y0", "x1", "y1")
+CORNERS = ["image", "x0", "y0", "x1", "y1"]
 
 
 def read_folder(root: Path, split: str) -> tuple[list[str], list[Entry]]:
@@ -38,7 +37,7 @@ def listed_in(root: Path, split: str, problems: list[str]) -> tuple[list[str], l
     boxes = _boxes(root, labels, problems)
     chosen = list(labels)
     if (root / "splits").is_dir():
-        chosen = _split(root / "splits" / f"{split}.txt", labels, problems)
+        chosen = _split(root / "splits" / f"{split}.txt", listed, problems)
     files, written = Tree(root), {line.image: line.path for line in listed.lines}
     entries = []
     for image in chosen:
@@ -85,13 +84,16 @@ def _boxes(root: Path, labels: Mapping[str, str], problems: list[str]) -> dict[s
     if not path.exists():
         return boxes
     largest, begun = 0.0, len(problems)
-    for row in _rows(path, CORNERS):
-        image, where = _image(root, row.cells[0]), f"{path}, line {row.line}"
+    for row in read_rows(path, [CORNERS])[1]:
+        cells, where = [cell.strip() for cell in row.cells], f"{path}, line {row.number}"
+        if len(cells) != len(CORNERS) or "" in cells:
+            raise DataError(f"{where}: {','.join(cells)!r} does not have the columns {','.join(CORNERS)}; correct it")
+        image = tidy_path(table.plain_path(root, cells[0]))
         if image not in labels:
             problems.append(f"{where}: {image} has no line in labels.csv; add one, or take its box out")
             continue
         try:
-            corners = numbers_of(row.cells[1:], 4, where)
+            corners = numbers_of(cells[1:], 4, where)
             largest = max(largest, *corners)
             boxes.setdefault(image, []).append(_pixels(corners, where))
         except DataError as error:
@@ -112,54 +114,17 @@ def _pixels(corners: Sequence[float], where: str) -> Box:
     return box_of(corners, where)
 
 
-def _split(path: Path, labels: Mapping[str, str], problems: list[str]) -> list[str]:
+def _split(path: Path, listed: table.Table, problems: list[str]) -> list[str]:
     """The images that a split file names, with or without the suffix."""
-    if not path.exists():
+    images = {line.name: line.image for line in listed.lines}
+    try:
+        names, wrong = read_split(path, images)
+    except FileNotFoundError:
         known = ", ".join(splits_of(path.parent.parent)) or "none"
-        raise DataError(f"{path}: no such split; the splits of {path.parent.parent} are: {known}")
-    chosen: dict[str, None] = {}
-    by_name = {_name(image): image for image in labels}
-    for line in lines_of(path):
-        image = _image(path.parent.parent, line)
-        image = image if image in labels else by_name.get(image, image)
-        if image not in labels:
-            problems.append(f"{path}: {line} has no line in labels.csv; add one, or take it out of the split")
-        elif image in chosen:
-            problems.append(f"{path}: {line} is in the split more than once; keep one line")
-        else:
-            chosen[image] = None
-    return list(chosen)
+        raise DataError(f"{path}: no such split; the splits of {path.parent.parent} are: {known}") from None
+    problems += [problem.line() for problem in wrong]
+    return [images[name] for name in dict.fromkeys(names) if name in images]
 
 
 def _name(image: str) -> str:
     return posixpath.splitext(image)[0]
-
-
-def _image(root: Path, written: str) -> str:
-    """An image's path as it is known by: with slashes, and without detours."""
-    if "\\" in written and not (root / written).exists():
-        written = written.replace("\\", "/")
-    return tidy_path(posixpath.normpath(written))
-
-
-class _Row(NamedTuple):
-    line: int
-    cells: list[str]
-
-
-def _rows(path: Path, header: tuple[str, ...]) -> list[_Row]:
-    """The lines of a CSV file with these columns; those without any field are passed over."""
-    shown = ",".join(header)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True)
-            rows = [_Row(reader.line_num, [field.strip() for field in row]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it as CSV with the columns {shown}") from None
-    rows = [row for row in rows if any(row.cells)]
-    if not rows or tuple(rows[0].cells) != header:
-        raise DataError(f"{path}: the first line is not {shown}; write that there, with commas between the columns")
-    for line, cells in rows[1:]:
-        if len(cells) != len(header) or "" in cells:
-            raise DataError(f"{path}, line {line}: {','.join(cells)!r} does not have the columns {shown}; correct it")
-    return rows[1:]

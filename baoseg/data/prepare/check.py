@@ -2,7 +2,6 @@
 
 import os
 import posixpath
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from baoseg.core.progress import say, track
 from baoseg.core.types import IGNORE
 from baoseg.data import truth
 from baoseg.data.files import Tree
-from baoseg.data.folder import mask_folder, misnamed, split_files
+from baoseg.data.folder import mask_folder, misnamed, read_split, split_files
 from baoseg.data.images import image_suffixes, read_image, unread_suffixes
 from baoseg.data.table import read
 from baoseg.data.table_checks import is_outside
-from baoseg.data.table_lines import Line, matched, read_list
+from baoseg.data.table_lines import Line
 
 
 def folder(root: Path) -> list[str]:
@@ -70,17 +69,11 @@ def _splits(root: Path, lines: Sequence[Line]) -> Iterator[str]:
     files = split_files(root)
     for file in files:
         try:
-            names = matched(read_list(file), labelled)
+            names, problems = read_split(file, labelled)
         except (DataError, FileNotFoundError) as error:
             yield str(error)
             continue
-        if not names:
-            yield f"{file}: the split is empty; write one image name per line"
-        for name, count in Counter(names).items():
-            if count > 1:
-                yield f"{file}: {name} is in the split more than once; keep one line"
-            if name not in labelled:
-                yield f"{file}: {name} has no line in labels.csv; add a line, or remove the image from the split"
+        yield from (problem.line() for problem in problems)
         if file.stem.startswith("train") and names and not any(labelled.get(name, True) for name in names):
             yield f"{file}: no image has a label; training needs images with labels"
     if lines and not any(labelled.values()) and not any(file.stem.startswith("train") for file in files):
@@ -120,12 +113,8 @@ class _Masks:
         except DataError as error:
             self._problems.append(str(error))
             return
-        if size is not None and mask.shape != size:
-            (height, width), (mask_height, mask_width) = size, mask.shape
-            self._problems.append(
-                f"{path}: the mask is {mask_width}x{mask_height} pixels and its image, upright, {width}x{height}; "
-                "make them the same size"
-            )
+        if size is not None and (problem := truth.wrong_size(path, mask.shape, size)):
+            self._problems.append(problem)
         outside = mask[(mask > len(self.classes)) & (mask != IGNORE)].unique().tolist()
         if outside:
             self._problems.append(

@@ -23,10 +23,11 @@ from jaxtyping import UInt8
 from baoseg.core.errors import DataError
 from baoseg.core.progress import say
 from baoseg.core.types import IGNORE
+from baoseg.data.boxed import refuse
 from baoseg.data.images import read_image, write_mask
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive
-from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, listed, need, refuse, write_labels, write_lines
+from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, listed, need, write_labels, write_lines
 
 # The ids of the annotations, with gaps, and the names of their classes. The n-th is class n of the masks, n = 1..80.
 # fmt: off

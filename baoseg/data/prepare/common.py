@@ -15,6 +15,7 @@ from typing import TypeVar
 from baoseg.core.errors import DataError, RunError
 from baoseg.core.files import atomic
 from baoseg.core.progress import track
+from baoseg.data.boxed import refuse
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,14 +54,8 @@ def each(function: Callable[[T], R], items: Sequence[T], *, title: str, workers:
                     f"{title}: a process ended by itself, most often for lack of memory; run the same command again "
                     "with fewer workers, it continues"
                 ) from None
-    refuse([result for result in results if isinstance(result, DataError)])
+    refuse([str(result) for result in results if isinstance(result, DataError)])
     return [result for result in results if not isinstance(result, DataError)]
-
-
-def refuse(problems: Sequence[object]) -> None:
-    """Raise DataError for the first problem, with the number of others. Without problems do nothing."""
-    if problems:
-        raise DataError(f"{problems[0]}" + (f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""))
 
 
 def read_split(path: Path) -> list[str]:

@@ -245,7 +245,7 @@ def test_the_same_command_goes_on_after_repair(tmp_path):
 def test_all_that_can_be_done_is_done_before_the_error(tmp_path):
     broken = {f"{DEVKIT}/JPEGImages/{name}.jpg": b"" for name in ("s1", "t1")}
     settings = config(tmp_path / "packs", trainval=broken)
-    refused(lambda: prepare(tmp_path, settings), "s1.jpg", "(and 1 more such)")
+    refused(lambda: prepare(tmp_path, settings), "s1.jpg", "(and 1 more)")
     assert (tmp_path / "VOC2012" / "SegmentationClass" / "s2.png").exists()
 
 
