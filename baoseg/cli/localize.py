@@ -18,8 +18,6 @@ def localize(
     Args:
         recipe: Name of a recipe for boxes, e.g. bas-cub-resnet50; an unknown name lists them all.
         out: Folder to write, or to continue in.
-        overrides: What to change in the recipe.
-        device: What to compute on.
     """
     from baoseg import recipes
 

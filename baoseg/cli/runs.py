@@ -35,7 +35,6 @@ def demo(
         out: Folder to write; the same command continues an interrupted run there.
         smoke: Only see that all of it runs: a few small images, 1 epoch; seconds.
         values: Change a setting, by a path as `bao recipes show demo` prints it.
-        device: What to compute on.
     """
     _run("demo", out, Overrides(smoke=smoke, values=values), device)
 
@@ -53,8 +52,6 @@ def run(
     Args:
         recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
         out: Folder to write, or to continue in.
-        overrides: What to change in the recipe.
-        device: What to compute on.
     """
     _run(recipe, out, overrides, device)
 
@@ -80,8 +77,6 @@ def compare(
         seeds: Seeds of other tools to show beside the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
         fuse: Sums of normalised seeds to show, of methods and of the names of --seeds, e.g. cam+bas.
         allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
-        overrides: What to change in the recipe.
-        device: What to compute on.
     """
     from baoseg import pipeline, recipes
 
@@ -115,8 +110,6 @@ def reproduce(
         out: Folder to write, or to continue in. Without it: a folder of the table's name.
         seeds: Seeds of other tools for the rows that have some; an unknown NAME lists those of the table.
         allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
-        overrides: What to change in the recipe.
-        device: What to compute on.
     """
     if table is None:
         for known in published.tables().values():

@@ -19,6 +19,7 @@ from baoseg.cli.options import (
     optional,
 )
 from baoseg.core.errors import RecipeError
+from baoseg.core.run_folder import Run
 
 
 def train(
@@ -32,8 +33,6 @@ def train(
     Args:
         recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
         out: Folder to write, or to continue in.
-        overrides: What to change in the recipe.
-        device: What to compute on.
     """
     from baoseg import pipeline, recipes
 
@@ -54,10 +53,8 @@ def maps(
     Args:
         run: Run folder.
         split: Split of the data set. Without it: the recipe's evaluation split.
-        device: What to compute on.
     """
     from baoseg import pipeline
-    from baoseg.core.run_folder import Run
 
     pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
 
@@ -71,7 +68,6 @@ def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None
         threshold: Cut the maps of every stage here, in 0..1. Without it: the learned background, or the recipe's cut.
     """
     from baoseg import pipeline
-    from baoseg.core.run_folder import Run
 
     pipeline.make_masks(Run(run), split=split, threshold=threshold)
 
@@ -97,10 +93,8 @@ def refine(
             it: superpixels.
         values: Change a setting of what is added, e.g. refinements.bao+crf.by.steps=5 (see `bao recipes show`).
         split: Split of the data set. Without it: the recipe's evaluation split.
-        device: What to compute on.
     """
     from baoseg import pipeline, recipes
-    from baoseg.core.run_folder import Run
 
     if not ways:
         raise RecipeError(f"--with: name one way or more, of {', '.join(recipes.REFINERS)}")
@@ -150,10 +144,8 @@ def segment(
         values: Change a setting of the network, e.g. segmentations.segment.inference.flip=false (see `bao recipes
             show`).
         split: Split to segment. Without it: the recipe's evaluation split.
-        device: What to compute on.
     """
     from baoseg import pipeline
-    from baoseg.core.run_folder import Run
 
     hardware = device.resolve()
     pipeline.split_data(Run(run), split)
@@ -189,7 +181,6 @@ def evaluate(
         device: What to compute on, where boxes are drawn.
     """
     from baoseg import pipeline
-    from baoseg.core.run_folder import Run
 
     if truth == "reviewed":
         pipeline.evaluate_reviewed(Run(run), split=split)
@@ -206,6 +197,5 @@ def report(run: RunFolder) -> None:
         run: Run folder.
     """
     from baoseg import pipeline
-    from baoseg.core.run_folder import Run
 
     pipeline.make_report(Run(run))

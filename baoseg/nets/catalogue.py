@@ -4,13 +4,11 @@ The data is `checkpoints.json`; what could not be verified is marked there, and 
 a checksum is public; for the others a person is told the step.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ import timm
 import torch
 from torch import Tensor
 
-from baoseg.core.errors import CheckpointError, DataError, RecipeError
+from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.core.files import atomic
-from baoseg.core.progress import say
 from baoseg.data.prepare import archives
 from baoseg.data.transforms import Normalisation
 from baoseg.nets import official_names, weights
@@ -100,22 +97,15 @@ def fetch(name: str, to: Path, *, config: archives.Config = DOWNLOAD) -> Path:
     has a wrong checksum; RecipeError for an unknown name; RunError if the file cannot be written.
     """
     entry = checkpoint(name)
-    path = to / entry.file
-    if path.is_file():
-        if found := _wrong_digest(path, entry):
-            raise DataError(f"{path}: half-downloaded or damaged: {found}; delete it and run the same command again")
-        return path
-    if entry.url is None:
-        raise DataError(f"{path}: this file must be downloaded by hand; {entry.by_hand}, and save it under this name")
-    part = path.with_name(f"{path.name}.part")
-    say(f"downloading {entry.url} to {path}")
-    archives.download(entry.url, part, config=config)
-    if found := _wrong_digest(part, entry):
-        part.unlink()
-        others = "".join(f", or take it from {place}" for place in entry.elsewhere)
-        raise DataError(f"{entry.url}: the server sent another file: {found}; try again later{others}")
-    part.replace(path)
-    return path
+    elsewhere = "".join(f", or take it from {place}" for place in entry.elsewhere)
+    return archives.fetched(
+        to / entry.file,
+        entry.url,
+        by_hand=f"this file must be downloaded by hand; {entry.by_hand}, and save it under this name",
+        wrong=lambda path: _wrong_digest(path, entry),
+        otherwise=f"try again later{elsewhere}",
+        config=config,
+    )
 
 
 def convert(source: Path, to: Path, *, kind: Kind | None = None) -> Report:
@@ -244,10 +234,6 @@ def _resnet(blocks: tuple[int, ...]) -> State:
 
 def _wrong_digest(path: Path, entry: Checkpoint) -> str:
     """The difference of the checksum, as text; empty if it is right, or if no checksum is public."""
-    for algorithm, expected in (("sha256", entry.sha256), ("md5", entry.md5)):
-        if expected is not None:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, partial(hashlib.new, algorithm, usedforsecurity=False))
-            if not (found := digest.hexdigest()).startswith(expected):
-                return f"its {path.stat().st_size} bytes have the {algorithm.upper()} {found}, not {expected}"
-    return ""
+    checks = (("sha256", entry.sha256), ("md5", entry.md5))
+    found = (archives.wrong_digest(path, algorithm, expected) for algorithm, expected in checks if expected is not None)
+    return next(filter(None, found), "")

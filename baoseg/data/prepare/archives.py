@@ -138,22 +138,36 @@ def obtain(archive: Archive, archives: Path, *, config: Config) -> Path:
     An interrupted download is kept as NAME.part and continued. Raises DataError if the archive cannot be downloaded or
     is not the official one, RunError if it cannot be written.
     """
-    path = archives / archive.name
+    return fetched(
+        archives / archive.name,
+        archive.url,
+        by_hand=f"no such file; {archive.by_hand}",
+        wrong=lambda path: _wrong_md5(path, archive),
+        otherwise=f"run the same command again, or put the archive into {archives} yourself",
+        config=config,
+    )
+
+
+def fetched(
+    path: Path, url: str | None, *, by_hand: str, wrong: Callable[[Path], str], otherwise: str, config: Config
+) -> Path:
+    """The path, to which the file of `url` is downloaded if it is missing there.
+
+    `wrong` says what is wrong with a file, empty for nothing. `by_hand` is the step to take where there is no `url`,
+    and `otherwise` the one to take where the server sent another file. Raises as `obtain`.
+    """
     if path.is_file():
-        if found := _wrong_md5(path, archive):
+        if found := wrong(path):
             raise DataError(f"{path}: half-downloaded or damaged: {found}; delete it and run the same command again")
         return path
-    if archive.url is None:
-        raise DataError(f"{path}: no such file; {archive.by_hand}")
+    if url is None:
+        raise DataError(f"{path}: {by_hand}")
     part = path.with_name(f"{path.name}.part")
-    say(f"downloading {archive.url} to {path}")
-    download(archive.url, part, config=config)
-    if found := _wrong_md5(part, archive):
+    say(f"downloading {url} to {path}")
+    download(url, part, config=config)
+    if found := wrong(part):
         part.unlink()
-        raise DataError(
-            f"{archive.url}: the server sent another file: {found}; run the same command again, or put the archive "
-            f"into {archives} yourself"
-        )
+        raise DataError(f"{url}: the server sent another file: {found}; {otherwise}")
     part.replace(path)
     return path
 
@@ -305,9 +319,16 @@ def _wrong_md5(path: Path, archive: Archive) -> str:
         say(f"no checksum of {archive.name} is public: it is unverified")
         return ""
     say(f"checking {path}")
+    return wrong_digest(path, "md5", archive.md5)
+
+
+def wrong_digest(path: Path, algorithm: str, expected: str) -> str:
+    """The difference of a checksum, or of its first digits, as text; empty if it is right."""
     with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return "" if md5 == archive.md5 else f"its {_size(path)} bytes have the MD5 {md5}, not {archive.md5}"
+        digest = hashlib.file_digest(file, functools.partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
+    if digest.startswith(expected):
+        return ""
+    return f"its {_size(path)} bytes have the {algorithm.upper()} {digest}, not {expected}"
 
 
 def _size(path: Path) -> int:
