@@ -196,6 +196,7 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
         stage.label("SPLIT", "NAME"),
         stage.maps("SPLIT", "NAME"),
         stage.mask("SPLIT", "NAME"),
+        stage.confidence("SPLIT", "NAME"),
     }
     drawn, parents = set(), {0: tmp_path}
     for line in run_folder.__doc__.splitlines():

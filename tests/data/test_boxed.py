@@ -446,7 +446,7 @@ def test_all_problems_of_a_folder(tmp_path):
         "line 2: the box 0.1",
         "line 3: the box 9",
         "line 5: p8.png",
-        "p7.png has no line",
+        "p7 has no line",
         "p3.png: not a known",
     ):
         assert found.count(words) == 1, found
