@@ -20,6 +20,7 @@ from baoseg.refine import vote
 from baoseg.review import tiles
 
 SEED = 0  # of the random order, so that the next session goes on with the same sample
+SEEN = 1024  # pixels of the long side at which regions are found: seconds instead of half a minute
 SCALE = 100  # of the regions, see `vote.Config`
 LARGE = 2**24  # pixels of an image above which doubt is where stages disagree, alone: margins would take gigabytes
 BAND = 7  # pixels on both sides of a mask's border, where doubt is measured
@@ -201,10 +202,12 @@ class Session:
         return tiles.as_png(tiles.enlarged(values, size, part))
 
     def regions(self, index: int, tile: int) -> bytes:
-        """Superpixels of a tile: their numbers as red + 256 green + 65536 blue."""
+        """Superpixels of a tile: their numbers as red + 256 green + 65536 blue. Those of a large tile are coarser."""
         pixels = self._tile(index, tile).of(self._pixels(index))
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-        return tiles.numbers_as_png(vote.superpixels(image, vote.Config(scales=(SCALE,)))[0].numpy())
+        seen = torch.from_numpy(tiles.small(pixels, SEEN)).permute(2, 0, 1)
+        found = vote.superpixels(seen, vote.Config(scales=(SCALE,)))[0].numpy()
+        size = pixels.shape[1::-1]
+        return tiles.numbers_as_png(cv2.resize(found, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
     def _pixels(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         return self._at_hand.get("image", index, lambda: self.dataset[index].image.permute(1, 2, 0).numpy())

@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -360,3 +362,13 @@ def test_two_servers_of_one_run_and_a_port_in_use_are_one_line(run: RunFolder) -
             server.serve(Session(run), port=port)
     with pytest.raises(RecipeError, match="--port: 99999; choose one of"):
         server.serve(Session(run), port=99_999)
+
+
+def test_without_the_extra_there_is_one_line() -> None:
+    program = (
+        "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] = None; sys.argv = ['bao', 'review', 'photos'];"
+        "from baoseg import cli; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "bao: bao review needs Starlette and uvicorn; pip install 'baoseg[review]'\n"

@@ -249,7 +249,7 @@ function buildTiles() {
     ` tile ${tile + 1} of ${item.tiles} `,
     element("button", { id: "tile-after", disabled: tile === item.tiles - 1, onclick: () => go(tile + 1), "aria-label": "Tile after" }, "›"));
   const grid = element("div", {}, ...Array.from({ length: item.tiles }, (_, part) =>
-    element("button", { "aria-label": `Tile ${part + 1}`, "aria-pressed": part === tile, onclick: () => go(part) })));
+    element("button", { "aria-label": `Tile ${part + 1}`, "aria-pressed": `${part === tile}`, onclick: () => go(part) })));
   const [high, wide] = item.size;
   const sizes = (side) => Array.from({ length: Math.ceil(side / about.tile) }, (_, at) => `${Math.min(about.tile, side - at * about.tile)}fr`);
   grid.style.gridTemplateColumns = sizes(wide).join(" ");
