@@ -6,6 +6,7 @@ can read or write. Images are found by number, so no path comes from outside.
 
 import hmac
 import json
+import os
 import re
 import secrets
 import socket
@@ -264,5 +265,5 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise RunError(
-            f"{host}:{port}: cannot be listened at ({error.strerror}); choose another --port or --host"
+            f"{host}:{port}: cannot be listened at ({os.strerror(error.errno or 0)}); choose another --port or --host"
         ) from None
