@@ -20,7 +20,7 @@ from figures import publish
 from baoseg import data, evaluate, pipeline, recipes
 from baoseg.core import progress
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import bao, make
 from baoseg.methods.components.decisions import Cut
 from baoseg.predict import labeler
@@ -88,7 +88,7 @@ def ablations(base: Recipe, *, papers: bool, beyond: bool) -> Recipe:
     return dataclasses.replace(recipe, name=f"{base.name}-ablations", stages=tuple(stages), epoch_curves=papers)
 
 
-def at_inference(run: Run, recipe: Recipe, choice: bao.ClassMaps) -> dict[str, Any]:
+def at_inference(run: RunFolder, recipe: Recipe, choice: bao.ClassMaps) -> dict[str, Any]:
     """Metrics of the trained BAO with other class maps at inference."""
     kept = run.stage("bao").root / f"metrics-{choice}.json"
     if not kept.exists():

@@ -41,7 +41,7 @@ def photograph(folder: Path | None, size: tuple[int, int]) -> np.ndarray:
         return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
-def label_image(count: int, height: int, width: int) -> np.ndarray:
+def to_mask(count: int, height: int, width: int) -> np.ndarray:
     """Smooth regions of 0..count - 1."""
     coarse = torch.rand(1, count, 5, 7, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].argmax(0).numpy()
@@ -77,7 +77,7 @@ def prepare(way: str, options: Options) -> Callable[[], np.ndarray]:
     torch.set_num_threads(1)  # as the C++ has
     (count,) = options.labels
     image = photograph(options.photos, options.size)
-    labels = label_image(count, *image.shape[:2])
+    labels = to_mask(count, *image.shape[:2])
     runs: dict[str, Callable[[], np.ndarray]] = {
         "ours": lambda: ours(image, labels),
         "ours anew": lambda: ours_anew(image, labels),

@@ -56,7 +56,7 @@ def ground_truth(folder: Path, images: int, generator: torch.Generator) -> list[
     return paths
 
 
-def make_seed(truth: torch.Tensor, generator: torch.Generator) -> seeds.Seed:
+def make_seed(truth: torch.Tensor, generator: torch.Generator) -> seeds.SeedMaps:
     """Smooth random maps of the classes in the ground truth, larger where the class is, at stride 4."""
     height, width = truth.shape
     grid = (-(-height // 4), -(-width // 4))
@@ -64,7 +64,7 @@ def make_seed(truth: torch.Tensor, generator: torch.Generator) -> seeds.Seed:
     noise = seeds.resize(torch.rand(len(present) + 1, 12, 16, generator=generator), grid)
     inside = torch.stack([(truth == index).float() for index in [*present, 0]])
     scores = (0.6 * noise + 0.4 * seeds.resize(inside, grid)).clamp(0, 1)
-    return seeds.Seed(torch.tensor(present, dtype=torch.int64), scores[:-1], scores[-1], (height, width))
+    return seeds.SeedMaps(torch.tensor(present, dtype=torch.int64), scores[:-1], scores[-1], (height, width))
 
 
 def write_seeds(folder: Path, images: int) -> tuple[tuple[Path, Path], ...]:
@@ -78,7 +78,7 @@ def write_seeds(folder: Path, images: int) -> tuple[tuple[Path, Path], ...]:
     return tuple(written)
 
 
-def pairs(paths: tuple[tuple[Path, Path], ...]) -> Iterator[tuple[seeds.Seed, torch.Tensor]]:
+def pairs(paths: tuple[tuple[Path, Path], ...]) -> Iterator[tuple[seeds.SeedMaps, torch.Tensor]]:
     for seed, mask in paths:
         yield seeds.load(seed), read_mask(mask)
 

@@ -44,7 +44,7 @@ def results_on(device: str) -> dict[str, Tensor]:
     model = inference.method("conformer_tiny").to(device)
     maps = inference.ours(model, [image.to(device) for image in inference.test_images((128, 192), 16)])
     scores, edge = random_walk.scene(24, 32, 3)
-    image, labels = torch.from_numpy(crf.photograph(None, (120, 90))), torch.from_numpy(crf.label_image(3, 90, 120))
+    image, labels = torch.from_numpy(crf.photograph(None, (120, 90))), torch.from_numpy(crf.to_mask(3, 90, 120))
     found = {
         "maps": torch.cat([part.flatten() for pair in maps for part in pair]),
         "random walk": random_walk.ours(scores.to(device), edge.to(device)),

@@ -75,7 +75,7 @@ def for_walk(point: Point) -> Callable[[], Any]:
 def for_evaluation(point: Point) -> Callable[[], Any]:
     grid, size = point.side // CELL, (point.side, point.side)
     scores = random_walk.scene(grid, grid, PRESENT)[0]
-    seed = seeds.Seed(torch.arange(PRESENT) + 1, scores, None, size)
+    seed = seeds.SeedMaps(torch.arange(PRESENT) + 1, scores, None, size)
     truth = (seed.upsample().scores[0] > 0.5).byte()
     return lambda: evaluate.evaluate_seeds([(seed, truth)] * point.images, point.classes, threshold=0.3)
 

@@ -64,7 +64,7 @@ class Free:
     def figures(self) -> dict[str, list[float]]:
         times = [moment for moment, _ in self.notes]
         return {
-            "pictures_per_second": [round(self.every / (b - a), 1) for a, b in itertools.pairwise(times)],
+            "images_per_second": [round(self.every / (b - a), 1) for a, b in itertools.pairwise(times)],
             "resident_mb": [round(memory, 1) for _, memory in self.notes],
         }
 
@@ -121,17 +121,17 @@ def measure_labeler(path: Path, photos: Path, out: Path) -> dict[str, Any]:
     tally = collection.run(Job(source=photos, out=out, make=lambda: model))
     sizes = [file.stat().st_size for file in out.rglob("*.png")]
     return {
-        "pictures": tally.written,
-        "seconds_per_picture": (time.perf_counter() - start) / tally.written,
-        "core_seconds_per_picture": (time.process_time() - computed) / tally.written,
-        "mask_bytes_per_picture": sum(sizes) / len(sizes),
+        "images": tally.written,
+        "seconds_per_image": (time.perf_counter() - start) / tally.written,
+        "core_seconds_per_image": (time.process_time() - computed) / tally.written,
+        "mask_bytes_per_image": sum(sizes) / len(sizes),
         "threads": torch.get_num_threads(),
         "sizes": model.maps.sizes,
     }
 
 
 def main(options: Options) -> None:
-    figures: dict[str, Any] = {"pictures": options.images}
+    figures: dict[str, Any] = {"images": options.images}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, write in {"folder": write_folder, "shards": write_shards}.items():

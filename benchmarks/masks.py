@@ -41,7 +41,8 @@ def write_maps(options: Options) -> None:
     for number in range(options.images):
         scores = seeds.resize(torch.rand(options.classes, 6, 8, generator=generator), grid)
         seeds.save(
-            options.folder / f"{number}.npz", seeds.Seed(torch.arange(options.classes) + 1, scores, None, options.size)
+            options.folder / f"{number}.npz",
+            seeds.SeedMaps(torch.arange(options.classes) + 1, scores, None, options.size),
         )
         full = seeds.load(options.folder / f"{number}.npz").upsample()
         high_res = {"keys": np.arange(options.classes), "high_res": full.scores.numpy()}
@@ -49,7 +50,7 @@ def write_maps(options: Options) -> None:
 
 
 def ours(options: Options, number: int) -> None:
-    mask = masks.label_image(seeds.load(options.folder / f"{number}.npz"), threshold=THRESHOLD)
+    mask = masks.to_mask(seeds.load(options.folder / f"{number}.npz"), threshold=THRESHOLD)
     write_mask(options.folder / f"{number} ours.png", mask)
 
 

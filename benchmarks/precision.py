@@ -16,11 +16,11 @@ import tyro
 from figures import publish
 
 from baoseg import evaluate
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import open_dataset
 from baoseg.pipeline.manifest import recipe_of
 from baoseg.predict import labeler
-from baoseg.seeds import Seed, masks
+from baoseg.seeds import SeedMaps, masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ def context(way: str) -> AbstractContextManager:
 
 
 def main(options: Options) -> None:
-    model, dataset = labeler.load(options.run), open_dataset(recipe_of(Run(options.run)).data, "eval")
+    model, dataset = labeler.load(options.run), open_dataset(recipe_of(RunFolder(options.run)).data, "eval")
     seconds = {"float32": 0.0, "bfloat16": 0.0}
-    made: dict[str, list[tuple[Seed, torch.Tensor]]] = {way: [] for way in seconds}
+    made: dict[str, list[tuple[SeedMaps, torch.Tensor]]] = {way: [] for way in seconds}
     for index in range(min(options.images, len(dataset))):
         sample = dataset[index]
         if sample.mask is None or not sample.labels.any():
@@ -57,7 +57,7 @@ def main(options: Options) -> None:
     differences = torch.cat([(one.scores - other.scores).abs().flatten() for one, other in both])
     cuts = [None if one.decided else model.masks.threshold for one, _ in both]
     changed = [
-        (masks.label_image(one, threshold=cut) != masks.label_image(other, threshold=cut)).float().mean()
+        (masks.to_mask(one, threshold=cut) != masks.to_mask(other, threshold=cut)).float().mean()
         for (one, other), cut in zip(both, cuts, strict=True)
     ]
     publish(

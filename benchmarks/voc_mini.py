@@ -19,7 +19,7 @@ from figures import publish
 
 from baoseg import evaluate, pipeline, recipes, seeds
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.nets import embedded
 from baoseg.recipes import Fusion, Recipe
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
     publish({"seeds": dict(zip(map(str, options.seeds), of_seeds, strict=True)), "mean": _mean(of_seeds)}, options.json)
 
 
-def _figures(run: Run, split: str, hardware: Hardware) -> dict[str, dict[str, float]]:
+def _figures(run: RunFolder, split: str, hardware: Hardware) -> dict[str, dict[str, float]]:
     """mIoU of each method as it decides, at its oracle threshold, and after the CRF."""
     _masks(run, split, hardware)
     recipe, dataset = pipeline.recipe_of(run), pipeline.open_split(pipeline.recipe_of(run), split)
@@ -75,13 +75,13 @@ def _figures(run: Run, split: str, hardware: Hardware) -> dict[str, dict[str, fl
     return figures
 
 
-def _masks(run: Run, split: str, hardware: Hardware) -> None:
+def _masks(run: RunFolder, split: str, hardware: Hardware) -> None:
     pipeline.make_maps(run, hardware=hardware, split=split)
     pipeline.make_masks(run, split=split)
     pipeline.refine_masks(run, hardware=hardware, split=split)
 
 
-def _networks(run: Run, base: Recipe, options: Options, hardware: Hardware) -> dict[str, dict[str, float]]:
+def _networks(run: RunFolder, base: Recipe, options: Options, hardware: Hardware) -> dict[str, dict[str, float]]:
     """mIoU on the evaluation split, without labels, of the network trained on our masks and on the true ones.
 
     The true ones are those of the split `train`; images that come to it in `train_extra` have none.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from baoseg.core.run_folder import Run
+    pass
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
     """The run of `tiny.RECIPE`, all steps. Tests read it and change nothing in it."""
     import tiny  # here, not above: what is imported before the tests start escapes the check of shapes
 

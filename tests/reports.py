@@ -9,19 +9,19 @@ from torch import Tensor
 
 from baoseg import report, seeds
 from baoseg.core.files import write_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import ClassSet, Sample
 from baoseg.data.images import write_mask
 from baoseg.evaluate import evaluate_seeds
-from baoseg.seeds import Seed
-from baoseg.seeds.masks import label_image
+from baoseg.seeds import SeedMaps
+from baoseg.seeds.masks import to_mask
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 THRESHOLD = 0.3
 
 
 class Scenes:
-    """Noise with a bright rectangle for each class of the picture; `masks=False` leaves out the ground truth."""
+    """Noise with a bright rectangle for each class of the image; `masks=False` leaves out the ground truth."""
 
     split = "val"
 
@@ -63,16 +63,16 @@ def decision_of(method: str) -> str:
     return {"bas": "image_specific", "bao": "threshold_free"}.get(method, "fixed")
 
 
-def seed_of(scenes: Scenes, index: int, *, decision: str) -> Seed:
+def seed_of(scenes: Scenes, index: int, *, decision: str) -> SeedMaps:
     """A map that falls off from the rectangle's middle; the learned background is right at its edges.
 
-    An image-specific threshold is another one for each picture: 0.35, 0.45, ...
+    An image-specific threshold is another one for each image: 0.35, 0.45, ...
     """
     truth = scenes.truth(index)
     inside = (truth[::4, ::4] % 255 > 0).float()
     y, x = torch.meshgrid(*(torch.arange(float(side)) for side in inside.shape), indexing="ij")
     scores = torch.exp(-((y - 5.5) ** 2 + (x - 6.5) ** 2) / 16)[None]
-    return Seed(
+    return SeedMaps(
         classes=scenes.labels(index).nonzero()[:, 0] + 1,
         scores=scores,
         background=1 - inside if decision == "threshold_free" else None,
@@ -81,12 +81,12 @@ def seed_of(scenes: Scenes, index: int, *, decision: str) -> Seed:
     )
 
 
-def write_run(root: Path, scenes: Scenes, stages: Sequence[str], *, measured: bool = False) -> Run:
+def write_run(root: Path, scenes: Scenes, stages: Sequence[str], *, measured: bool = False) -> RunFolder:
     """Everything but the report itself; a stage whose name is a sum (a+b) is a fusion, for which nothing was trained.
 
     `measured` adds what the trained stages cost and the evaluation after each epoch.
     """
-    run = Run(root)
+    run = RunFolder(root)
     data = {"eval": {"split": scenes.split, "images": len(scenes), "fingerprint": scenes.fingerprint()}}
     recipe = {"name": "fake", "data": {"path": "scenes"}}
     write_json(
@@ -97,9 +97,7 @@ def write_run(root: Path, scenes: Scenes, stages: Sequence[str], *, measured: bo
         for i, picture in enumerate(scenes.names):
             seed = seed_of(scenes, i, decision=decision)
             seeds.save(stage.maps(scenes.split, picture), seed)
-            write_mask(
-                stage.mask(scenes.split, picture), label_image(seed, threshold=None if seed.decided else THRESHOLD)
-            )
+            write_mask(stage.mask(scenes.split, picture), to_mask(seed, threshold=None if seed.decided else THRESHOLD))
         if "+" not in name:
             stage.losses.write_text("epoch,step,seconds,cls,pcl\n0,10,1.5,0.7,1.2\n1,20,1.4,0.5,0.9\n")
         if measured and "+" not in name:
@@ -112,9 +110,9 @@ def write_run(root: Path, scenes: Scenes, stages: Sequence[str], *, measured: bo
     return run
 
 
-def _write_measurements(stage: Stage, number: int) -> None:
+def _write_measurements(stage: StageFolder, number: int) -> None:
     train = {"seconds": 90.0 * (number + 1), "peak_mb": 1500.0, "epochs": 2}
-    write_json(stage.costs, {"train": train, "maps": {"seconds": 3.0, "peak_mb": 800.0, "pictures": 12}})
+    write_json(stage.costs, {"train": train, "maps": {"seconds": 3.0, "peak_mb": 800.0, "images": 12}})
     lines = [f"{epoch},{40 + 2 * number + 3 * epoch},{45 + 2 * number},0.4" for epoch in (1, 2, 3)]
     stage.epochs.write_text("\n".join(["epoch,miou,oracle_miou,oracle_threshold", *lines]) + "\n")
 
@@ -126,7 +124,7 @@ def write_report(
     *,
     config: report.Config | None = None,
     measured: bool = False,
-) -> tuple[Run, str]:
+) -> tuple[RunFolder, str]:
     """The run and the text of its page."""
     run = write_run(root, scenes, stages, measured=measured)
     page = report.build(run, stages=stages, dataset=scenes, config=config or report.Config(), title="A fake run")

@@ -86,7 +86,9 @@ def test_names_of_version_0_1() -> None:
     from baoseg.core.run_folder import Run, RunFolder, Stage, StageFolder
     from baoseg.nets import segmentation
     from baoseg.seeds import Seed, SeedMaps
+    from baoseg.seeds.masks import label_image, to_mask
 
     assert Run is RunFolder and Stage is StageFolder and Seed is SeedMaps
+    assert label_image is to_mask
     assert build is segmentation.build and LargeFOV is segmentation.LargeFOV
     assert pipeline.segment_pictures is pipeline.segment_images

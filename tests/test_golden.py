@@ -4,9 +4,9 @@ No other test tells that the result of a run has changed although each of its pa
 the numbers only together with something that is meant to change results, and say so in the changelog.
 
 Rounding differs between processors, thread counts and versions of PyTorch, a pixel where two maps are equal can go
-either way, and training carries rounding on: with two threads in the place of one up to 7 % of a picture change. Hence
-one thread here, 10 % of a picture for each class, and no hash of the masks. AdamW makes whole steps out of gradients
-that are nothing but rounding: after 15 of them half a picture had changed between AVX-512 and AVX2; after 12 of SGD, as
+either way, and training carries rounding on: with two threads in the place of one up to 7 % of an image change. Hence
+one thread here, 10 % of an image for each class, and no hash of the masks. AdamW makes whole steps out of gradients
+that are nothing but rounding: after 15 of them half an image had changed between AVX-512 and AVX2; after 12 of SGD, as
 here, no pixel had. Without AVX2 the first step is another already.
 """
 
@@ -18,7 +18,7 @@ import tiny
 import torch
 
 from baoseg import pipeline, seeds
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.training.train import Config, Optimizer
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def golden(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = pipeline.begin(RECIPE, tmp_path_factory.mktemp("golden") / "run")
@@ -54,21 +54,21 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("stage", LOSSES)
-def test_the_losses_of_the_last_epoch(golden: Run, stage: str) -> None:
+def test_the_losses_of_the_last_epoch(golden: RunFolder, stage: str) -> None:
     with golden.stage(stage).losses.open(encoding="utf-8", newline="") as file:
         *_, last = csv.DictReader(file)
     assert {name: float(last[name]) for name in LOSSES[stage]} == pytest.approx(LOSSES[stage], rel=0.02)
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_the_masks(golden: Run, name: str) -> None:
+def test_the_masks(golden: RunFolder, name: str) -> None:
     mask = read_mask(golden.stage("bao").mask("val", name))
     counts = torch.bincount(mask.flatten().long(), minlength=len(PIXELS[name]))
     assert counts.tolist() == pytest.approx(PIXELS[name], abs=TOLERANCE * mask.numel())
 
 
 @pytest.mark.parametrize("name", BACKGROUND)
-def test_the_background_maps(golden: Run, name: str) -> None:
+def test_the_background_maps(golden: RunFolder, name: str) -> None:
     background = seeds.load(golden.stage("bao").maps("val", name)).background
     assert background is not None
     assert float(background.mean()) == pytest.approx(BACKGROUND[name], abs=TOLERANCE)

@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from baoseg import cli, pipeline, recipes
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.recipes import Recipe
 from baoseg.training.train import Hardware
 
@@ -99,7 +99,7 @@ def in_world(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory has what the pages open, and recipes are as small as `--smoke` makes them."""
     run, begin = pipeline.run, pipeline.begin
 
-    def run_small(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
+    def run_small(recipe: Recipe, out: Path, *, hardware: Hardware) -> RunFolder:
         return run(recipes.smoke(recipe), out, hardware=HARDWARE)
 
     monkeypatch.setattr(pipeline, "run", run_small)

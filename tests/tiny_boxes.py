@@ -21,7 +21,7 @@ COLOURS = {"blue": (30, 40, 220), "green": (20, 200, 60), "red": (220, 30, 20)}
 BAS = bas.Config(alpha=0.5, beta=1.5)
 
 
-def write_pictures(root, *, each: int = 2) -> None:
+def write_images(root, *, each: int = 2) -> None:
     """Rectangles of a colour on grey, of some sizes, with their boxes; the second of each colour has a mask too."""
     generator = np.random.default_rng(0)
     labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]

@@ -17,7 +17,7 @@ def optional(metavar: str) -> object:
 
 
 RecipeName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
-RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Out = Annotated[Path, tyro.conf.arg(metavar="RUN")]
 Split = Annotated[str | None, optional("SPLIT")]
 Count = Annotated[int | None, optional("N")]

@@ -12,14 +12,14 @@ from baoseg.cli.options import (
     Out,
     Overrides,
     RecipeName,
-    RunFolder,
+    RunArgument,
     Split,
     Values,
     Words,
     optional,
 )
 from baoseg.core.errors import RecipeError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 
 
 def train(
@@ -42,7 +42,7 @@ def train(
 
 
 def maps(
-    run: RunFolder,
+    run: RunArgument,
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
@@ -56,10 +56,10 @@ def maps(
     """
     from baoseg import pipeline
 
-    pipeline.make_maps(Run(run), hardware=device.resolve(), split=split)
+    pipeline.make_maps(RunFolder(run), hardware=device.resolve(), split=split)
 
 
-def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None, optional("CUT")] = None) -> None:
+def masks(run: RunArgument, split: Split = None, threshold: Annotated[float | None, optional("CUT")] = None) -> None:
     """Turn maps into masks (palette PNGs), by the learned background or, for stages without one, by a threshold.
 
     Args:
@@ -69,11 +69,11 @@ def masks(run: RunFolder, split: Split = None, threshold: Annotated[float | None
     """
     from baoseg import pipeline
 
-    pipeline.make_masks(Run(run), split=split, threshold=threshold)
+    pipeline.make_masks(RunFolder(run), split=split, threshold=threshold)
 
 
 def refine(
-    run: RunFolder,
+    run: RunArgument,
     ways: Annotated[Words, tyro.conf.arg(name="with", metavar="WAY ...")],
     *,
     of: Annotated[Words, optional("STAGE ...")] = (),
@@ -101,13 +101,13 @@ def refine(
     if regions is not None and "regions" not in ways:
         raise RecipeError("--regions: names the regions of `--with regions`; add that")
     hardware = device.resolve()  # before anything is written: the processes of other devices start here
-    pipeline.split_data(Run(run), split)
-    pipeline.add_refinements(Run(run), ways, of=of, regions=regions, values=values)
-    pipeline.refine_masks(Run(run), hardware=hardware, split=split)
+    pipeline.split_data(RunFolder(run), split)
+    pipeline.add_refinements(RunFolder(run), ways, of=of, regions=regions, values=values)
+    pipeline.refine_masks(RunFolder(run), hardware=hardware, split=split)
 
 
 def segment(
-    run: RunFolder,
+    run: RunArgument,
     *,
     masks: Annotated[str | None, optional("SOURCE")] = None,
     net: Annotated[str | None, optional("NAME")] = None,
@@ -148,7 +148,7 @@ def segment(
     from baoseg import pipeline
 
     hardware = device.resolve()
-    pipeline.split_data(Run(run), split)
+    pipeline.split_data(RunFolder(run), split)
     if rest is not None and masks != "reviewed":
         raise RecipeError("--rest: says what becomes of masks beside reviewed ones; add --masks reviewed")
     settings: dict[str, Any] = {
@@ -159,12 +159,12 @@ def segment(
         "rounds": rounds,
     }
     names = {"masks": masks, "rest": rest, "called": called}
-    pipeline.add_segmentation(Run(run), net=net, weights=weights, values=values, **names, **settings)
-    pipeline.segment_images(Run(run), hardware=hardware, split=split)
+    pipeline.add_segmentation(RunFolder(run), net=net, weights=weights, values=values, **names, **settings)
+    pipeline.segment_images(RunFolder(run), hardware=hardware, split=split)
 
 
 def evaluate(
-    run: RunFolder,
+    run: RunArgument,
     truth: Annotated[Literal["folder", "reviewed"], tyro.conf.arg(metavar="SOURCE")] = "folder",
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
@@ -183,14 +183,14 @@ def evaluate(
     from baoseg import pipeline
 
     if truth == "reviewed":
-        pipeline.evaluate_reviewed(Run(run), split=split)
+        pipeline.evaluate_reviewed(RunFolder(run), split=split)
         return
     if split is not None:
         raise RecipeError("--split: goes with --truth reviewed; without it the recipe's evaluation split is compared")
-    pipeline.evaluate_stages(Run(run), hardware=device.resolve())
+    pipeline.evaluate_stages(RunFolder(run), hardware=device.resolve())
 
 
-def report(run: RunFolder) -> None:
+def report(run: RunArgument) -> None:
     """Write the HTML page of a run: table, curves, and a gallery of the evaluation split.
 
     Args:
@@ -198,4 +198,4 @@ def report(run: RunFolder) -> None:
     """
     from baoseg import pipeline
 
-    pipeline.make_report(Run(run))
+    pipeline.make_report(RunFolder(run))

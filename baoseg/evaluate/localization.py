@@ -165,10 +165,10 @@ def max_box_accuracy(
     if len(maps) == 0 or len(maps) != len(truth):
         raise DataError(f"{len(maps)} maps and the boxes of {len(truth)} images; give boxes for each map")
     right = np.zeros((len(IOU_LEVELS), len(THRESHOLDS)), dtype=np.int64)
-    for i, (scores, of_picture) in enumerate(zip(maps, truth, strict=True)):
+    for i, (scores, of_image) in enumerate(zip(maps, truth, strict=True)):
         _check_scores(scores, f"map {i}")
-        _check_boxes(of_picture, scores.shape, f"map {i}")
-        right += _reaches(box_sweep(scores, of_picture)[int(multi_contour)])
+        _check_boxes(of_image, scores.shape, f"map {i}")
+        right += _reaches(box_sweep(scores, of_image)[int(multi_contour)])
     return BoxCurve(100 * right / len(maps)).best()
 
 
@@ -271,8 +271,8 @@ def evaluate_localization(pairs: Iterable[tuple[Prediction, Truth]], *, threshol
         ranks.append(np.nan if prediction.rank is None else prediction.rank)
         if truth.mask is not None:
             _check_mask(truth.mask, shape, prediction.name)
-            in_picture = pixel_counts(prediction.scores, truth.mask)
-            counts = in_picture if counts is None else counts + in_picture
+            in_image = pixel_counts(prediction.scores, truth.mask)
+            counts = in_image if counts is None else counts + in_image
     if not ious:
         raise DataError("no image has both a map and boxes; there is nothing to evaluate")
 

@@ -20,7 +20,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.evaluate.localization import max_box_accuracy, pixel_average_precision  # noqa: F401 - public here as well
 from baoseg.seeds import SeedMaps
-from baoseg.seeds.masks import best_class, label_image
+from baoseg.seeds.masks import best_class, to_mask
 
 THRESHOLDS = tuple(i / 100 for i in range(101))
 DECISIONS = ("threshold_free", "image_specific", "fixed")  # how the background of maps was decided
@@ -218,7 +218,7 @@ def evaluate_seeds(
             raise DataError(MIXED)
         full = seed.upsample()
         sweep.update(full, truth)
-        confusion.update(label_image(full, threshold=threshold if decision == "fixed" else None), truth)
+        confusion.update(to_mask(full, threshold=threshold if decision == "fixed" else None), truth)
     decisions = {one for one in ranks.gathered(decision) if one is not None}
     decision = decisions.pop() if decisions else None
     if decisions:

@@ -13,7 +13,7 @@ from typing import Any
 
 from baoseg import nets, recipes
 from baoseg.core import progress
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import METHODS
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_addition, check_recipe
@@ -49,7 +49,7 @@ __all__ = [
 segment_pictures = segment_images  # the name up to version 0.1
 
 
-def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> Run:
+def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> RunFolder:
     """Open the run folder `out` for `recipe`, or make it.
 
     Raises RunError if it holds something else, and other errors for a recipe that cannot work: nothing is made then.
@@ -59,7 +59,7 @@ def begin(recipe: Recipe, out: Path, *, hardware: Hardware | None = None) -> Run
         return folder
 
 
-def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
+def run(recipe: Recipe, out: Path, *, hardware: Hardware) -> RunFolder:
     """All steps of `recipe` in the folder `out`. On a folder that an earlier call left unfinished, it continues.
 
     Raises as `begin`, and RunError while another process works in the folder.
@@ -86,7 +86,7 @@ def compare(
     hardware: Hardware,
     values: Sequence[str] = (),
     **choices: Any,
-) -> Run:
+) -> RunFolder:
     """Methods side by side on the data, network and schedules of `base`: see `recipes.comparison` for the choices.
 
     `values` change settings of `base`, or of what the comparison has beside it (`recipes.through`).
@@ -107,7 +107,7 @@ def compare(
     return run(recipe, out, hardware=hardware)
 
 
-def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle: bool = False) -> Run:
+def fuse_seeds(base: Recipe, sources: Sequence[str], out: Path, *, allow_pickle: bool = False) -> RunFolder:
     """The normalised sum of seeds, or those of a single source: masks, metrics and a report on the data of `base`."""
     fusion = recipes.Fusion(called="fused", sources=tuple(sources), allow_pickle=allow_pickle)
     recipe = dataclasses.replace(base, name="fusion", stages=(), fusions=(fusion,), refinements=(), segmentations=())

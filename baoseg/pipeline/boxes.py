@@ -15,21 +15,21 @@ from jaxtyping import Bool, Float
 from baoseg.core import progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import write_csv, write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.boxed import Boxed
 from baoseg.evaluate.localization import CORRECT, Prediction, Truth, box_at, box_iou, evaluate_localization
-from baoseg.pipeline.common import not_there, trained_stages
+from baoseg.pipeline.common import missing_indices, trained_stages
 from baoseg.predict import boxes, labeler
 from baoseg.predict.boxes import BoxConfig
 from baoseg.recipes import Recipe
 from baoseg.recipes.schema import Stage as Settings
 from baoseg.report.boxes import CORNERS
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.training import guards
 from baoseg.training.train import Hardware
 
 CURVE_POINTS = 20  # of the top-k curve at most
-SeedOf = Callable[[labeler.Labeler, int], Seed]  # takes the index of an image
+SeedOf = Callable[[labeler.Labeler, int], SeedMaps]  # takes the index of an image
 
 
 def seeds_by(recipe: Recipe, stage: Settings, dataset: Boxed) -> SeedOf:
@@ -37,7 +37,7 @@ def seeds_by(recipe: Recipe, stage: Settings, dataset: Boxed) -> SeedOf:
     whole image where the box is drawn on its centre crop.
     """
 
-    def seed(model: labeler.Labeler, index: int) -> Seed:
+    def seed(model: labeler.Labeler, index: int) -> SeedMaps:
         target, top_k = _target(model, dataset, index), box_of(stage).top_k
         return boxes.seed_of(model.method, dataset[index].image, target, side=recipe.view.side, top_k=top_k)
 
@@ -64,12 +64,14 @@ class Tally:
     curve: list[list[float]] = field(default_factory=list)  # IoU of each image for each k
 
 
-def evaluate_boxes(folder: Run, recipe: Recipe, dataset: Boxed, *, hardware: Hardware, anew: bool = False) -> None:
+def evaluate_boxes(
+    folder: RunFolder, recipe: Recipe, dataset: Boxed, *, hardware: Hardware, anew: bool = False
+) -> None:
     """Write boxes.csv and metrics.json of each stage that has none yet, or, `anew`, of all. A box is right if its IoU
     is at least 0.5.
     """
     for stage, paths in zip(recipe.stages, trained_stages(folder, recipe), strict=True):
-        if not (not_there([paths.metrics]) or anew):
+        if not (missing_indices([paths.metrics]) or anew):
             continue
         model = labeler.load(paths.network, device=hardware.fabric().device)
         top = _curve_points(len(model.classes)) if model.method.averages_classes else ()

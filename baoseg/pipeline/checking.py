@@ -14,7 +14,7 @@ from baoseg import nets, recipes, refine
 from baoseg.core import progress
 from baoseg.core.errors import CheckpointError, DataError, RecipeError
 from baoseg.core.files import check_target
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import Dataset, boxed, boxed_of, transforms, truth
 from baoseg.methods import heads_of, make, method_of
 from baoseg.nets import catalogue, embedded
@@ -27,7 +27,7 @@ from baoseg.training.train import Hardware, divided
 
 
 def check_recipe(
-    recipe: Recipe, folder: Run, train: Dataset, shown: Dataset, *, hardware: Hardware | None = None
+    recipe: Recipe, folder: RunFolder, train: Dataset, shown: Dataset, *, hardware: Hardware | None = None
 ) -> None:
     """Raises a BaosegError of what a run of this recipe would fail at. Stages that are trained are not looked at."""
 
@@ -123,7 +123,7 @@ def _check_batches(due: Iterable[Any], images: int, *, devices: int) -> None:
         divided(min(size, images), devices)
 
 
-def _check_names(folder: Run, shown: Dataset) -> None:
+def _check_names(folder: RunFolder, shown: Dataset) -> None:
     """Raise TargetError where the maps of an image can have no name, before they are made."""
     longest = max((name.rpartition("/")[2] for name in shown.names), key=lambda name: len(os.fsencode(name)))
     root = folder.root.absolute()

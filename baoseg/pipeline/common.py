@@ -10,13 +10,13 @@ from torch import Tensor
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import RunError
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data.images import read_mask
 from baoseg.evaluate import MaskDecision
 from baoseg.recipes import Recipe
 
 
-def trained_stages(folder: Run, recipe: Recipe) -> list[Stage]:
+def trained_stages(folder: RunFolder, recipe: Recipe) -> list[StageFolder]:
     stages = [folder.stage(stage.name) for stage in recipe.stages]
     for paths in stages:
         if not paths.network.exists():
@@ -24,12 +24,12 @@ def trained_stages(folder: Run, recipe: Recipe) -> list[Stage]:
     return stages
 
 
-def evaluated_stages(folder: Run, recipe: Recipe) -> list[Stage]:
+def evaluated_stages(folder: RunFolder, recipe: Recipe) -> list[StageFolder]:
     """All that has maps: the trained stages and the fusions."""
     return [*trained_stages(folder, recipe), *(folder.stage(fusion.name) for fusion in recipe.fusions)]
 
 
-def masked_stages(folder: Run, recipe: Recipe, split: str) -> dict[MaskDecision, list[Stage]]:
+def masked_stages(folder: RunFolder, recipe: Recipe, split: str) -> dict[MaskDecision, list[StageFolder]]:
     """The refinements and the segmentations, which have masks and no maps, as far as they are made."""
     refined = [folder.stage(one.name) for one in recipe.refinements]
     predicted = [folder.stage(one.name) for one in recipe.segmentations]
@@ -39,7 +39,7 @@ def masked_stages(folder: Run, recipe: Recipe, split: str) -> dict[MaskDecision,
     }
 
 
-def not_there(paths: Sequence[Path]) -> list[int]:
+def missing_indices(paths: Sequence[Path]) -> list[int]:
     """The numbers of the files that are missing: the same for all processes, as none goes on before all have looked."""
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     ranks.barrier()
@@ -56,7 +56,7 @@ def outdated(made: Sequence[Path], sources: Sequence[Sequence[Path]]) -> list[in
     return due
 
 
-def each(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
+def sharded(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
     """The images to work on, of which there are `of`, with a bar: where there are many processes, each has its own.
 
     All processes are done when the last image has been handed out and worked on.
@@ -66,7 +66,7 @@ def each(due: Sequence[int], *, of: int, title: str) -> Iterator[int]:
     ranks.barrier()
 
 
-def note_cost(paths: Stage, step: str, cost: costs.Cost, **about: int) -> None:
+def note_cost(paths: StageFolder, step: str, cost: costs.Cost, **about: int) -> None:
     """Keep what a step took in costs.json, beside what the other steps took. Of many processes, the first says it."""
     if not ranks.first():
         return

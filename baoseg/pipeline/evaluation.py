@@ -12,12 +12,12 @@ from baoseg import evaluate, report, seeds
 from baoseg.core import progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import write_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data import Dataset, boxed_of, folder_of
 from baoseg.data.images import read_mask
 from baoseg.data.truth import Agreement, named_by
 from baoseg.pipeline.boxes import evaluate_boxes
-from baoseg.pipeline.common import each, evaluated_stages, masked_stages
+from baoseg.pipeline.common import evaluated_stages, masked_stages, sharded
 from baoseg.pipeline.manifest import note_truth, recipe_of, split_data, truth_changed
 from baoseg.recipes import Recipe, Task
 from baoseg.training.train import Hardware
@@ -40,7 +40,7 @@ def glance_at_masks(recipe: Recipe, dataset: Dataset) -> None:
     check.refuse(check.agreement)
 
 
-def evaluate_stages(folder: Run, *, hardware: Hardware | None = None) -> bool:
+def evaluate_stages(folder: RunFolder, *, hardware: Hardware | None = None) -> bool:
     """Write metrics.json of each stage and print the table. False, and a line, where there is no ground truth.
 
     Stages that draw boxes are measured where they have no metrics.json; their networks run on `hardware`.
@@ -69,7 +69,7 @@ def evaluate_stages(folder: Run, *, hardware: Hardware | None = None) -> bool:
     return True
 
 
-def _evaluate_masks(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
+def _evaluate_masks(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
     classes, split = len(dataset.classes), dataset.split
     check = _Check(dataset, recipe)
     for paths in evaluated_stages(folder, recipe):
@@ -134,7 +134,7 @@ def _note_metrics(pairs: "_Pairs", metrics: dict[str, Any]) -> None:
     write_json(pairs.paths.metrics, {**about, **metrics})
 
 
-def make_report(folder: Run) -> Path:
+def make_report(folder: RunFolder) -> Path:
     """Write the HTML page and say where it is."""
     recipe = recipe_of(folder)
     dataset = split_data(folder)
@@ -152,7 +152,7 @@ def make_report(folder: Run) -> Path:
     return folder.report
 
 
-def _reported(folder: Run, recipe: Recipe, split: str) -> list[str]:
+def _reported(folder: RunFolder, recipe: Recipe, split: str) -> list[str]:
     """Refinements and segmentations that are not made yet are left out."""
     masked = masked_stages(folder, recipe, split).values()
     return [paths.name for stages in (evaluated_stages(folder, recipe), *masked) for paths in stages]
@@ -161,7 +161,9 @@ def _reported(folder: Run, recipe: Recipe, split: str) -> list[str]:
 class _Pairs:
     """What a stage says and the ground truth, for each image that has some; remembers where it is, for errors."""
 
-    def __init__(self, paths: Stage, dataset: Dataset, read: Callable[[Stage, str], Any], check: _Check) -> None:
+    def __init__(
+        self, paths: StageFolder, dataset: Dataset, read: Callable[[StageFolder, str], Any], check: _Check
+    ) -> None:
         self.check = check
         self.paths = paths
         self.dataset = dataset
@@ -171,7 +173,7 @@ class _Pairs:
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         count = len(self.dataset)
-        for index in each(range(count), of=count, title=f"{self.paths.name} evaluate"):
+        for index in sharded(range(count), of=count, title=f"{self.paths.name} evaluate"):
             mask = self.dataset.mask(index)
             if mask is not None:
                 self.current = name = self.dataset.names[index]

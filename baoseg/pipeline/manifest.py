@@ -22,7 +22,7 @@ from baoseg import data, recipes
 from baoseg.core import progress, ranks, settings
 from baoseg.core.errors import BaosegError, DivergenceError, NotFiniteError, RunError
 from baoseg.core.files import make_folder, read_json, write_json
-from baoseg.core.run_folder import Run, alone
+from baoseg.core.run_folder import RunFolder, alone
 from baoseg.data import SYNTHETIC, Dataset
 from baoseg.pipeline.known_data import (
     described,
@@ -44,7 +44,7 @@ from baoseg.pipeline.noted import (
 from baoseg.pipeline.places import Places, absolute
 from baoseg.recipes import Recipe, Task
 
-Check = Callable[[Recipe, Run, Dataset, Dataset], None]  # takes the data of training and of evaluation
+Check = Callable[[Recipe, RunFolder, Dataset, Dataset], None]  # takes the data of training and of evaluation
 CheckAddition = Callable[[Recipe, Addition, Dataset], None]  # takes the data of training
 
 Role = Literal["train", "eval"]
@@ -53,13 +53,13 @@ OTHER_OUT = dict.fromkeys(ADDITIONS, ", or choose another folder with --out")
 
 
 @contextlib.contextmanager
-def opened(recipe: Recipe, out: Path, *, check: Check, check_addition: CheckAddition) -> Iterator[Run]:
+def opened(recipe: Recipe, out: Path, *, check: Check, check_addition: CheckAddition) -> Iterator[RunFolder]:
     """The run folder `out` for `recipe`, made if needed, in which no other process works meanwhile.
 
     Raises RunError if the folder holds something else, and what `check` raises of a recipe that cannot work: nothing
     is written then. A manifest alone, as a first try leaves it that failed, holds nothing yet and is written anew.
     """
-    folder, recipe = Run(out), recipes.with_paths(recipe, absolute)
+    folder, recipe = RunFolder(out), recipes.with_paths(recipe, absolute)
     with contextlib.ExitStack() as stack:
         with ranks.first_alone():
             train, shown = data.open_dataset(recipe.data, "train"), data.open_dataset(recipe.data, "eval")
@@ -75,7 +75,7 @@ def opened(recipe: Recipe, out: Path, *, check: Check, check_addition: CheckAddi
         yield folder
 
 
-def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], check: CheckAddition) -> None:
+def add(folder: RunFolder, change: Callable[[Recipe], Recipe], *, to: Sequence[str], check: CheckAddition) -> None:
     """Note what `change` adds to the run's recipe; `to` are the fields (ADDITIONS) that the next step works through.
 
     Raises RunError if something else was made under the same name, and what `check` raises: the manifest stays as it
@@ -86,20 +86,20 @@ def add(folder: Run, change: Callable[[Recipe], Recipe], *, to: Sequence[str], c
             return
         with alone_in(folder):
             recipe_of(folder, task=Task.MASKS)
-            pictures = training_data(folder)
-            _withdraw(folder, pictures, of=to, check=check)
+            images = training_data(folder)
+            _withdraw(folder, images, of=to, check=check)
             before = recipe_of(folder)
             recipe = recipes.with_paths(change(before), absolute)
             for key in ADDITIONS:
                 noted = by_name(before, key)
                 for name, addition in by_name(recipe, key).items():
                     if noted.get(name) != addition:
-                        check(recipe, addition, pictures)
+                        check(recipe, addition, images)
             _add(folder, recipe, remedy={"segmentations": ", or name the new one with --called"})
 
 
 @contextlib.contextmanager
-def made_or_withdrawn(folder: Run, name: str) -> Iterator[None]:
+def made_or_withdrawn(folder: RunFolder, name: str) -> Iterator[None]:
     """Inside, an addition is made. Where that fails and leaves nothing to go on from, it is taken back.
 
     Otherwise every later command in the folder would try it first, and fail.
@@ -116,13 +116,13 @@ def made_or_withdrawn(folder: Run, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Run) -> Iterator[None]:
+def alone_in(folder: RunFolder) -> Iterator[None]:
     """Keep other commands that train out of the folder. Of many processes of one command, the first stands for all."""
     with alone(folder.root) if ranks.first() else contextlib.nullcontext():
         yield
 
 
-def recipe_of(folder: Run, *, task: Task | None = None) -> Recipe:
+def recipe_of(folder: RunFolder, *, task: Task | None = None) -> Recipe:
     """The recipe that a run folder was made with, and what was added since, with paths as they are today.
 
     Raises RunError when it is none, or one of another `task` than a step works on.
@@ -137,12 +137,12 @@ def recipe_of(folder: Run, *, task: Task | None = None) -> Recipe:
     return recipe
 
 
-def training_data(folder: Run) -> Dataset:
+def training_data(folder: RunFolder) -> Dataset:
     """The images that the run learns from. Raises RunError if they are others than when it was made."""
     return _known_data(folder, "train", None)
 
 
-def split_data(folder: Run, split: str | None = None) -> Dataset:
+def split_data(folder: RunFolder, split: str | None = None) -> Dataset:
     """The evaluation split, or the one named. Raises RunError if its images are others than when the run was made.
 
     Its ground truth may have changed: see `truth_changed`. A split that no step has worked on yet is noted.
@@ -156,19 +156,19 @@ def open_split(recipe: Recipe, split: str | None) -> Dataset:
     return data.open_dataset(config, "eval")
 
 
-def truth_changed(folder: Run, dataset: Dataset) -> bool:
+def truth_changed(folder: RunFolder, dataset: Dataset) -> bool:
     """Whether the ground truth of the evaluation split has changed since the run was made, or evaluated last."""
     return bool(read_json(folder.manifest)["data"]["eval"]["fingerprint"] != dataset.fingerprint())
 
 
-def note_truth(folder: Run, dataset: Dataset) -> None:
+def note_truth(folder: RunFolder, dataset: Dataset) -> None:
     """Remember the ground truth that was evaluated."""
     manifest = read_json(folder.manifest)
     manifest["data"]["eval"] = {**described(dataset), **manifest["data"]["eval"], "fingerprint": dataset.fingerprint()}
     write_json(folder.manifest, manifest)
 
 
-def require_same_data(other: Run, dataset: Dataset) -> None:
+def require_same_data(other: RunFolder, dataset: Dataset) -> None:
     """Raise RunError if another run worked on other images under the name of this split; see `fusion`.
 
     Of a run for boxes, whose data are read in another way, the class list and each map are compared elsewhere.
@@ -192,7 +192,7 @@ def require_same_data(other: Run, dataset: Dataset) -> None:
 # ------------------------------------------------------------------------------------ what is noted
 
 
-def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
+def _require_same(folder: RunFolder, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
     """Raise RunError unless the folder is free, or holds this recipe on these data."""
     out = folder.root
     if out.exists() and not out.is_dir():
@@ -211,14 +211,14 @@ def _require_same(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -
     _require_replaceable(folder, noted, recipe, remedy=OTHER_OUT)
 
 
-def begun(folder: Run) -> bool:
+def begun(folder: RunFolder) -> bool:
     """Whether a folder holds more than a manifest. Files whose names begin with a dot are the system's."""
     if not folder.root.exists():
         return False
     return any(path != folder.manifest and not path.name.startswith(".") for path in folder.root.iterdir())
 
 
-def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
+def _note(folder: RunFolder, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
     """Write the manifest of a free folder. In that of one that is begun, update what the recipe says of places."""
     if not begun(folder):
         environment = {
@@ -249,7 +249,7 @@ def _note(folder: Run, recipe: Recipe, train: Dataset, shown: Dataset) -> None:
         write_recipe(folder, manifest, current)
 
 
-def _add(folder: Run, recipe: Recipe, *, remedy: dict[str, str]) -> None:
+def _add(folder: RunFolder, recipe: Recipe, *, remedy: dict[str, str]) -> None:
     manifest = read_json(folder.manifest)
     noted = same_places(folder, manifest, recipe)
     _require_replaceable(folder, noted, recipe, remedy=remedy)
@@ -263,7 +263,7 @@ def _add(folder: Run, recipe: Recipe, *, remedy: dict[str, str]) -> None:
         write_recipe(folder, manifest, dataclasses.replace(noted, **added))
 
 
-def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: CheckAddition) -> None:
+def _withdraw(folder: RunFolder, images: Dataset, *, of: Sequence[str], check: CheckAddition) -> None:
     """Take back additions that made nothing and cannot: they would stop every command in the folder."""
     manifest, recipe = read_json(folder.manifest), recipe_of(folder)
     kept: dict[str, Any] = {}
@@ -272,7 +272,7 @@ def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: Check
         for name, addition in by_name(recipe, key).items():
             try:
                 if key in of and not _made(folder, name):
-                    check(recipe, addition, pictures)
+                    check(recipe, addition, images)
                 kept[key].append(addition)
             except BaosegError as error:
                 progress.say(f"{name}: withdrawn, as it cannot be made: {error}")
@@ -282,7 +282,7 @@ def _withdraw(folder: Run, pictures: Dataset, *, of: Sequence[str], check: Check
         write_recipe(folder, manifest, dataclasses.replace(recipe, **kept))
 
 
-def _take_back(folder: Run, name: str) -> None:
+def _take_back(folder: RunFolder, name: str) -> None:
     """Note an addition no longer, nor those that were to be made from it, and remove what lies in their folders."""
     manifest, recipe = read_json(folder.manifest), recipe_of(folder)
     gone = {name}
@@ -292,15 +292,15 @@ def _take_back(folder: Run, name: str) -> None:
         left = [one for one in left if one.name not in followers]
     kept: dict[str, Any] = {key: tuple(a for a in getattr(recipe, key) if a.name not in gone) for key in ADDITIONS}
     write_recipe(folder, manifest, dataclasses.replace(recipe, **kept))
-    for each in gone:
-        shutil.rmtree(folder.stage(each).root, ignore_errors=True)
+    for sharded in gone:
+        shutil.rmtree(folder.stage(sharded).root, ignore_errors=True)
 
 
 def _source(addition: Addition) -> str:
     return addition.of if isinstance(addition, recipes.Refinement) else addition.masks
 
 
-def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: dict[str, str]) -> None:
+def _require_replaceable(folder: RunFolder, noted: Recipe, recipe: Recipe, *, remedy: dict[str, str]) -> None:
     for key in ADDITIONS:
         known = by_name(noted, key)
         for name, addition in by_name(recipe, key).items():
@@ -312,7 +312,7 @@ def _require_replaceable(folder: Run, noted: Recipe, recipe: Recipe, *, remedy: 
                 )
 
 
-def _made(folder: Run, name: str) -> bool:
+def _made(folder: RunFolder, name: str) -> bool:
     stage = folder.stage(name)
     return stage.network.exists() or stage.state.exists() or (stage.root / "masks").is_dir()
 
@@ -320,7 +320,7 @@ def _made(folder: Run, name: str) -> bool:
 # --------------------------------------------------------------------------------------------- data
 
 
-def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
+def _known_data(folder: RunFolder, role: Role, split: str | None) -> Dataset:
     manifest = read_json(folder.manifest)
     config, places = noted_recipe(folder, manifest).data, Places.of(folder, manifest)
     if split is not None:
@@ -342,7 +342,7 @@ def _known_data(folder: Run, role: Role, split: str | None) -> Dataset:
     raise RunError(differences[0])
 
 
-def _there(folder: Run, path: str, places: Places) -> list[str]:
+def _there(folder: RunFolder, path: str, places: Places) -> list[str]:
     if path == SYNTHETIC:
         return [path]
     there = [place for place in places.candidates(path) if Path(place).is_dir()]
@@ -363,7 +363,7 @@ def _description(noted: dict[str, Any], role: str, split: str) -> dict[str, Any]
     return noted.get("others", {}).get(split)
 
 
-def _note_data(folder: Run, role: Role, dataset: Dataset) -> None:
+def _note_data(folder: RunFolder, role: Role, dataset: Dataset) -> None:
     """Note the data of a split, so that the next step can compare; not while another process works in the folder."""
     if not ranks.first():
         return
@@ -377,7 +377,7 @@ def _note_data(folder: Run, role: Role, dataset: Dataset) -> None:
         write_json(folder.manifest, manifest)
 
 
-def _used(folder: Run, split: str, name: str) -> bool:
+def _used(folder: RunFolder, split: str, name: str) -> bool:
     """Whether something in the run was made from an image: it was there to learn from, or has maps or masks."""
     noted = read_json(folder.manifest)
     if noted["data"]["train"]["split"] == split:

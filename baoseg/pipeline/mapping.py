@@ -14,13 +14,13 @@ from baoseg import recipes, seeds
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import Sample
 from baoseg.data import Dataset, boxed_of
 from baoseg.data.images import read_mask, write_mask
 from baoseg.nets import weights
 from baoseg.pipeline import boxes
-from baoseg.pipeline.common import each, evaluated_stages, not_there, note_cost, trained_stages
+from baoseg.pipeline.common import evaluated_stages, missing_indices, note_cost, sharded, trained_stages
 from baoseg.pipeline.manifest import recipe_of, require_same_data, split_data
 from baoseg.predict import labeler
 from baoseg.recipes import Recipe, Task
@@ -30,7 +30,7 @@ from baoseg.training import guards
 from baoseg.training.train import Hardware
 
 
-def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+def make_maps(folder: RunFolder, *, hardware: Hardware, split: str | None = None) -> None:
     """Write the seed of each image of a split (the evaluation split by default), for each stage."""
     recipe = recipe_of(folder)
     dataset = split_data(folder, split)
@@ -41,7 +41,7 @@ def make_maps(folder: Run, *, hardware: Hardware, split: str | None = None) -> N
         _fuse_maps(folder, fusion, dataset)
 
 
-def maps_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
+def maps_of(folder: RunFolder, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
     """The seeds of one stage or fusion, and of what it is made of."""
     fusion = next((fusion for fusion in recipe.fusions if fusion.name == name), None)
     if fusion is None:
@@ -52,7 +52,7 @@ def maps_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardwar
     _fuse_maps(folder, fusion, dataset)
 
 
-def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware, by_box: boxes.SeedOf | None = None) -> None:
+def _make_maps(paths: StageFolder, dataset: Dataset, *, hardware: Hardware, by_box: boxes.SeedOf | None = None) -> None:
     missing = _without_maps(paths, dataset)
     if not missing:
         return
@@ -64,23 +64,23 @@ def _make_maps(paths: Stage, dataset: Dataset, *, hardware: Hardware, by_box: bo
             f"trained for {', '.join(model.classes.names)}; restore the class list, or train in another folder"
         )
     with costs.measure(model.device) as cost:
-        for index in each(missing, of=len(dataset), title=f"{paths.name} maps"):
+        for index in sharded(missing, of=len(dataset), title=f"{paths.name} maps"):
             name = dataset.names[index]
             with fabric.autocast(), guards.of_image(f"{paths.network}, {name}"):
                 seed = _seed(model, dataset[index]) if by_box is None else by_box(model, index)
             seeds.save(paths.maps(dataset.split, name), seed)
-    note_cost(paths, "maps", cost, pictures=len(missing))
+    note_cost(paths, "maps", cost, images=len(missing))
 
 
-def _seed(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+def _seed(model: labeler.Labeler, sample: Sample) -> seeds.SeedMaps:
     return model.seed(sample.image, sample.labels) if sample.labels.any() else _background_only(model, sample)
 
 
-def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
+def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.SeedMaps:
     """The seed of an image that shows none of the classes, as its labels say: there is nothing to look for."""
     height, width = (int(side) for side in sample.image.shape[-2:])
     grid = (math.ceil(height / model.maps.stride), math.ceil(width / model.maps.stride))
-    return seeds.Seed(
+    return seeds.SeedMaps(
         classes=torch.empty(0, dtype=torch.int64),
         scores=torch.empty(0, *grid),
         background=torch.ones(grid) if model.method.learns_background else None,
@@ -89,7 +89,7 @@ def _background_only(model: labeler.Labeler, sample: Sample) -> seeds.Seed:
     )
 
 
-def check_sources(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
+def check_sources(folder: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
     """Look at the seeds of other tools and runs that the fusions of `recipe` will read, before anything is made.
 
     Raises a BaosegError for a source that is not there, lacks images, or is of other data or classes.
@@ -99,7 +99,7 @@ def check_sources(folder: Run, recipe: Recipe, dataset: Dataset) -> None:
             _look_at(folder, recipe, fusion, dataset, due)
 
 
-def _due(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset) -> list[int]:
+def _due(folder: RunFolder, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset) -> list[int]:
     """The numbers of the images whose sums are missing, or older than the seeds: tools write theirs anew in one place.
 
     Sums stay where the seeds are gone.
@@ -123,7 +123,9 @@ def _due(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset) 
     return [number for number, name in enumerate(dataset.names) if is_due(name)]
 
 
-def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset, due: Sequence[int]) -> list[str]:
+def _look_at(
+    folder: RunFolder, recipe: Recipe, fusion: recipes.Fusion, dataset: Dataset, due: Sequence[int]
+) -> list[str]:
     """What is odd about the sources, in sentences."""
     names = [dataset.names[index] for index in due]
     odd = []
@@ -131,7 +133,7 @@ def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Datas
         match _place(folder, recipe, fusion, source):
             case None:
                 continue
-            case Stage() as stage:
+            case StageFolder() as stage:
                 _check_stage(stage, dataset, names)
             case Path() as path:
                 odd.append(
@@ -146,9 +148,9 @@ def _look_at(folder: Run, recipe: Recipe, fusion: recipes.Fusion, dataset: Datas
     return [sentence for sentence in odd if sentence]
 
 
-def _check_stage(stage: Stage, dataset: Dataset, names: Sequence[str]) -> None:
+def _check_stage(stage: StageFolder, dataset: Dataset, names: Sequence[str]) -> None:
     """Of another run: it has maps of all images, and its classes are those of the data in their order."""
-    other = Run(stage.root.parent)
+    other = RunFolder(stage.root.parent)
     if other.manifest.exists():
         require_same_data(other, dataset)
     about = weights.read_metadata(stage.network) if stage.network.exists() else None
@@ -165,7 +167,7 @@ def _check_stage(stage: Stage, dataset: Dataset, names: Sequence[str]) -> None:
         )
 
 
-def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
+def _fuse_maps(folder: RunFolder, fusion: recipes.Fusion, dataset: Dataset) -> None:
     """The seeds of a fusion, from stages of this run, other runs, and folders of other tools."""
     paths, recipe = folder.stage(fusion.name), recipe_of(folder)
     due = _due(folder, recipe, fusion, dataset)
@@ -175,12 +177,12 @@ def _fuse_maps(folder: Run, fusion: recipes.Fusion, dataset: Dataset) -> None:
     for sentence in _look_at(folder, recipe, fusion, dataset, due):
         progress.say(sentence)
     sources = [_source(folder, recipe, fusion, source, dataset) for source in fusion.sources]
-    for index in each(due, of=len(dataset), title=f"{fusion.name} maps"):
+    for index in sharded(due, of=len(dataset), title=f"{fusion.name} maps"):
         sample = dataset[index]
         seeds.save(paths.maps(dataset.split, sample.name), fusion_of([read(sample) for read in sources]))
 
 
-def _place(folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str) -> Stage | Path | None:
+def _place(folder: RunFolder, recipe: Recipe, fusion: recipes.Fusion, source: str) -> StageFolder | Path | None:
     """Where the seeds of another tool (a folder) or of another run (a stage) are; None for a stage of this run.
 
     Raises DataError for a source that is none of them.
@@ -189,17 +191,17 @@ def _place(folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str) -> 
     if source != fusion.name and source in recipe.names:
         return None
     if (path / "run.json").exists():
-        return Run(path).stage(read_json(Run(path).manifest)["stages"][-1])
+        return RunFolder(path).stage(read_json(RunFolder(path).manifest)["stages"][-1])
     if (path / "maps").is_dir():
-        return Stage(path)
+        return StageFolder(path)
     if path.is_dir():
         return path
     raise DataError(f"{source}: neither a stage of this run nor a folder; name a run, RUN/STAGE or a folder of maps")
 
 
 def _source(
-    folder: Run, recipe: Recipe, fusion: recipes.Fusion, source: str, dataset: Dataset
-) -> Callable[[Sample], seeds.Seed]:
+    folder: RunFolder, recipe: Recipe, fusion: recipes.Fusion, source: str, dataset: Dataset
+) -> Callable[[Sample], seeds.SeedMaps]:
     """What reads an image's seed from a stage of this run, a run folder, RUN/STAGE, or a folder of maps."""
     place = _place(folder, recipe, fusion, source)
     flat = _flat(dataset)
@@ -214,7 +216,7 @@ def _source(
         )
     stage = folder.stage(source) if place is None else place
 
-    def read(sample: Sample) -> seeds.Seed:
+    def read(sample: Sample) -> seeds.SeedMaps:
         path = stage.maps(dataset.split, sample.name)
         seed = seeds.load(path)
         try:
@@ -235,11 +237,11 @@ def _size(sample: Sample) -> tuple[int, int]:
     return int(sample.image.shape[1]), int(sample.image.shape[2])
 
 
-def _without_maps(paths: Stage, dataset: Dataset) -> list[int]:
-    return not_there([paths.maps(dataset.split, name) for name in dataset.names])
+def _without_maps(paths: StageFolder, dataset: Dataset) -> list[int]:
+    return missing_indices([paths.maps(dataset.split, name) for name in dataset.names])
 
 
-def make_masks(folder: Run, *, split: str | None = None, threshold: float | None = None) -> None:
+def make_masks(folder: RunFolder, *, split: str | None = None, threshold: float | None = None) -> None:
     """Write the mask of each image of a split as a palette PNG, for each stage.
 
     A `threshold` is used by every stage; without one, stages that learned a background use that, others the recipe's.
@@ -251,12 +253,12 @@ def make_masks(folder: Run, *, split: str | None = None, threshold: float | None
         make_masks_of(paths, dataset, fixed=recipe.masks_of(paths.name).threshold, given=given)
 
 
-def make_masks_of(paths: Stage, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:
-    for index in each(range(len(dataset)), of=len(dataset), title=f"{paths.name} masks"):
+def make_masks_of(paths: StageFolder, dataset: Dataset, *, fixed: float, given: float | None = None) -> None:
+    for index in sharded(range(len(dataset)), of=len(dataset), title=f"{paths.name} masks"):
         name = dataset.names[index]
         seed = seeds.load(paths.maps(dataset.split, name))
         cut = fixed if given is None and not seed.decided else given
-        _write_if_new(paths.mask(dataset.split, name), masks.label_image(seed, threshold=cut))
+        _write_if_new(paths.mask(dataset.split, name), masks.to_mask(seed, threshold=cut))
 
 
 def _write_if_new(path: Path, mask: UInt8[Tensor, "h w"]) -> None:

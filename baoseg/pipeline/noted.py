@@ -7,7 +7,7 @@ from baoseg import recipes
 from baoseg.core import settings
 from baoseg.core.errors import RunError
 from baoseg.core.files import write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import SYNTHETIC
 from baoseg.pipeline.known_data import first_difference
 from baoseg.pipeline.places import Places, absolute
@@ -19,7 +19,7 @@ Addition = recipes.Refinement | recipes.Segmentation
 ADDITIONS: dict[str, type[Addition]] = {"refinements": recipes.Refinement, "segmentations": recipes.Segmentation}
 
 
-def noted_recipe(folder: Run, manifest: dict[str, Any]) -> Recipe:
+def noted_recipe(folder: RunFolder, manifest: dict[str, Any]) -> Recipe:
     source = str(folder.manifest)
     if legacy.KEY in manifest:
         return legacy.boxes_of(manifest[legacy.KEY], source=source)
@@ -29,10 +29,10 @@ def noted_recipe(folder: Run, manifest: dict[str, Any]) -> Recipe:
         key: tuple(settings.from_json(value, kind, source=source) for value in manifest.get(key, {}).values())
         for key, kind in ADDITIONS.items()
     }
-    return dataclasses.replace(settings.from_json(manifest["recipe"], Recipe, source=source), **added)
+    return dataclasses.replace(settings.from_json(legacy.renamed(manifest["recipe"]), Recipe, source=source), **added)
 
 
-def write_recipe(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> None:
+def write_recipe(folder: RunFolder, manifest: dict[str, Any], recipe: Recipe) -> None:
     """The manifest with this recipe, and where the folder is if any path depends on that."""
     bare = dataclasses.replace(recipe, refinements=(), segmentations=())
     added = {key: {name: settings.to_json(one) for name, one in by_name(recipe, key).items()} for key in ADDITIONS}
@@ -45,7 +45,7 @@ def by_name(recipe: Recipe, key: str) -> dict[str, Addition]:
     return {addition.name: addition for addition in getattr(recipe, key)}
 
 
-def same_places(folder: Run, manifest: dict[str, Any], recipe: Recipe) -> Recipe:
+def same_places(folder: RunFolder, manifest: dict[str, Any], recipe: Recipe) -> Recipe:
     """The noted recipe with the paths of `recipe` wherever they mean the same."""
     places, given = Places.of(folder, manifest), recipes.paths_of(recipe)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 
 
 def absolute(path: str) -> str:
@@ -21,7 +21,7 @@ class Places:
     now: str
 
     @classmethod
-    def of(cls, folder: Run, manifest: dict[str, Any]) -> "Places":
+    def of(cls, folder: RunFolder, manifest: dict[str, Any]) -> "Places":
         return cls(manifest.get("folder"), absolute(str(folder.root)))
 
     def candidates(self, path: str) -> list[str]:

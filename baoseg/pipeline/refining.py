@@ -11,17 +11,17 @@ from baoseg import nets, recipes, refine, seeds
 from baoseg.core import costs, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.files import write_tensors
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import Sample
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import read_mask, write_grey, write_mask
 from baoseg.nets import weights
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_crop, check_new
-from baoseg.pipeline.common import each, not_there, note_cost, outdated
+from baoseg.pipeline.common import missing_indices, note_cost, outdated, sharded
 from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.pipeline.mapping import make_masks_of, maps_of
-from baoseg.pipeline.training import fit, label_pictures
+from baoseg.pipeline.training import fit, label_images
 from baoseg.recipes import Recipe, Task
 from baoseg.refine import crf, vote
 from baoseg.seeds import masks
@@ -29,7 +29,7 @@ from baoseg.training.train import Hardware
 
 
 def add_refinements(
-    folder: Run,
+    folder: RunFolder,
     kinds: Sequence[str],
     *,
     of: Sequence[str] = (),
@@ -52,7 +52,7 @@ def add_refinements(
     manifest.add(folder, added, to=["refinements"], check=check_new)
 
 
-def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+def refine_masks(folder: RunFolder, *, hardware: Hardware, split: str | None = None) -> None:
     """Write the refined mask of each image of a split, for each refinement of the recipe.
 
     The network of PSA or IRN is trained first, on the training images and the seeds of what is refined. Where that
@@ -67,7 +67,7 @@ def refine_masks(folder: Run, *, hardware: Hardware, split: str | None = None) -
             refine_split(folder, recipe, refinement, split_data(folder, split), hardware=hardware)
 
 
-def masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
+def masks_of(folder: RunFolder, recipe: Recipe, name: str, dataset: Dataset, *, hardware: Hardware) -> None:
     """The masks of one stage, fusion or refinement, and what they are made from."""
     refinement = next((refinement for refinement in recipe.refinements if refinement.name == name), None)
     if refinement is None:
@@ -80,7 +80,7 @@ def masks_of(folder: Run, recipe: Recipe, name: str, dataset: Dataset, *, hardwa
 
 
 def refine_split(
-    folder: Run, recipe: Recipe, refinement: recipes.Refinement, dataset: Dataset, *, hardware: Hardware
+    folder: RunFolder, recipe: Recipe, refinement: recipes.Refinement, dataset: Dataset, *, hardware: Hardware
 ) -> None:
     source, paths = folder.stage(refinement.of), folder.stage(refinement.name)
     made_from = source.maps if refinement.needs_maps else source.mask
@@ -92,17 +92,23 @@ def refine_split(
     device = hardware.fabric().device
     refined = _refiner(recipe, refinement, source, paths, split=split, device=device)
     with costs.measure(device) as cost:
-        for index in each(due, of=len(names), title=f"{paths.name} masks"):
+        for index in sharded(due, of=len(names), title=f"{paths.name} masks"):
             sample = dataset[index]
             try:
                 write_mask(paths.mask(split, sample.name), refined(sample).cpu())
             except DataError as error:
                 raise DataError(f"{split}/{sample.name}: {error}") from error
-    note_cost(paths, "masks", cost, pictures=len(due))
+    note_cost(paths, "masks", cost, images=len(due))
 
 
 def _refiner(
-    recipe: Recipe, refinement: recipes.Refinement, source: Stage, paths: Stage, *, split: str, device: torch.device
+    recipe: Recipe,
+    refinement: recipes.Refinement,
+    source: StageFolder,
+    paths: StageFolder,
+    *,
+    split: str,
+    device: torch.device,
 ) -> Callable[[Sample], UInt8[Tensor, "h w"]]:
     config = refinement.by
     if isinstance(config, crf.Config):
@@ -120,38 +126,38 @@ def _refiner(
 
 
 def _voted(
-    source: Stage, paths: Stage, split: str, find: vote.Finder, config: masks.Config
+    source: StageFolder, paths: StageFolder, split: str, find: vote.Finder, config: masks.Config
 ) -> Callable[[Sample], UInt8[Tensor, "h w"]]:
     """The region vote; it keeps the margin of the votes too, by which `bao segment --reweight` weights pixels."""
 
     def refined(sample: Sample) -> UInt8[Tensor, "h w"]:
         voted = vote.by_regions(seeds.load(source.maps(split, sample.name)), find(sample))
         write_grey(paths.confidence(split, sample.name), masks.margin(voted, threshold=config.threshold))
-        return masks.label_image(voted, threshold=None if voted.decided else config.threshold)
+        return masks.to_mask(voted, threshold=None if voted.decided else config.threshold)
 
     return refined
 
 
-def train_affinity(folder: Run, recipe: Recipe, refinement: recipes.Refinement, *, hardware: Hardware) -> None:
+def train_affinity(folder: RunFolder, recipe: Recipe, refinement: recipes.Refinement, *, hardware: Hardware) -> None:
     """The network that learns which pixels belong together, from the sure pixels of the seeds, where there is one."""
     paths, config = folder.stage(refinement.name), refinement.learned
-    if config is None or refinement.schedule is None or not not_there([paths.network]):
+    if config is None or refinement.schedule is None or not missing_indices([paths.network]):
         return
-    pictures = training_data(folder)
+    dataset = training_data(folder)
     learner = _affinity_network(recipe, refinement, config)
     augment = refinement.augment or recipe.augment
     check_crop(augment, learner.backbone, name=refinement.name)
 
-    def label(sample: Sample, seed: seeds.Seed) -> UInt8[Tensor, "h w"]:
+    def label(sample: Sample, seed: seeds.SeedMaps) -> UInt8[Tensor, "h w"]:
         return refine.labels(sample.image, seed, config)
 
     samples = TrainSet(
-        pictures,
+        dataset,
         augment,
         learner.backbone.normalisation,
         seed=recipe.seed,
-        pixel_labels=label_pictures(
-            folder, recipe, refinement.name, refinement.of, pictures, label=label, hardware=hardware
+        pixel_labels=label_images(
+            folder, recipe, refinement.name, refinement.of, dataset, label=label, hardware=hardware
         ),
     )
     fit(paths, learner, samples, schedule=refinement.schedule, seed=recipe.seed, hardware=hardware)

@@ -14,14 +14,14 @@ from torch import Tensor
 from baoseg import evaluate, recipes, seeds
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import DataError
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import IGNORE, Sample
 from baoseg.data import Dataset, TrainSet, truth
 from baoseg.data.images import read_numbers, write_mask
 from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.pipeline import manifest
 from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
-from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost, outdated
+from baoseg.pipeline.common import KeptLabels, missing_indices, note_cost, outdated, sharded
 from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.pipeline.refining import masks_of
 from baoseg.pipeline.reviewing import with_reviewed
@@ -36,7 +36,7 @@ REVIEWED = "reviewed"  # in the place of a stage: masks that a person has looked
 
 
 def add_segmentation(
-    folder: Run,
+    folder: RunFolder,
     *,
     called: str | None = None,
     net: str | None = None,
@@ -82,7 +82,7 @@ def add_segmentation(
     manifest.add(folder, added, to=[*manifest.ADDITIONS], check=check_new)
 
 
-def segment_images(folder: Run, *, hardware: Hardware, split: str | None = None) -> None:
+def segment_images(folder: RunFolder, *, hardware: Hardware, split: str | None = None) -> None:
     """Segment each image of a split without its labels, with each segmentation network of the recipe.
 
     A network that is not there yet is trained first, on the masks of the training images. Where that fails and leaves
@@ -96,7 +96,7 @@ def segment_images(folder: Run, *, hardware: Hardware, split: str | None = None)
             _segment_split(folder.stage(segmentation.name), split_data(folder, split), hardware=hardware)
 
 
-def _segment_split(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> None:
+def _segment_split(paths: StageFolder, dataset: Dataset, *, hardware: Hardware) -> None:
     made = [paths.mask(dataset.split, name) for name in dataset.names]
     due = outdated(made, [[paths.network]] * len(made))
     if not due:
@@ -104,17 +104,19 @@ def _segment_split(paths: Stage, dataset: Dataset, *, hardware: Hardware) -> Non
     fabric = hardware.fabric()
     model = segment.load(paths.network, device=fabric.device)
     with costs.measure(model.device) as cost:
-        for index in each(due, of=len(dataset), title=f"{paths.name} masks"):
+        for index in sharded(due, of=len(dataset), title=f"{paths.name} masks"):
             sample = dataset[index]
             with fabric.autocast(), guards.of_image(f"{paths.network}, {sample.name}"):
                 mask = model.mask(sample.image)
             write_mask(paths.mask(dataset.split, sample.name), mask)
-    note_cost(paths, "masks", cost, pictures=len(due))
+    note_cost(paths, "masks", cost, images=len(due))
 
 
-def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware) -> None:
+def _train_segmentation(
+    folder: RunFolder, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware
+) -> None:
     paths = folder.stage(segmentation.name)
-    if not not_there([paths.network]):
+    if not missing_indices([paths.network]):
         return
     dataset = training_data(folder)
     pixel_labels = _training_masks(folder, recipe, segmentation, dataset, hardware=hardware)
@@ -153,7 +155,7 @@ def _train_segmentation(folder: Run, recipe: Recipe, segmentation: recipes.Segme
 
 
 def _training_masks(
-    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
+    folder: RunFolder, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
 ) -> "KeptLabels":
     source, split = segmentation.masks, dataset.split
     if source in {*recipe.names, *(refinement.name for refinement in recipe.refinements)}:
@@ -165,13 +167,13 @@ def _training_masks(
 
 
 def _own_predictions(
-    folder: Run, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
+    folder: RunFolder, segmentation: recipes.Segmentation, dataset: Dataset, *, hardware: Hardware
 ) -> "KeptLabels":
     """Masks for a further round: what the network of the round before sees of the classes that the labels name."""
     paths, before = folder.stage(segmentation.name), folder.stage(segmentation.masks)
     files = [paths.label(dataset.split, name) for name in dataset.names]
     model = segment.load(before.network, device=hardware.fabric().device)
-    for index in each(not_there(files), of=len(files), title=f"{paths.name} labels"):
+    for index in sharded(missing_indices(files), of=len(files), title=f"{paths.name} labels"):
         sample = dataset[index]
         with guards.of_image(f"{before.network}, {sample.name}"):
             write_mask(files[index], model.mask(sample.image, dataset.classes.decode(sample.labels)))
@@ -204,7 +206,7 @@ def _check_masks(pixel_labels: "KeptLabels", dataset: Dataset) -> None:
 
 
 def _margins(
-    folder: Run, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset
+    folder: RunFolder, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset
 ) -> "_Margins | KeptLabels":
     source = maps_behind(recipe, segmentation)
     for refinement in recipe.refinements:
@@ -233,7 +235,7 @@ class _Margins:
 class _SegmentationCurve:
     """The same for a segmentation network, on images as they are: one scale, no mirror image."""
 
-    def __init__(self, folder: Run, paths: Stage, network: SegmentationNetwork) -> None:
+    def __init__(self, folder: RunFolder, paths: StageFolder, network: SegmentationNetwork) -> None:
         self.paths = paths
         self.dataset = split_data(folder)
         plain = segment.Inference(scales=(1.0,), flip=False)

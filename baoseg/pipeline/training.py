@@ -11,13 +11,13 @@ from baoseg import data, evaluate, nets, recipes, seeds
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import RecipeError
 from baoseg.core.files import atomic
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import Sample
 from baoseg.data import Dataset, TrainSet
 from baoseg.data.images import write_mask
 from baoseg.methods import Method, heads_of, make, method_of
 from baoseg.pipeline.checking import check_crop
-from baoseg.pipeline.common import KeptLabels, each, not_there, note_cost
+from baoseg.pipeline.common import KeptLabels, missing_indices, note_cost, sharded
 from baoseg.pipeline.manifest import alone_in, recipe_of, split_data, training_data
 from baoseg.pipeline.mapping import _seed, maps_of
 from baoseg.predict import labeler
@@ -27,25 +27,25 @@ from baoseg.training.learner import Learner
 from baoseg.training.train import Hardware
 
 
-def train_stages(folder: Run, *, hardware: Hardware) -> None:
+def train_stages(folder: RunFolder, *, hardware: Hardware) -> None:
     """Train each stage of the recipe that is not trained yet. Raises RunError while another process trains here."""
     with alone_in(folder):
         _train_stages(folder, hardware=hardware)
 
 
-def _train_stages(folder: Run, *, hardware: Hardware) -> None:
+def _train_stages(folder: RunFolder, *, hardware: Hardware) -> None:
     recipe = recipe_of(folder)
     boxes = recipe.task is Task.BOXES
-    pictures = training_data(folder)
-    progress.say(data.summary(pictures))
+    dataset = training_data(folder)
+    progress.say(data.summary(dataset))
     if boxes:
-        pictures = data.boxed_of(pictures).squares(recipe.view.side)
+        dataset = data.boxed_of(dataset).squares(recipe.view.side)
     for stage in recipe.stages:
         paths = folder.stage(stage.name)
-        if not_there([paths.network]):
+        if missing_indices([paths.network]):
             network = nets.build(
                 recipe.net,
-                len(pictures.classes),
+                len(dataset.classes),
                 heads=heads_of(stage.method),
                 seed=recipe.seed,
             )
@@ -54,11 +54,11 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
             check_crop(recipe.augment, network.backbone, name=stage.name)
             method = make(stage.method, network, single_label=boxes)
             samples = TrainSet(
-                pictures,
+                dataset,
                 recipe.augment,
                 network.normalisation,
                 seed=recipe.seed,
-                pixel_labels=_pixel_labels(folder, recipe, stage, pictures, hardware=hardware),
+                pixel_labels=_pixel_labels(folder, recipe, stage, dataset, hardware=hardware),
             )
             fit(
                 paths,
@@ -72,7 +72,7 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
             if ranks.first():
                 model = make(stage.method, method.result())
                 own = recipe.masks_of(stage.name)
-                kept = labeler.Labeler(model, pictures.classes, maps=recipe.maps, masks=own)
+                kept = labeler.Labeler(model, dataset.classes, maps=recipe.maps, masks=own)
                 labeler.save(
                     paths.network,
                     method.result(),
@@ -80,16 +80,16 @@ def _train_stages(folder: Run, *, hardware: Hardware) -> None:
                     net=recipe.net,
                     maps=recipe.maps,
                     masks=own,
-                    classes=pictures.classes,
+                    classes=dataset.classes,
                     # cross-entropy tells one class from the others; where a logit is 0 says nothing
-                    label_cut=labeler.LIKELIEST if boxes else labeler.calibrate(kept, pictures),
+                    label_cut=labeler.LIKELIEST if boxes else labeler.calibrate(kept, dataset),
                 )
                 paths.state.unlink(missing_ok=True)
             ranks.barrier()
 
 
 def fit(
-    paths: Stage,
+    paths: StageFolder,
     learner: Learner,
     samples: TrainSet,
     *,
@@ -105,7 +105,7 @@ def fit(
 
 
 def _pixel_labels(
-    folder: Run, recipe: Recipe, stage: recipes.Stage, pictures: Dataset, *, hardware: Hardware
+    folder: RunFolder, recipe: Recipe, stage: recipes.Stage, dataset: Dataset, *, hardware: Hardware
 ) -> "KeptLabels | None":
     """Labels of the training images' pixels from the seeds of an earlier stage, for methods that learn from such."""
     method = method_of(stage.method)
@@ -115,28 +115,28 @@ def _pixel_labels(
         raise RecipeError(f"stage {stage.name}: learns from seeds; name the stage that makes them (labelled_by)")
 
     label = functools.partial(method.pixel_labels, stage.method)
-    return label_pictures(folder, recipe, stage.name, stage.labelled_by, pictures, label=label, hardware=hardware)
+    return label_images(folder, recipe, stage.name, stage.labelled_by, dataset, label=label, hardware=hardware)
 
 
-def label_pictures(
-    folder: Run,
+def label_images(
+    folder: RunFolder,
     recipe: Recipe,
     name: str,
     source: str,
-    pictures: Dataset,
+    dataset: Dataset,
     *,
-    label: Callable[[Sample, seeds.Seed], UInt8[Tensor, "h w"]],
+    label: Callable[[Sample, seeds.SeedMaps], UInt8[Tensor, "h w"]],
     hardware: Hardware,
 ) -> "KeptLabels":
     """Make the pixel labels of each image that has none yet, from the seeds of the stage or fusion `source`."""
     paths, maps = folder.stage(name), folder.stage(source)
-    maps_of(folder, recipe, source, pictures, hardware=hardware)
-    split = pictures.split
-    due = not_there([paths.label(split, picture) for picture in pictures.names])
-    for index in each(due, of=len(pictures), title=f"{name} labels"):
-        sample = pictures[index]
+    maps_of(folder, recipe, source, dataset, hardware=hardware)
+    split = dataset.split
+    due = missing_indices([paths.label(split, image) for image in dataset.names])
+    for index in sharded(due, of=len(dataset), title=f"{name} labels"):
+        sample = dataset[index]
         write_mask(paths.label(split, sample.name), label(sample, seeds.load(maps.maps(split, sample.name))))
-    return KeptLabels([paths.label(split, picture) for picture in pictures.names])
+    return KeptLabels([paths.label(split, image) for image in dataset.names])
 
 
 class _EpochCurve:
@@ -145,7 +145,7 @@ class _EpochCurve:
     It shows what training does and chooses nothing. Rows of epochs that are trained again after a crash are replaced.
     """
 
-    def __init__(self, folder: Run, paths: Stage, method: Method, recipe: Recipe) -> None:
+    def __init__(self, folder: RunFolder, paths: StageFolder, method: Method, recipe: Recipe) -> None:
         self.paths = paths
         self.dataset = split_data(folder)
         own = recipe.masks_of(paths.name)
@@ -161,21 +161,21 @@ class _EpochCurve:
         row = {"epoch": epoch, "miou": miou, "oracle_miou": oracle["miou"], "oracle_threshold": oracle["threshold"]}
         note_epoch(self.paths, row)
 
-    def _seed(self, sample: Sample) -> seeds.Seed:
+    def _seed(self, sample: Sample) -> seeds.SeedMaps:
         with guards.of_image(f"{self.paths.root}, {sample.name}"):
             return _seed(self.labeler, sample)
 
 
-def judged(dataset: Dataset, paths: Stage, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
+def judged(dataset: Dataset, paths: StageFolder, epoch: int) -> Iterator[tuple[Sample, UInt8[Tensor, "h w"]]]:
     """Yields (sample, ground-truth mask) for each image that has a mask."""
     title = f"{paths.name} epoch {epoch} evaluate"
-    for index in each(range(len(dataset)), of=len(dataset), title=title):
+    for index in sharded(range(len(dataset)), of=len(dataset), title=title):
         sample = dataset[index]
         if sample.mask is not None:
             yield sample, sample.mask
 
 
-def note_epoch(paths: Stage, row: dict[str, Any]) -> None:
+def note_epoch(paths: StageFolder, row: dict[str, Any]) -> None:
     """Add a row to epochs.csv, in the place of one of an epoch that is trained again."""
     if not ranks.first():
         return

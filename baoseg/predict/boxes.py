@@ -20,7 +20,7 @@ from baoseg.data.transforms import normalise as normalise_image
 from baoseg.evaluate.localization import Truth
 from baoseg.methods import Method, bas
 from baoseg.predict import maps
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.training import guards
 
 
@@ -103,7 +103,7 @@ def localize(
 
 
 @torch.inference_mode()
-def seed_of(method: Method, image: UInt8[Tensor, "3 h w"], target: int | None, *, side: int, top_k: int) -> Seed:
+def seed_of(method: Method, image: UInt8[Tensor, "3 h w"], target: int | None, *, side: int, top_k: int) -> SeedMaps:
     """The map of a whole image, as `localize` makes that of its centre crop, on the seeds' grid."""
     size = (int(image.shape[1]), int(image.shape[2]))
     device = next(method.parameters()).device
@@ -114,7 +114,7 @@ def seed_of(method: Method, image: UInt8[Tensor, "3 h w"], target: int | None, *
     chosen = averages[None, min(top_k, len(averages)) - 1, None].float()
     scores = F.interpolate(chosen, size=grid, mode="bilinear", align_corners=False, antialias=True)
     scores = maps.normalise(scores - scores.amin(dim=(2, 3), keepdim=True))[0].cpu()
-    return Seed(torch.tensor([known + 1]), scores, None, size)
+    return SeedMaps(torch.tensor([known + 1]), scores, None, size)
 
 
 def _averages(

@@ -19,7 +19,7 @@ import baoseg
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import atomic
-from baoseg.core.run_folder import Stage
+from baoseg.core.run_folder import StageFolder
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.transforms import Normalisation
@@ -245,7 +245,7 @@ def _quiet() -> Iterator[None]:
         setattr(torch._C, LOG, speak)
 
 
-def voc(stage: Stage, dataset: Dataset, out: Path, *, tar: bool = False) -> Path:
+def voc(stage: StageFolder, dataset: Dataset, out: Path, *, tar: bool = False) -> Path:
     """Copy the masks of a split into the layout of the VOC evaluation server; with `tar`, also write results.tgz.
 
     All masks are checked before the first is written. Returns the folder of the masks, or the archive. Raises DataError

@@ -16,7 +16,7 @@ from baoseg import nets
 from baoseg.core import progress, settings
 from baoseg.core.errors import CheckpointError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import ClassSet, Maps
 from baoseg.data import Dataset
 from baoseg.data.images import ImageLike, as_image
@@ -85,7 +85,7 @@ class Labeler:
         names = [self.classes.names[index - 1] for index in seed.classes.tolist()]
         return Result(
             labels=tuple(names),
-            mask=masks.label_image(seed, threshold=threshold).numpy(),
+            mask=masks.to_mask(seed, threshold=threshold).numpy(),
             class_maps={name: scores.numpy() for name, scores in zip(names, seed.scores, strict=True)},
             background=None if seed.background is None else seed.background.numpy(),
         )
@@ -218,7 +218,7 @@ def load(
     """
     path = Path(source)
     if path.is_dir():
-        if not (files := trained(Run(path))):
+        if not (files := trained(RunFolder(path))):
             raise CheckpointError(f"{path}: has no trained network yet; run `bao train` on it first")
         path = files[-1]
     state = weights.read_checkpoint(path)
@@ -230,7 +230,7 @@ def load(
     return made
 
 
-def trained(run: Run) -> list[Path]:
+def trained(run: RunFolder) -> list[Path]:
     """The files of the labelers of a run folder. Raises RunError for a folder that is not a run."""
     stages = read_json(run.manifest)["stages"]
     return [stage.network for name in stages if (stage := run.stage(name)).network.exists()]

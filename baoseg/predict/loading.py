@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.nets import weights
 from baoseg.predict import labeler, segment
 from baoseg.predict.labeler import Labeler
@@ -52,10 +52,10 @@ def load(
 
         return imagenet.load(device=device)
     path = Path(source)
-    if Stage(path).network.exists():
-        path = Stage(path).network
-    elif segmenters := segment.trained(Run(path)):
-        path = path if labeler.trained(Run(path)) else segmenters[-1]
+    if StageFolder(path).network.exists():
+        path = StageFolder(path).network
+    elif segmenters := segment.trained(RunFolder(path)):
+        path = path if labeler.trained(RunFolder(path)) else segmenters[-1]
     if path.is_file():
         about = weights.read_metadata(path)
         if about is not None and about.get("task") == segment.TASK:

@@ -17,7 +17,7 @@ import baoseg
 from baoseg.core import settings
 from baoseg.core.errors import CheckpointError, RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import IGNORE, Batch, ClassSet, full_precision
 from baoseg.data.images import ImageLike, as_image
 from baoseg.data.transforms import Normalisation, normalise
@@ -297,7 +297,7 @@ def save(path: Path, network: SegmentationNetwork, *, net: NetConfig, inference:
     weights.save(path, network, about)
 
 
-def trained(run: Run) -> list[Path]:
+def trained(run: RunFolder) -> list[Path]:
     """The files of the segmentation networks of a run folder."""
     if not run.manifest.exists():
         return []

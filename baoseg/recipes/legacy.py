@@ -1,4 +1,4 @@
-"""Manifests of version 0.1, in which runs for boxes had settings of their own."""
+"""Manifests of earlier versions: names of settings, and runs for boxes, which had settings of their own."""
 
 from functools import partial
 from typing import Any
@@ -14,6 +14,12 @@ from baoseg.recipes.schema import Recipe, Stage
 from baoseg.training import train
 
 KEY = "localization"  # of the settings in such a manifest
+
+
+def renamed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a recipe with the names that its settings have today."""
+    report = {"image_size" if key == "picture_size" else key: value for key, value in recipe.get("report", {}).items()}
+    return {**recipe, "report": report} if report else recipe
 
 
 def boxes_of(noted: dict[str, Any], *, source: str) -> Recipe:

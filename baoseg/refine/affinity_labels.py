@@ -12,7 +12,7 @@ from baoseg.core.errors import DataError
 from baoseg.core.types import BACKGROUND, IGNORE
 from baoseg.refine import crf
 from baoseg.seeds import SeedMaps
-from baoseg.seeds.masks import best_class, label_image
+from baoseg.seeds.masks import best_class, to_mask
 
 
 def from_alphas(
@@ -50,7 +50,7 @@ def from_thresholds(
     """
     check(image, seed)
     lower, higher = (
-        after_crf(image, label_image(seed, threshold=threshold), config) for threshold in (background, foreground)
+        after_crf(image, to_mask(seed, threshold=threshold), config) for threshold in (background, foreground)
     )
     labels = higher.masked_fill(higher == BACKGROUND, IGNORE)
     return labels.masked_fill((higher == BACKGROUND) & (lower == BACKGROUND), BACKGROUND)
@@ -61,7 +61,7 @@ def from_background(
 ) -> UInt8[Tensor, "h w"]:
     """Labels from the mask of a seed with a background map: 255 where the CRF changes it (BAO; not from a paper)."""
     check(image, seed)
-    mask = label_image(seed)
+    mask = to_mask(seed)
     return mask.masked_fill(after_crf(image, mask, config) != mask, IGNORE)
 
 
@@ -102,7 +102,7 @@ def _with_alpha(
 ) -> UInt8[Tensor, "h w"]:
     seed = seed.upsample()
     if len(seed.classes) == 0:
-        return label_image(seed, threshold=1.0)  # all background
+        return to_mask(seed, threshold=1.0)  # all background
     scores = torch.cat([background_score(seed, alpha=alpha)[None], seed.scores])
     indices = torch.cat([seed.classes.new_tensor([BACKGROUND]), seed.classes])
     marginals = crf.from_probabilities(image.permute(1, 2, 0), scores, config=config)

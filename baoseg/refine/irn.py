@@ -21,7 +21,7 @@ from baoseg.nets.base import Backbone, pad_to_multiple, resize
 from baoseg.refine import affinity_labels, pairs, random_walk
 from baoseg.refine.random_walk import HERE, Offset, within
 from baoseg.seeds import SeedMaps
-from baoseg.seeds.masks import label_image
+from baoseg.seeds.masks import to_mask
 from baoseg.training.learner import Learner
 
 STRIDE = 4  # of the boundary map and the displacement field
@@ -155,7 +155,7 @@ class IRNet(Learner):
 
     def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         """The mask after the walk. A seed without classes gives background everywhere."""
-        return label_image(self.walked(image, seed))
+        return to_mask(self.walked(image, seed))
 
 
 class Boundary(nn.Module):

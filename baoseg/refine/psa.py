@@ -20,7 +20,7 @@ from baoseg.nets.base import Backbone, enlarge_cells, freeze_batch_norm, pad_to_
 from baoseg.refine import affinity_labels, crf, pairs, random_walk
 from baoseg.refine.random_walk import Offset
 from baoseg.seeds import SeedMaps
-from baoseg.seeds.masks import label_image
+from baoseg.seeds.masks import to_mask
 from baoseg.training.learner import Learner
 
 STRIDE = 8  # of the last stages of the ResNet-38 in PSA
@@ -160,7 +160,7 @@ class AffinityNet(Learner):
 
     def refine(self, image: UInt8[Tensor, "3 h w"], seed: SeedMaps) -> UInt8[Tensor, "h w"]:
         """The mask after the walk. A seed without classes gives background everywhere."""
-        return label_image(self.walked(image, seed))
+        return to_mask(self.walked(image, seed))
 
 
 def _sums(offset: Offset, labels: Int[Tensor, "b h w"], features: Float[Tensor, "b c h w"]) -> Float[Tensor, "2 3"]:

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from baoseg.core.errors import RunError
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data.boxed import Boxed, squash
 from baoseg.evaluate import localization
 from baoseg.predict.boxes import ViewConfig, truth_on_crop
@@ -31,7 +31,7 @@ TRUTH_COLOUR = COLOURS[3]
 STAGE_COLOURS = [colour for colour in COLOURS if colour != TRUTH_COLOUR]
 
 
-def table(run: Run, stages: Sequence[str]) -> Table:
+def table(run: RunFolder, stages: Sequence[str]) -> Table:
     """The summary for the terminal, 80 columns wide."""
     result = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0), caption="MaxBoxAccV2 and PIoU: oracle")
     for column in (*OWN_COLUMNS[:-1], "MaxBox\nAccV2", ORACLE_COLUMNS[-1]):
@@ -41,7 +41,7 @@ def table(run: Run, stages: Sequence[str]) -> Table:
     return result
 
 
-def _rows(run: Run, stages: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
+def _rows(run: RunFolder, stages: Sequence[str]) -> list[tuple[str, list[str], list[str]]]:
     """Name of each stage, and its cells of OWN_COLUMNS (but the name) and of ORACLE_COLUMNS."""
     rows = []
     for name in stages:
@@ -60,7 +60,7 @@ def _rows(run: Run, stages: Sequence[str]) -> list[tuple[str, list[str], list[st
     return rows
 
 
-def _metrics(run: Run, name: str) -> dict[str, Any]:
+def _metrics(run: RunFolder, name: str) -> dict[str, Any]:
     """Of an evaluated stage. Raises RunError for one that is not."""
     found = metrics_of(run.stage(name))
     if found is None:
@@ -72,7 +72,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def build(run: Run, *, stages: Sequence[str], dataset: Boxed, view: ViewConfig, config: Config, title: str) -> Path:
+def build(
+    run: RunFolder, *, stages: Sequence[str], dataset: Boxed, view: ViewConfig, config: Config, title: str
+) -> Path:
     """Write the page: the table, the curves, and images of `dataset` (the evaluation split). Gives its path.
 
     Raises RunError for a stage that is not evaluated.
@@ -136,7 +138,7 @@ def _figures(metrics: dict[str, dict[str, Any]], colours: dict[str, str]) -> lis
 
 
 def _gallery(
-    run: Run, dataset: Boxed, view: ViewConfig, colours: dict[str, str], *, count: int
+    run: RunFolder, dataset: Boxed, view: ViewConfig, colours: dict[str, str], *, count: int
 ) -> list[dict[str, Any]]:
     """Images spread evenly over the split, as crops, with the true boxes and each stage's."""
     tables = {name: _read_boxes(run.stage(name)) for name in colours}
@@ -160,6 +162,6 @@ def _gallery(
     return images
 
 
-def _read_boxes(paths: Stage) -> list[dict[str, str]]:
+def _read_boxes(paths: StageFolder) -> list[dict[str, str]]:
     with (paths.root / "boxes.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

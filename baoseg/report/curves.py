@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from baoseg.core.errors import RunError
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.evaluate import decision_of, of_masks
 
 COLOURS = (
@@ -52,7 +52,7 @@ def threshold_curve(metrics: dict[str, dict[str, Any]], colours: dict[str, str])
     return svg(figure, "mIoU against threshold; the numbers are in the tables")
 
 
-def epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
+def epoch_curves(run: RunFolder, colours: dict[str, str]) -> dict[str, Any] | None:
     """Colour of each method that was evaluated after each epoch (BAO figure 4), and one figure of them all."""
     curves = {name: rows for name in colours if (rows := read_rows(run.stage(name).epochs, ("epoch", "miou")))}
     if not curves:
@@ -68,7 +68,7 @@ def epoch_curves(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     return {"methods": {name: colours[name] for name in curves}, "figure": svg(figure, "mIoU after each epoch")}
 
 
-def loss_curves(stage: Stage) -> dict[str, Any] | None:
+def loss_curves(stage: StageFolder) -> dict[str, Any] | None:
     """Method, colour of each loss term, and the figure; None where nothing was trained."""
     rows = read_rows(stage.losses, ("epoch",))
     if not rows:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baoseg import seeds
 from baoseg.core.errors import DataError
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data import Dataset
 from baoseg.data.images import read_mask
 
@@ -41,7 +41,7 @@ def method_of(name: str, metrics: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def image_of(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, longest: int) -> dict[str, Any]:
+def image_of(run: RunFolder, stages: Sequence[str], dataset: Dataset, index: int, *, longest: int) -> dict[str, Any]:
     """An image of the gallery, shrunk to `longest` pixels where it is larger, with what each method says about it."""
     name, sample = dataset.names[index], dataset[index]
     height, width = sample.image.shape[-2:]
@@ -59,7 +59,7 @@ def image_of(run: Run, stages: Sequence[str], dataset: Dataset, index: int, *, l
     }
 
 
-def _result(stage: Stage, split: str, name: str, size: tuple[int, int]) -> dict[str, Any]:
+def _result(stage: StageFolder, split: str, name: str, size: tuple[int, int]) -> dict[str, Any]:
     """Maps on their own grid (at most `size`; the page interpolates them) and mask of one method for one image.
 
     What refines or predicts masks has no maps: `classes` is null then.

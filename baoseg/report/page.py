@@ -16,7 +16,7 @@ import jinja2
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.files import atomic, read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import IGNORE
 from baoseg.data import Dataset
 from baoseg.data.images import voc_palette
@@ -28,20 +28,20 @@ from baoseg.report.tables import COST_COLUMNS, ORACLE_COLUMNS, OWN_COLUMNS, metr
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """`gallery` images are shown, spread evenly over the split, their long side at most `picture_size` pixels."""
+    """`gallery` images are shown, spread evenly over the split, their long side at most `image_size` pixels."""
 
     gallery: int = 24
-    picture_size: int = 320
+    image_size: int = 320
 
     def __post_init__(self) -> None:
-        if self.gallery < 0 or self.picture_size < 1:
+        if self.gallery < 0 or self.image_size < 1:
             raise RecipeError(
-                f"report.gallery is {self.gallery} and report.picture_size {self.picture_size}; "
+                f"report.gallery is {self.gallery} and report.image_size {self.image_size}; "
                 "choose at least 0 images of at least 1 pixel"
             )
 
 
-def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, title: str) -> Path:
+def build(run: RunFolder, *, stages: Sequence[str], dataset: Dataset, config: Config, title: str) -> Path:
     """Write the report on `stages` of the run, with images of `dataset` (the evaluation split). Gives its path.
 
     Metrics, losses and masks may be absent: the page says so. Raises RunError or DataError where the manifest or the
@@ -74,8 +74,8 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
             "palette": voc_palette().tolist(),
             "heat": heat().tolist(),
             "methods": [method_of(name, metrics.get(name)) for name in stages],
-            "pictures": [
-                image_of(run, stages, dataset, i, longest=config.picture_size)
+            "images": [
+                image_of(run, stages, dataset, i, longest=config.image_size)
                 for i in spread(len(dataset), config.gallery)
             ],
         },
@@ -83,7 +83,7 @@ def build(run: Run, *, stages: Sequence[str], dataset: Dataset, config: Config, 
 
 
 def render(
-    run: Run, template: str, dataset: Dataset, *, title: str, colours: dict[str, str], **content: object
+    run: RunFolder, template: str, dataset: Dataset, *, title: str, colours: dict[str, str], **content: object
 ) -> Path:
     """Write a page with the facts of the run and what its template needs. Gives its path.
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.evaluate import decision_of, of_masks
 
 
@@ -42,7 +42,9 @@ class Row:
         costs = [
             number(_share(train.get("seconds"), of=60)),
             number(train.get("peak_mb"), places=0),
-            number(_share(inference.get("seconds"), of=inference.get("pictures", 0)), places=2),
+            number(
+                _share(inference.get("seconds"), of=inference.get("images", inference.get("pictures", 0))), places=2
+            ),
         ]
         return [self.method, self.background, *own], oracle, costs
 
@@ -60,7 +62,7 @@ def _share(value: float | None, *, of: int) -> float | None:
     return value / of if value is not None and of else None
 
 
-def summary(run: Run, stages: Sequence[str]) -> list[Row]:
+def summary(run: RunFolder, stages: Sequence[str]) -> list[Row]:
     """The rows of the summary, one for each method: the page and the terminal show the same."""
     rows = []
     for name in stages:
@@ -87,7 +89,7 @@ def summary(run: Run, stages: Sequence[str]) -> list[Row]:
     return rows
 
 
-def table(run: Run, stages: Sequence[str]) -> RenderableType:
+def table(run: RunFolder, stages: Sequence[str]) -> RenderableType:
     """The summary for the terminal, 80 columns wide; what the methods cost is a table of its own below it."""
     rows = summary(run, stages)
     scores = _terminal_table("oracle: threshold chosen on the ground truth; gap: mIoU minus oracle mIoU")
@@ -114,9 +116,9 @@ def _terminal_table(caption: str) -> Table:
     return result
 
 
-def metrics_of(stage: Stage) -> dict[str, Any] | None:
+def metrics_of(stage: StageFolder) -> dict[str, Any] | None:
     return read_json(stage.metrics) if stage.metrics.exists() else None
 
 
-def costs_of(stage: Stage) -> dict[str, Any]:
+def costs_of(stage: StageFolder) -> dict[str, Any]:
     return read_json(stage.costs) if stage.costs.exists() else {}

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from baoseg import nets, pipeline
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
-from baoseg.core.run_folder import Stage as StageFolder
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.evaluate.localization import BINS, CORRECT, PIXEL_THRESHOLDS
 from baoseg.methods import bas, heads_of, name_of
 from baoseg.recipes import Recipe, Stage
@@ -56,10 +55,10 @@ class Experiment:
     sources: Callable[[Recipe], Mapping[str, Source]]  # by the key of a published row; other keys are our own
     by_backbone: bool = False  # whether the keys of published rows end with the backbone
     masks: bool = False  # whether it needs ground truth masks
-    draw: Callable[[Run, Hardware], Figure] | None = None
+    draw: Callable[[RunFolder, Hardware], Figure] | None = None
 
 
-def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Sequence[str] = ()) -> Run:
+def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Sequence[str] = ()) -> RunFolder:
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
     for figures OUT/NAME.png, and the report. Data, network and schedules are those of `base`; `values` change settings.
 
@@ -86,7 +85,7 @@ def run(name: str, base: Recipe, out: Path, *, hardware: Hardware, values: Seque
     return folder
 
 
-def compare(folder: Run, table: Table, experiment: Experiment) -> list[Line]:
+def compare(folder: RunFolder, table: Table, experiment: Experiment) -> list[Line]:
     """The lines of an evaluated table: the published rows of the recipe's backbone, and then what of ours has none.
 
     Data that are called as a data set of the paper stand beside its columns alone, others beside all.
@@ -108,7 +107,7 @@ def compare(folder: Run, table: Table, experiment: Experiment) -> list[Line]:
     return lines_of(table, all_rows, alike_columns(table, recipe.data.path), ours)
 
 
-def measured(folder: Run, source: Source, column: Column) -> float | None:
+def measured(folder: RunFolder, source: Source, column: Column) -> float | None:
     """In percent; None where there is no such number, as of masks without masks."""
     metrics = read_json(folder.stage(source.stage).metrics)
     if source.top_k is not None:
@@ -202,7 +201,7 @@ def _ablation(recipe: Recipe) -> Mapping[str, Source]:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
+def _draw_weights(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 9: GT-known Loc over the weight of each loss."""
     stages = {(weight, value): stage for weight, value, stage in _points(pipeline.recipe_of(folder))}
 
@@ -212,7 +211,7 @@ def _draw_weights(folder: Run, hardware: Hardware) -> Figure:
     return draw_grid(GRID, measure, y="GT-known Loc in %")
 
 
-def _draw_top_k(folder: Run, hardware: Hardware) -> Figure:
+def _draw_top_k(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 10. It shows; k is chosen beforehand."""
     curve = read_json(folder.stage("bas").metrics)["top_k_curve"]
     figure, axes = one_plot(x="k", y="GT-known Loc in %")
@@ -220,7 +219,7 @@ def _draw_top_k(folder: Run, hardware: Hardware) -> Figure:
     return figure
 
 
-def _draw_suppression(folder: Run, hardware: Hardware) -> Figure:
+def _draw_suppression(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 12: the mean of L_bas in each epoch; the paper has the training iterations."""
 
     def points(stage: StageFolder) -> Points:
@@ -230,7 +229,7 @@ def _draw_suppression(folder: Run, hardware: Hardware) -> Figure:
     return draw_stages(folder, _RELU, points, x="epoch", y="L_bas", style="o-")
 
 
-def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
+def _draw_right_boxes(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 13: distribution of the IoU of boxes that are right, and its median."""
     figure, axes = one_plot(x="IoU in %", y="right boxes in %")
     first = round(BINS * CORRECT)
@@ -245,7 +244,7 @@ def _draw_right_boxes(folder: Run, hardware: Hardware) -> Figure:
     return figure
 
 
-def _draw_pixels(folder: Run, hardware: Hardware) -> Figure:
+def _draw_pixels(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 15: IoU of the pixels over the threshold, here in 0..1."""
 
     def points(stage: StageFolder) -> Points:

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from baoseg.core.errors import RecipeError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import bas, heads_of
 from baoseg.recipes import Recipe, comparison, follow_ablation
 from baoseg.reproduce import exploration
@@ -44,7 +44,7 @@ class Experiment:
     split_after: int | None = None  # the stage at which its figure cuts the backbone
     others: bool = False  # whether rows are of seeds that other tools made, or of their sums with ours
     judge: str | None = None  # the stage whose losses choose a threshold for each image, for all seeds of the table
-    draw: Callable[[Run, Hardware], Figure] | None = None
+    draw: Callable[[RunFolder, Hardware], Figure] | None = None
 
 
 def _variants(base: Recipe, methods: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> Recipe:

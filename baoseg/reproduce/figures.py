@@ -10,8 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from baoseg import pipeline
 from baoseg.core import progress
 from baoseg.core.files import atomic, read_json, write_csv
-from baoseg.core.run_folder import Run
-from baoseg.core.run_folder import Stage as StageFolder
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.predict import labeler
 from baoseg.report import COLOURS
 from baoseg.report.curves import read_rows
@@ -35,7 +34,7 @@ def grid_name(weight: str, value: float) -> str:
     return "bas" if value == VOC[weight] else f"bas-{weight}-{value}"
 
 
-def draw_epochs(folder: Run, hardware: Hardware) -> Figure:
+def draw_epochs(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAO figure 4: the network in training after each epoch, from the trained classifier on."""
     classifier, *learners = pipeline.recipe_of(folder).stages
     start = read_json(folder.stage(classifier.name).metrics)["oracle"]["miou"]
@@ -51,7 +50,7 @@ def draw_epochs(folder: Run, hardware: Hardware) -> Figure:
     return figure
 
 
-def draw_thresholds(folder: Run, hardware: Hardware) -> Figure:
+def draw_thresholds(folder: RunFolder, hardware: Hardware) -> Figure:
     """Noise reduction figure 4: mIoU over the background threshold."""
 
     def points(stage: StageFolder) -> Points:
@@ -62,7 +61,7 @@ def draw_thresholds(folder: Run, hardware: Hardware) -> Figure:
     return draw_stages(folder, names, points, x="background threshold", y="mIoU of the seed in %")
 
 
-def draw_weights(folder: Run, hardware: Hardware) -> Figure:
+def draw_weights(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figure 18: the seed over the weight of each loss."""
 
     def measure(weight: str, value: float) -> float:
@@ -82,7 +81,13 @@ def draw_grid(grid: Mapping[str, Sequence[float]], measure: Callable[[str, float
 
 
 def draw_stages(
-    folder: Run, names: Iterable[str], points: Callable[[StageFolder], Points], *, x: str, y: str, style: str = "-"
+    folder: RunFolder,
+    names: Iterable[str],
+    points: Callable[[StageFolder], Points],
+    *,
+    x: str,
+    y: str,
+    style: str = "-",
 ) -> Figure:
     """One plot with a line for each of the stages."""
     figure, axes = one_plot(x=x, y=y)
@@ -92,7 +97,7 @@ def draw_stages(
     return figure
 
 
-def draw_activations(folder: Run, hardware: Hardware) -> Figure:
+def draw_activations(folder: RunFolder, hardware: Hardware) -> Figure:
     """BAS figures 1 and 6, of the classifier; their mean curves go to OUT/activations.csv.
 
     The ground truth masks explain what the classifier sees; they choose nothing.
@@ -126,12 +131,12 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def show(
-    folder: Run,
+    folder: RunFolder,
     table: published.Table,
     lines: Sequence[Line],
     *,
     note: str,
-    draw: Callable[[Run, Hardware], Figure] | None,
+    draw: Callable[[RunFolder, Hardware], Figure] | None,
     hardware: Hardware,
 ) -> None:
     """Print what an experiment measured, and write it to OUT/NAME.csv and, of a figure, OUT/NAME.png."""

@@ -19,7 +19,7 @@ from baoseg import data, nets, pipeline
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data import Dataset
 from baoseg.evaluate import evaluate_seeds, of_masks
 from baoseg.methods import heads_of
@@ -30,7 +30,7 @@ from baoseg.reproduce.experiments import EXPERIMENTS, Experiment
 from baoseg.reproduce.figures import show
 from baoseg.reproduce.lines import Line, Measure, Source, alike_columns, lines_of, measured_with
 from baoseg.reproduce.published import Column
-from baoseg.seeds import Seed, load, save
+from baoseg.seeds import SeedMaps, load, save
 from baoseg.training.train import Hardware
 
 PSA = "+psa"  # ends the key of a line that is about the masks of another
@@ -54,7 +54,7 @@ def run(
     seeds: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     values: Sequence[str] = (),
-) -> Run:
+) -> RunFolder:
     """Train what the table or figure `name` compares, print it beside the published numbers, and write OUT/NAME.csv,
     for figures OUT/NAME.png, and the report.
 
@@ -174,7 +174,9 @@ def _check(recipe: Recipe, experiment: Experiment) -> None:
             network.backbone.split(experiment.split_after)
 
 
-def compare(folder: Run, table: published.Table, experiment: Experiment, sources: Mapping[str, Source]) -> list[Line]:
+def compare(
+    folder: RunFolder, table: published.Table, experiment: Experiment, sources: Mapping[str, Source]
+) -> list[Line]:
     """The lines of an evaluated table: the published rows, and what of ours the paper prints no number of.
 
     Data that are called as the data set of some columns stand beside those alone, others beside all.
@@ -272,7 +274,7 @@ def _cut(source: Source, experiment: Experiment) -> Source:
     return Source(source.stage if source.stage == experiment.judge else source.stage + CUT, Measure.MASKS)
 
 
-def _measured(folder: Run, source: Source, column: Column) -> float | None:
+def _measured(folder: RunFolder, source: Source, column: Column) -> float | None:
     """In percent; None for a class that ours does not have, or that occurs nowhere."""
     metrics = read_json(folder.stage(source.stage).metrics)
     scores = _scores(metrics, source.measure)
@@ -287,7 +289,7 @@ def _scores(metrics: dict[str, Any], measure: Measure) -> dict[str, Any]:
     return metrics["oracle"] if measure is Measure.ORACLE else of_masks(metrics)
 
 
-def choose_thresholds(folder: Run, name: str, *, judge: str, hardware: Hardware) -> None:
+def choose_thresholds(folder: RunFolder, name: str, *, judge: str, hardware: Hardware) -> None:
     """Cut the maps of the stage `name` where the losses of the BAS network `judge` say (BAS sec. 5.5, table 15).
 
     Maps and metrics go to the stage NAME-image-threshold; an image that is done is not done again.
@@ -304,7 +306,7 @@ def choose_thresholds(folder: Run, name: str, *, judge: str, hardware: Hardware)
     write_json(cut.metrics, {**read_json(given.metrics), **metrics})
 
 
-def _threshold(model: labeler.Labeler, dataset: Dataset, index: int, seed: Seed) -> float:
+def _threshold(model: labeler.Labeler, dataset: Dataset, index: int, seed: SeedMaps) -> float:
     if len(seed.classes) == 0:
         return 1.0
     sample = dataset[index]
@@ -313,7 +315,7 @@ def _threshold(model: labeler.Labeler, dataset: Dataset, index: int, seed: Seed)
     return model.method.threshold(views, labels, scores, fixed=model.masks.threshold)
 
 
-def _pairs(stage: Stage, dataset: Dataset) -> Iterator[tuple[Seed, UInt8[Tensor, "h w"]]]:
+def _pairs(stage: StageFolder, dataset: Dataset) -> Iterator[tuple[SeedMaps, UInt8[Tensor, "h w"]]]:
     for index, name in enumerate(dataset.names):
         truth = dataset.mask(index)
         if truth is not None:

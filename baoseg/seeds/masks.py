@@ -30,7 +30,7 @@ class Config:
             raise RecipeError(f"masks.threshold is {self.threshold}; choose a value in 0..1, the range of the maps")
 
 
-def label_image(seed: SeedMaps, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
+def to_mask(seed: SeedMaps, *, threshold: float | None = None) -> UInt8[Tensor, "h w"]:
     """The mask [h w] of a seed at the size of the image: 0 for the background, otherwise one of `seed.classes`.
 
     Without a threshold, the mask is the argmax over [background, class maps]; ties go to the background, then to the
@@ -95,3 +95,6 @@ def best_class(seed: SeedMaps) -> tuple[Int[Tensor, "h w"], Float[Tensor, "h w"]
         return torch.full_like(values, BACKGROUND, dtype=torch.int64), values
     values, channels = seed.scores.float().max(dim=0)
     return seed.classes[channels].long(), values
+
+
+label_image = to_mask  # the name up to version 0.1

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from baoseg.core import progress
 from baoseg.core.errors import RecipeError, RunError
 from baoseg.core.files import csv_of, write_csv, write_tensors
-from baoseg.core.run_folder import Stage
+from baoseg.core.run_folder import StageFolder
 from baoseg.data import EpochSampler, TrainSet, batches, collate
 from baoseg.training import guards
 from baoseg.training.learner import Learner, Progress
@@ -174,7 +174,7 @@ def fit(
     dataset: TrainSet,
     *,
     config: Config,
-    stage: Stage,
+    stage: StageFolder,
     seed: int,
     hardware: Hardware,
     after_epoch: Callable[[int], None] | None = None,
@@ -270,7 +270,7 @@ def fit(
         fabric.barrier()
 
 
-def seconds(stage: Stage) -> float:
+def seconds(stage: StageFolder) -> float:
     """The total seconds of the epochs of a stage."""
     with stage.losses.open(encoding="utf-8", newline="") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))

@@ -8,7 +8,7 @@ import torch
 
 import baoseg
 from baoseg import cli, pipeline
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.predict import export as exports
 
@@ -19,7 +19,7 @@ def bao(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 
 
 def test_the_masks_of_the_last_stage_or_of_one_named(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for stage, source in (("bao", tiny_run.root), ("transcam", tiny_run.root / "transcam")):
         bao(monkeypatch, "voc", source, "--out", tmp_path / stage)
@@ -31,7 +31,7 @@ def test_the_masks_of_the_last_stage_or_of_one_named(
 
 
 def test_missing_masks_are_one_line(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(tiny_run.root, tmp_path / "run")
     (copy / "bao" / "masks" / "val" / "val_00001.png").unlink()
@@ -41,7 +41,7 @@ def test_missing_masks_are_one_line(
 
 
 def test_the_model_that_is_named_is_written(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(exports, "onnx", lambda *call: seen.extend(call))
@@ -62,7 +62,7 @@ def test_help_is_narrow_and_shows_no_none(
 
 
 def test_masks_go_to_a_tool_and_come_back(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a run, of a folder of masks and of a folder with ground truth."""
     photos = tmp_path / "photos"

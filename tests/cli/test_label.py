@@ -8,7 +8,7 @@ from PIL import Image
 
 import baoseg
 from baoseg import cli
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.predict import collection as labelling
 
@@ -30,7 +30,7 @@ def bao(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three pictures; one is labelled."""
+    """Three images; one is labelled."""
     (folder := tmp_path / "source").mkdir()
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_masks_are_those_of_the_labeler_of_a_run(
-    bao: Callable[..., int], tiny_run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., int], tiny_run: RunFolder, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labeler = baoseg.load(tiny_run.root)
     told = labeler.classes.names[-1]
@@ -56,7 +56,7 @@ def test_masks_are_those_of_the_labeler_of_a_run(
 
 
 def test_shards_of_the_work_are_together_the_whole(
-    bao: Callable[..., int], tiny_run: Run, source: Path, tmp_path: Path
+    bao: Callable[..., int], tiny_run: RunFolder, source: Path, tmp_path: Path
 ) -> None:
     words = ("label", source, "--model", tiny_run.root, "--out", tmp_path / "out", "--accelerator", "cpu")
     counts = []
@@ -68,7 +68,7 @@ def test_shards_of_the_work_are_together_the_whole(
 
 
 def test_a_failure_is_exit_code_1_and_a_mistake_2(
-    bao: Callable[..., int], tiny_run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., int], tiny_run: RunFolder, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (source / "1.png").write_text("no picture")
     words = ("label", source, "--model", tiny_run.root, "--accelerator", "cpu", "--out", tmp_path / "out")
@@ -88,7 +88,7 @@ def test_a_failure_is_exit_code_1_and_a_mistake_2(
 
 
 def test_what_is_passed_over_alone_is_exit_code_1(
-    bao: Callable[..., int], tiny_run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., int], tiny_run: RunFolder, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("label", source, "--model", tiny_run.root, "--accelerator", "cpu", "--out", tmp_path / "out")
     for path in source.iterdir():

@@ -17,7 +17,7 @@ from baoseg import cli, nets, pipeline, recipes, seeds
 from baoseg.cli.options import Overrides
 from baoseg.core.errors import RunError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import Config as DataConfig
 from baoseg.data.boxed import Layout
 from baoseg.methods import bas, cam
@@ -96,9 +96,9 @@ def test_reproduce_takes_the_overrides_of_every_recipe(
 ) -> None:
     seen = []
 
-    def noted(*given: object, **named: object) -> Run:
+    def noted(*given: object, **named: object) -> RunFolder:
         seen.append((given, named))
-        return Run(tmp_path)
+        return RunFolder(tmp_path)
 
     monkeypatch.setattr(box_tables, "run", noted)
     changes = ("--data", "here", "--eval-split", "test", "--epochs", "1", "--seed", "2")
@@ -112,9 +112,9 @@ def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
 ) -> None:
     seen = []
 
-    def noted(recipe: Recipe, out: Path, *, hardware: Hardware) -> Run:
+    def noted(recipe: Recipe, out: Path, *, hardware: Hardware) -> RunFolder:
         seen.append(recipe)
-        return Run(out)
+        return RunFolder(out)
 
     monkeypatch.setattr(pipeline, "run", noted)
     device = ("--accelerator", "cpu", "--workers", "0")
@@ -138,7 +138,7 @@ def test_compare_keeps_the_methods_asked_for_and_what_they_start_from(
 
 
 @pytest.fixture(scope="module")
-def boxed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def boxed_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """CAM and BAS on two colours, trained and evaluated."""
     root = tmp_path_factory.mktemp("data")
     labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]
@@ -178,7 +178,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: Callable[[], None]) -> 
 
 
 def test_evaluate_and_report_work_on_a_run_for_localization(
-    bao: Callable[..., None], boxed_run: Run, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], boxed_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = boxed_run.stage("bas").metrics
     found = read_json(metrics)
@@ -192,7 +192,9 @@ def test_evaluate_and_report_work_on_a_run_for_localization(
     assert "MaxBoxAccV2" in boxed_run.report.read_text(encoding="utf-8")
 
 
-def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(bao: Callable[..., None], boxed_run: Run) -> None:
+def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(
+    bao: Callable[..., None], boxed_run: RunFolder
+) -> None:
     bao("maps", boxed_run.root, *DEVICE)
     for name, label in (("p0", 2), ("p3", 1)):  # red is the second class
         for stage in ("cam", "bas"):
@@ -202,13 +204,13 @@ def test_maps_of_a_run_for_localization_go_on_as_seeds_of_any_run(bao: Callable[
 
 
 def test_a_run_for_localization_can_be_moved_with_its_data(
-    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], boxed_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = Path(pipeline.recipe_of(boxed_run).data.path)
     below = os.path.commonpath([data, boxed_run.root])
     for path in (data, boxed_run.root):
         shutil.copytree(path, tmp_path / "new" / path.relative_to(below))
-    moved = Run(tmp_path / "new" / boxed_run.root.relative_to(below))
+    moved = RunFolder(tmp_path / "new" / boxed_run.root.relative_to(below))
     away = data.with_name("away")
     data.rename(away)
     try:
@@ -230,7 +232,7 @@ def test_a_run_for_localization_can_be_moved_with_its_data(
         away.rename(data)
 
 
-def test_a_second_process_that_localizes_is_refused(boxed_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_that_localizes_is_refused(boxed_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def held(root: Path) -> Iterator[None]:
         raise RunError(f"{root}: another process works in this run folder")
@@ -241,7 +243,9 @@ def test_a_second_process_that_localizes_is_refused(boxed_run: Run, monkeypatch:
         pipeline.train_stages(boxed_run, hardware=HARDWARE)
 
 
-def test_seeds_of_a_run_for_localization_can_be_fused(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
+def test_seeds_of_a_run_for_localization_can_be_fused(
+    bao: Callable[..., None], boxed_run: RunFolder, tmp_path: Path
+) -> None:
     bao("maps", boxed_run.root, *DEVICE)
     data = tmp_path / "data"
     shutil.copytree(pipeline.recipe_of(boxed_run).data.path, data)
@@ -249,7 +253,7 @@ def test_seeds_of_a_run_for_localization_can_be_fused(bao: Callable[..., None], 
     (data / "splits").mkdir()
     (data / "splits/test.txt").write_text("p0\np1\np2\np3\n")
     bao("fuse", boxed_run.root, "--data", data, "--eval-split", "test", "--out", tmp_path / "fused")
-    seed = seeds.load(Run(tmp_path / "fused").stage("fused").maps("test", "p0"))
+    seed = seeds.load(RunFolder(tmp_path / "fused").stage("fused").maps("test", "p0"))
     own = seeds.load(boxed_run.stage("bas").maps("test", "p0"))
     assert torch.allclose(seed.scores, own.scores, atol=2e-3)  # kept in half precision
 
@@ -272,7 +276,7 @@ def in_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 )
 def test_steps_of_masks_refuse_a_run_for_localization_in_one_line(
     bao: Callable[..., None],
-    boxed_run: Run,
+    boxed_run: RunFolder,
     words: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],
     in_nowhere: Path,
@@ -284,7 +288,7 @@ def test_steps_of_masks_refuse_a_run_for_localization_in_one_line(
 
 
 def test_a_folder_of_one_half_is_no_folder_of_the_other(
-    bao: Callable[..., None], boxed_run: Run, tiny_run: Run, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], boxed_run: RunFolder, tiny_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = boxed_run.manifest.read_text(encoding="utf-8"), tiny_run.manifest.read_text(encoding="utf-8")
     for verb in ("run", "train"):
@@ -303,9 +307,9 @@ def test_run_and_train_take_every_recipe_that_is_listed(
     """--epochs means the same for all of them: those of each stage."""
     seen = []
 
-    def noted(recipe: Recipe, out: Path, **options: object) -> Run:
+    def noted(recipe: Recipe, out: Path, **options: object) -> RunFolder:
         seen.append((recipe, out))
-        return Run(out)
+        return RunFolder(out)
 
     monkeypatch.setattr(pipeline, "begin", noted)
     monkeypatch.setattr(pipeline, "run", noted)
@@ -317,7 +321,7 @@ def test_run_and_train_take_every_recipe_that_is_listed(
 
 
 def test_a_mistyped_file_of_weights_leaves_no_folder(
-    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], boxed_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ("--data", pipeline.recipe_of(boxed_run).data.path, "--layout", "folder")
     words = ("localize", "bas-cub-vgg16", *data, "--out", tmp_path / "run", "--weights", tmp_path / "mistyped.pth")
@@ -325,7 +329,9 @@ def test_a_mistyped_file_of_weights_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_predict_with_a_localizer_names_one_class(bao: Callable[..., None], boxed_run: Run, tmp_path: Path) -> None:
+def test_predict_with_a_localizer_names_one_class(
+    bao: Callable[..., None], boxed_run: RunFolder, tmp_path: Path
+) -> None:
     """Its mask is the likeliest class's map, cut where the recipe cuts the box."""
     data = Path(pipeline.recipe_of(boxed_run).data.path)
     bao("predict", boxed_run.root, data / "p0.png", "--out", tmp_path, "--accelerator", "cpu")
@@ -336,7 +342,7 @@ def test_predict_with_a_localizer_names_one_class(bao: Callable[..., None], boxe
 
 
 def test_prepare_checks_a_folder_with_boxes_as_one_for_localization(
-    bao: Callable[..., None], boxed_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], boxed_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "my pictures"
     shutil.copytree(pipeline.recipe_of(boxed_run).data.path, root)

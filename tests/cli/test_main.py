@@ -19,7 +19,7 @@ from baoseg import cli, pipeline, recipes, report, seeds
 from baoseg.cli import options
 from baoseg.core.errors import BaosegError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.reproduce import published
 from baoseg.reproduce import tables as reproduce
 from baoseg.seeds.fusion import fuse
@@ -53,7 +53,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_verbs_one_by_one_give_what_python_gives(
-    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bao("train", "tiny", "--out", tmp_path, *DEVICE)
     bao("maps", tmp_path, *DEVICE)
@@ -77,7 +77,7 @@ def test_run_with_overrides_gives_what_python_gives(bao: Callable[..., None], tm
 
 
 def test_demo_is_the_run_of_its_recipe(
-    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bao: Callable[..., None], tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(recipes.RECIPES, "demo", lambda: tiny.RECIPE)
     shutil.copytree(tiny_run.root, tmp_path / "demo")
@@ -99,7 +99,7 @@ def test_set_changes_the_recipe_and_belongs_to_the_run(
     """The same --set continues; another one is refused with the first difference. It is the last to be applied."""
     changes = ("--epochs", "2", "--set", "stages.bao.schedule.epochs=1", "--set", "maps.sizes=64")
     bao("train", "tiny", "--out", tmp_path, *changes, *DEVICE)
-    recipe = pipeline.recipe_of(Run(tmp_path))
+    recipe = pipeline.recipe_of(RunFolder(tmp_path))
     own = recipes.override(tiny.RECIPE, epochs=2)
     transcam, last = own.stages
     stages = (transcam, replace(last, schedule=replace(last.schedule, epochs=1)))
@@ -188,14 +188,14 @@ def test_compare_hands_on_what_was_asked(
 
 
 def test_compare_shows_methods_beside_seeds_and_sums(
-    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bao: Callable[..., None], tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tiny_run.root / "transcam"
     sums = ("--seeds", f"other={other}", "--fuse", "cam+other")
     bao("compare", "tiny", "--out", tmp_path / "run", "--methods", "cam", *sums, *DEVICE)
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if "fixed 0.30" in line] == ["cam", "other", "cam+other"]
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     assert read_json(run.manifest)["stages"] == ["cam", "other", "cam+other"]
     assert {row.method: bool(row.costs.get("train")) for row in report.summary(run, ["cam", "other", "cam+other"])} == {
         "cam": True,
@@ -207,13 +207,13 @@ def test_compare_shows_methods_beside_seeds_and_sums(
 
 
 def test_fuse_adds_up_what_exists(
-    bao: Callable[..., None], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bao: Callable[..., None], tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.RECIPES, "demo", lambda: tiny.RECIPE)  # the pictures of `tiny` are generated
+    monkeypatch.setitem(recipes.RECIPES, "demo", lambda: tiny.RECIPE)  # the images of `tiny` are generated
     sources = [tiny_run.root / "transcam", tiny_run.root]
     bao("fuse", *sources, "--data", "synthetic", "--out", tmp_path / "run")
     (name,) = read_json(tmp_path / "run" / "run.json")["stages"]
-    stage = Run(tmp_path / "run").stage(name)
+    stage = RunFolder(tmp_path / "run").stage(name)
     files = sorted(path.stem for path in (stage.root / "maps" / "val").iterdir())
     assert len(files) == 5
     for picture in files:
@@ -389,7 +389,7 @@ def test_steps_on_what_is_no_run_folder(
 
 
 def test_a_run_folder_of_another_recipe(
-    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: Run
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: RunFolder
 ) -> None:
     error = fails(bao, capsys, "run", "tiny", "--out", tiny_run.root, "--seed", "3")
     assert "another recipe (seed was 0, now 3)" in error
@@ -428,7 +428,7 @@ def test_mistakes_in_comparisons_end_in_one_line(
 
 
 def test_a_threshold_outside_the_maps(
-    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: Run
+    bao: Callable[..., None], capsys: pytest.CaptureFixture[str], tiny_run: RunFolder
 ) -> None:
     assert "choose a value in 0..1" in fails(bao, capsys, "masks", tiny_run.root, "--threshold", "2")
 

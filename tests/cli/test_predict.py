@@ -60,9 +60,7 @@ def test_masks_are_those_that_python_gives(
     assert len([path for path in out.rglob("*") if path.is_file()]) == 4
 
 
-def test_single_pictures_options_and_labels(
-    bao: Callable[..., None], model: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_single_images_options_and_labels(bao: Callable[..., None], model: Path, photos: Path, tmp_path: Path) -> None:
     bao(model, photos / "cat.png", photos / "deep/dog.png", "--out", tmp_path, "--labels", "sofa", "--crf", *CPU)
     for name in ("cat.png", "dog.png"):
         assert set(read_mask(tmp_path / name).unique().tolist()) <= {0, CLASSES.names.index("sofa") + 1}

@@ -62,7 +62,7 @@ def make(name: str, backbone: nets.Config, classes: int) -> Method:
 def random_batch(size: int, classes: int, height: int, width: int) -> Batch:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(size, 3, height, width, generator=generator)
-    labels = torch.ones(size, classes)  # the first picture has every class
+    labels = torch.ones(size, classes)  # the first image has every class
     labels[1:] = torch.arange(classes) % 2 == 0
     valid = torch.ones(size, 1, height, width, dtype=torch.bool)
     valid[..., width - width // 3 :] = False
@@ -148,7 +148,7 @@ def test_classes_asked_for_equal_the_channels_of_all(name, backbone):
     torch.testing.assert_close(some.background, everything.background)
 
 
-def test_pictures_of_a_batch_do_not_see_one_another(name, backbone):
+def test_images_of_a_batch_do_not_see_one_another(name, backbone):
     method = make(name, backbone, 3).eval()
     batch = random_batch(3, 3, 48, 64)
     with torch.inference_mode():

@@ -16,13 +16,13 @@ from baoseg import cli, nets, pipeline
 from baoseg.core import ranks
 from baoseg.core.errors import RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import Batch
 from baoseg.data import transforms
 from baoseg.methods import bao
 from baoseg.training import train
 
-# Nothing random but the pictures, and means that do not depend on how a batch is divided: no padding, no batch norm.
+# Nothing random but the images, and means that do not depend on how a batch is divided: no padding, no batch norm.
 RECIPE = replace(
     tiny.RECIPE,
     net=nets.Config(
@@ -61,17 +61,17 @@ def run_on_two(out: Path, script: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return pipeline.run(RECIPE, tmp_path_factory.mktemp("alone") / "run", hardware=tiny.HARDWARE)
 
 
-def losses(run: Run, stage: str) -> torch.Tensor:
+def losses(run: RunFolder, stage: str) -> torch.Tensor:
     with run.stage(stage).losses.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return torch.tensor([[float(value) for key, value in row.items() if key != "seconds"] for row in rows])
 
 
-def assert_same(run: Run, other: Run) -> None:
+def assert_same(run: RunFolder, other: RunFolder) -> None:
     """To rounding; BAO decides which class a cell has, so that rounding can change the label of one."""
     for stage, tolerance in (("transcam", 1e-4), ("bao", 1e-2)):
         torch.testing.assert_close(losses(run, stage), losses(other, stage), rtol=tolerance, atol=1e-5)
@@ -84,17 +84,17 @@ def assert_same(run: Run, other: Run) -> None:
         assert ours["oracle"]["miou"] == pytest.approx(theirs["oracle"]["miou"], abs=1.0)
 
 
-def test_two_processes_train_and_label_as_one_does(alone: Run, tmp_path: Path) -> None:
+def test_two_processes_train_and_label_as_one_does(alone: RunFolder, tmp_path: Path) -> None:
     said = run_on_two(tmp_path / "run", tmp_path / "script.py")
     assert said.count("Report: ") == 1  # the first process talks
-    both = Run(tmp_path / "run")
+    both = RunFolder(tmp_path / "run")
     assert_same(alone, both)
     files = [{path.relative_to(run.root) for path in run.root.rglob("*") if path.is_file()} for run in (alone, both)]
     assert files[0] == files[1]
 
 
 def test_a_run_goes_on_with_another_number_of_devices(
-    alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
 
@@ -109,10 +109,10 @@ def test_a_run_goes_on_with_another_number_of_devices(
         patch.setattr(bao.BAO, "after_step", stop)
         pipeline.run(RECIPE, tmp_path / "run", hardware=tiny.HARDWARE)
     run_on_two(tmp_path / "run", tmp_path / "script.py")
-    assert_same(alone, Run(tmp_path / "run"))
+    assert_same(alone, RunFolder(tmp_path / "run"))
 
 
-def test_batches_in_parts_train_the_same_network(alone: Run, tmp_path: Path) -> None:
+def test_batches_in_parts_train_the_same_network(alone: RunFolder, tmp_path: Path) -> None:
     hardware = replace(tiny.HARDWARE, accumulate=2)
     assert_same(alone, pipeline.run(RECIPE, tmp_path / "run", hardware=hardware))
 

@@ -8,7 +8,7 @@ import pytest
 from baoseg.core import run_folder
 from baoseg.core.errors import RunError, TargetError
 from baoseg.core.files import atomic, read_json, write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 
 
 def fail_with(code):
@@ -182,7 +182,7 @@ def test_json_that_may_not_be_read_is_not_to_be_deleted(tmp_path, monkeypatch):
 
 def test_the_run_folder_is_laid_out_as_documented(tmp_path):
     """Every path that the module's docstring draws is the path that the classes give."""
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     stage = run.stage("bao")
     paths = {
         run.manifest,
@@ -210,4 +210,4 @@ def test_the_run_folder_is_laid_out_as_documented(tmp_path):
 
 
 def test_names_in_folders_keep_their_folders(tmp_path):
-    assert Run(tmp_path).stage("cam").maps("val", "a/b.c") == tmp_path / "cam" / "maps" / "val" / "a" / "b.c.npz"
+    assert RunFolder(tmp_path).stage("cam").maps("val", "a/b.c") == tmp_path / "cam" / "maps" / "val" / "a" / "b.c.npz"

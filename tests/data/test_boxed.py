@@ -51,7 +51,7 @@ def opened(root: Path, **options) -> Boxed:
 def test_folder(folder):
     boxed = opened(folder)
     assert isinstance(boxed, Dataset)
-    assert boxed.classes.names == ("dog", "grey cat")  # a label may have spaces: there is one for each picture
+    assert boxed.classes.names == ("dog", "grey cat")  # a label may have spaces: there is one for each image
     assert boxed.names == ("pictures/a", "pictures/b", "pictures/c")
     assert [boxed.target(i) for i in range(3)] == [2, 1, 1]
     assert boxed.labels(0).tolist() == [0, 1]
@@ -81,7 +81,7 @@ def test_splits_classes_and_squares(folder):
     square = chosen.squares(4)[1]
     assert tuple(square.image.shape) == (3, 4, 4)
     assert tuple(square.mask.shape) == (4, 4)
-    assert chosen.boxes(1).tolist() == [[4, 1, 6, 2]]  # boxes stay in pixels of the picture
+    assert chosen.boxes(1).tolist() == [[4, 1, 6, 2]]  # boxes stay in pixels of the image
 
 
 def test_fingerprint_hears_of_boxes_and_labels(folder):
@@ -211,7 +211,7 @@ def test_ilsvrc(tmp_path):
 
 
 def test_openimages(tmp_path):
-    """Masks of one picture are joined; a split without localization.txt has none."""
+    """Masks of one image are joined; a split without localization.txt has none."""
     picture(tmp_path / "test/0a/x.jpg")
     picture(tmp_path / "train/0a/y.jpg")
     write(tmp_path / "metadata/train/class_labels.txt", "train/0a/y.jpg,10\n")

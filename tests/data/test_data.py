@@ -73,7 +73,7 @@ def test_a_summary_counts_images_of_each_class_and_without(tmp_path):
     assert data.summary(data.Synthetic(SCENES, "val")).startswith("val: 3 images, 5 classes: ladybird (")
 
 
-def test_training_on_few_pictures_needs_one_with_a_label(tmp_path):
+def test_training_on_few_images_needs_one_with_a_label(tmp_path):
     path = folder(tmp_path, "train")
     (tmp_path / "splits/train.txt").write_text("c\na\n")
     few = data.open_dataset(data.Config(path=path, limit=2), "train")
@@ -146,7 +146,7 @@ def test_an_error_in_a_worker_stays_one_line(tmp_path, workers):
 @given(
     length=st.integers(1, 50), replicas=st.integers(1, 4), epoch=st.integers(0, 5), batch=st.integers(1, 6) | st.none()
 )
-def test_sampler_shares_the_pictures_out(length, replicas, epoch, batch):
+def test_sampler_shares_the_images_out(length, replicas, epoch, batch):
     if batch is not None and length < batch * replicas:
         with pytest.raises(DataError, match="do not fill a batch"):
             data.EpochSampler(length, seed=0, batch_size=batch)

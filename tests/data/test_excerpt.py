@@ -13,7 +13,7 @@ def scenes(**choices) -> Dataset:
     return data.open_dataset(Config(path="synthetic", synthetic=SCENES, **choices), "train")
 
 
-def test_pictures_are_spread_evenly_and_stay_what_they_are() -> None:
+def test_images_are_spread_evenly_and_stay_what_they_are() -> None:
     whole, few = scenes(), scenes(limit=4)
     assert isinstance(few, Dataset) and isinstance(few, Excerpt)
     assert list(few.names) == [whole.names[index] for index in (0, 2, 5, 7)]
@@ -25,11 +25,11 @@ def test_pictures_are_spread_evenly_and_stay_what_they_are() -> None:
         assert torch.equal(few.mask(own), whole.mask(index))
 
 
-def test_a_limit_above_the_number_of_pictures_is_none() -> None:
+def test_a_limit_above_the_number_of_images_is_none() -> None:
     assert list(scenes(limit=99).names) == list(scenes().names)
 
 
-def test_long_pictures_are_shrunk_with_their_masks() -> None:
+def test_long_images_are_shrunk_with_their_masks() -> None:
     whole, small = scenes(), scenes(long_side=32)
     sample = small[3]
     assert sample.image.shape == (3, 32, 32)

@@ -10,7 +10,7 @@ from baoseg.data.prepare import folder
 
 
 def make(root, table, *, classes=None, pictures=None, splits=None, masks=None, voc=False):
-    """Write a folder: `table` maps pictures to labels, `splits` names to names, `masks` names to rows of values."""
+    """Write a folder: `table` maps images to labels, `splits` names to names, `masks` names to rows of values."""
     root.mkdir(parents=True, exist_ok=True)
     lines = [f"{path},{labels}" for path, labels in table.items()]
     (root / "labels.csv").write_text("\n".join(["image,labels", *lines]) + "\n", encoding="utf-8")
@@ -74,7 +74,7 @@ def test_training_never_looks_at_masks(tmp_path):
     assert not pictures.has_masks and pictures[0].mask is None and pictures.mask(0) is None
 
 
-def test_a_picture_may_lack_a_mask(tmp_path):
+def test_an_image_may_lack_a_mask(tmp_path):
     root = make(tmp_path, {"a.png": "cat", "b.png": "dog"}, masks={"b": MASK})
     pictures = Folder(root)
     assert pictures.has_masks
@@ -132,7 +132,7 @@ def test_malformed_line(tmp_path, line):
     refused(tmp_path, "labels.csv, line 3", "path,labels")
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     refused(make(tmp_path, {}, classes=["cat"]), "no images")
 
 
@@ -148,22 +148,22 @@ def test_missing_image(tmp_path):
     root = make(tmp_path, table, pictures=["a.png", "e/f.png"], splits={"train": ["a"]})
     assert "more" not in refused(make(tmp_path / "1", {"a.png": "cat"}, pictures=[]), "a.png", "does not exist")
     refused(root, "b/c.png", "does not exist", "(and 1 more)")
-    assert len(Folder(root, "train")) == 1  # the pictures of other splits may be elsewhere
+    assert len(Folder(root, "train")) == 1  # the images of other splits may be elsewhere
 
 
-def test_picture_with_two_lines(tmp_path):
+def test_image_with_two_lines(tmp_path):
     make(tmp_path, {"a.png": "cat"})
     (tmp_path / "labels.csv").write_text("image,labels\na.png,cat\n./a.png,dog\n")
     refused(tmp_path, "labels.csv", "a.png is on the lines 2 and 3", "may have one")
 
 
-def test_two_pictures_of_one_name(tmp_path):
+def test_two_images_of_one_name(tmp_path):
     refused(make(tmp_path / "1", {"a.jpg": "cat", "a.png": "dog"}), "a.jpg and a.png", "same name")
     refused(make(tmp_path / "2", {"images/a.png": "cat", "JPEGImages/a.png": "dog"}), "images/a.png", "same name")
 
 
 @pytest.mark.parametrize("path", ["/tmp/a.png", "../a.png", "b/../../a.png"])
-def test_pictures_outside_the_folder(tmp_path, path):
+def test_images_outside_the_folder(tmp_path, path):
     make(tmp_path, {"a.png": "cat"})
     (tmp_path / "labels.csv").write_text(f"image,labels\n{path},cat\n")
     refused(tmp_path, "a.png", "outside the folder")
@@ -183,7 +183,7 @@ def test_class_lists_that_cannot_be(tmp_path):
     refused(make(tmp_path / "5", {"a.png": ""}), "labels.csv", "at least one")
 
 
-def test_unlabelled_picture(tmp_path):
+def test_unlabelled_image(tmp_path):
     table = {"a.png": "cat", "b.png": "", "c.png": " ; "}
     root = make(tmp_path, table, splits={"train": ["a"], "none": ["b", "c"]})
     for training in (False, True):
@@ -205,7 +205,7 @@ def test_unknown_split(tmp_path):
     refused(make(tmp_path / "2", table), "no such split", "none", split="train")
 
 
-def test_split_with_other_pictures(tmp_path):
+def test_split_with_other_images(tmp_path):
     root = make(tmp_path, {"a.png": "cat"}, splits={"train": ["x", "a", "y.png"], "double": ["a", "a.png"]})
     refused(root, "train.txt", "x has no line in labels.csv", "(and 1 more)", split="train")
     refused(root, "double.txt", "a is in the split more than once", split="double")
@@ -264,7 +264,7 @@ def test_mask_of_another_size(tmp_path):
     wrong_mask(Folder(root), "masks/a.png", "2x3", "3x2", "same size")
 
 
-def test_mask_is_compared_with_the_upright_picture(tmp_path):
+def test_mask_is_compared_with_the_upright_image(tmp_path):
     root = make(tmp_path, {"a.jpg": "cat"}, masks={"a": [[0, 1], [1, 0], [0, 0]]})
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -278,7 +278,7 @@ def test_mask_value_out_of_range(tmp_path, value):
     wrong_mask(Folder(root), "masks/a.png", f"label {value} is outside 0..2; use 255 for pixels to ignore")
 
 
-def test_damaged_picture_and_mask(tmp_path):
+def test_damaged_image_and_mask(tmp_path):
     root = make(tmp_path, {"a.png": "cat"}, masks={"a": MASK})
     (root / "masks/a.png").write_bytes(b"not a mask")
     wrong_mask(Folder(root), "masks/a.png", "not a known kind")

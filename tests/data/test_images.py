@@ -81,7 +81,7 @@ def test_cmyk(tmp_path):
     assert (read_image(tmp_path / "print.jpg").float() - torch.tensor(RED)[:, None, None]).abs().max() < 8
 
 
-# Where the three marks of the upright picture, 3 wide and 2 high, lie in the file for each EXIF orientation:
+# Where the three marks of the upright image, 3 wide and 2 high, lie in the file for each EXIF orientation:
 #   1 2 3        the numbers are the pixel values
 #   4 5 6
 STORED = {

@@ -24,7 +24,7 @@ def test_labels_name_exactly_the_classes_of_the_mask(seed, index, size):
     assert torch.equal(sample.mask, scenes.mask(index))
 
 
-def test_a_picture_is_always_the_same_and_each_is_another():
+def test_an_image_is_always_the_same_and_each_is_another():
     first, again = Synthetic(SMALL, "train"), Synthetic(SMALL, "train")
     again[0]  # the order of asking does not matter
     assert torch.equal(first[7].image, again[7].image) and torch.equal(first[7].mask, again[7].mask)
@@ -33,18 +33,18 @@ def test_a_picture_is_always_the_same_and_each_is_another():
         assert not torch.equal(first[7].image, other.image)
 
 
-def test_pictures_do_not_depend_on_how_many_there_are():
+def test_images_do_not_depend_on_how_many_there_are():
     assert torch.equal(Synthetic(SMALL, "train")[7].image, Synthetic(Config(), "train")[7].image)
 
 
-def test_a_larger_picture_shows_the_same_scene():
+def test_a_larger_image_shows_the_same_scene():
     small, large = Synthetic(Config(size=64))[3], Synthetic(Config(size=128))[3]
     same = large.mask[::2, ::2] == small.mask
     assert same.float().mean() > 0.97
 
 
 def test_masks_are_exact(monkeypatch):
-    """The mask of an animal is where painting it changed the picture, but for half-covered pixels along its edge."""
+    """The mask of an animal is where painting it changed the image, but for half-covered pixels along its edge."""
     paint = synthetic._draw_animal
     painted = []
 
@@ -72,7 +72,7 @@ def test_all_classes_come_up_about_equally_often():
     assert 0.15 < (labels.sum(1) == 2).float().mean() < 0.5
 
 
-def test_animals_cover_a_part_of_the_picture():
+def test_animals_cover_a_part_of_the_image():
     share = torch.stack([(Synthetic(SMALL).mask(index) > 0).float().mean() for index in range(40)])
     assert share.min() > 0.02 and share.max() < 0.6
     assert 0.1 < share.mean() < 0.3

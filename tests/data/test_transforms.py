@@ -25,19 +25,19 @@ def picture(height, width, seed=0):
 
 
 def numbered(height, width):
-    """A picture in which no two pixels are alike, and none is 0."""
+    """An image in which no two pixels are alike, and none is 0."""
     return (1 + torch.arange(3 * height * width)).reshape(3, height, width).float()
 
 
 def random_crop(image, side, generator):
-    """A square of the picture, and which of its pixels are picture."""
+    """A square of the image, and which of its pixels are image."""
     place = random_place(image.shape[-2:], side, generator=generator)
     return cut(image, place, side), cut(torch.ones_like(image[:1], dtype=torch.bool), place, side)
 
 
 @settings(deadline=None, max_examples=50)
 @given(height=sides, width=sides, side=sides, seed=seeds)
-def test_crop_is_one_block_of_the_picture_and_valid_is_where_it_lies(height, width, side, seed):
+def test_crop_is_one_block_of_the_image_and_valid_is_where_it_lies(height, width, side, seed):
     image = numbered(height, width)
     crop, valid = random_crop(image, side, torch.Generator().manual_seed(seed))
     assert crop.shape == (3, side, side)
@@ -51,13 +51,13 @@ def test_crop_is_one_block_of_the_picture_and_valid_is_where_it_lies(height, wid
 def test_crop_reaches_every_place():
     generator = torch.Generator().manual_seed(0)
     inside = {random_crop(numbered(1, 4), 2, generator)[0].max().item() for _ in range(100)}
-    assert len(inside) == 3  # of a picture of 4 columns: columns 0-1, 1-2, 2-3
+    assert len(inside) == 3  # of an image of 4 columns: columns 0-1, 1-2, 2-3
     around = {tuple(random_crop(numbered(3, 2), 3, generator)[1][0, 0].tolist()) for _ in range(100)}
     assert around == {(True, True, False), (False, True, True)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bool])
-def test_one_place_cuts_pictures_of_any_kind_and_pads_as_asked(dtype):
+def test_one_place_cuts_images_of_any_kind_and_pads_as_asked(dtype):
     image = torch.ones(2, 2, 5, dtype=dtype)
     place = ((slice(0, 2), slice(1, 3)), (slice(1, 4), slice(0, 3)))  # rows 0-1 go to 1-2; columns 1-3 to 0-2
     result = cut(image, place, 3, padding=7)
@@ -106,7 +106,7 @@ def test_normalise_by_hand():
 
 @settings(deadline=None, max_examples=20)
 @given(height=st.integers(2, 24), width=sides, side=sides, seed=seeds)
-def test_padding_is_marked_or_by_choice_counts_as_picture(height, width, side, seed):
+def test_padding_is_marked_or_by_choice_counts_as_image(height, width, side, seed):
     long = max(height, width)
     config = dataclasses.replace(STILL, resize_long=(long, long), crop=side)
     unmarked = dataclasses.replace(config, mark_padding=False)
@@ -165,7 +165,7 @@ def test_labels_of_pixels_stay_on_their_pixels(grid, long_side, side, flip, seed
 
 @pytest.mark.parametrize("long_side", [64, 160])
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_border_of_labels_lies_where_the_picture_is_half_of_each(long_side, flip):
+def test_a_border_of_labels_lies_where_the_image_is_half_of_each(long_side, flip):
     """No shift, not even of half a pixel, between the two ways of resizing."""
     config = dataclasses.replace(STILL, resize_long=(long_side, long_side), crop=long_side, flip=flip)
     for border in range(20, 80, 3):
@@ -181,7 +181,7 @@ def test_a_border_of_labels_lies_where_the_picture_is_half_of_each(long_side, fl
         assert torch.equal(moved == 1, crop[0] > 125)
 
 
-def test_the_check_of_labels_looks_at_most_of_a_picture():
+def test_the_check_of_labels_looks_at_most_of_an_image():
     labels = torch.zeros(20, 30, dtype=torch.long)
     labels[:, 15:] = 1
     labels[0] = IGNORE
@@ -192,7 +192,7 @@ def test_the_check_of_labels_looks_at_most_of_a_picture():
 
 
 @pytest.mark.parametrize("mark_padding", [True, False])
-def test_padding_has_no_label_even_where_it_counts_as_picture(mark_padding):
+def test_padding_has_no_label_even_where_it_counts_as_image(mark_padding):
     config = dataclasses.replace(STILL, resize_long=(8, 8), crop=12, mark_padding=mark_padding)
     _, valid, labels, _ = augment(
         picture(4, 8),
@@ -221,7 +221,7 @@ def test_weights_of_pixels_go_the_way_of_their_labels():
         assert torch.equal(crop.pixel_weights, crop.pixel_labels.where(crop.pixel_labels != IGNORE, 0))
 
 
-def test_labels_change_nothing_about_the_picture():
+def test_labels_change_nothing_about_the_image():
     """Nor do they draw from the generator: with and without them training sees the same crops."""
     config = Config(resize_long=(20, 40), crop=24)
     results = [

@@ -190,7 +190,7 @@ def test_max_box_accuracy_is_that_of_the_loop():
     assert 0 < expected[0, 2] < expected[0, 0]  # the case tells levels apart
 
 
-def test_one_threshold_for_all_pictures():
+def test_one_threshold_for_all_images():
     scores = torch.zeros(2, GRID, GRID)
     scores[:, 50:150, 50:150] = 0.4
     scores[:, 90:110, 90:110] = 1.0
@@ -343,7 +343,7 @@ def test_all_metrics_by_hand():
     assert scores.density.sum() == 4
 
 
-def test_a_box_that_comes_with_the_picture_counts_instead():
+def test_a_box_that_comes_with_the_image_counts_instead():
     truth = Truth(boxes=np.array([[10, 10, 60, 60]]))
     pair = (Prediction(name="a", scores=square(45), box=np.array([10, 10, 60, 60])), truth)
     scores = evaluate_localization([pair], threshold=0.5)
@@ -381,7 +381,7 @@ def test_results_are_json_with_the_oracle_marked():
     assert values["pixel_average_precision"] is None and values["oracle"]["peak_iou"] is None
 
 
-def test_errors_name_the_picture():
+def test_errors_name_the_image():
     with pytest.raises(DataError, match="no image"):
         evaluate_localization([], threshold=0.5)
     truth = Truth(boxes=np.array([[0, 0, 3, 3]]), mask=np.ones((4, 5), dtype=np.uint8))
@@ -389,7 +389,7 @@ def test_errors_name_the_picture():
         evaluate_localization([(Prediction(name="bird.jpg", scores=np.ones((4, 4))), truth)], threshold=0.5)
 
 
-def test_density_counts_each_picture_once():
+def test_density_counts_each_image_once():
     counts = density(np.array([0.0, 0.49, 0.5, 1.2]), np.array([0.0, 1.0, 0.5, 0.2]), bins=2)
     assert counts.tolist() == [[1, 1], [1, 1]]
 

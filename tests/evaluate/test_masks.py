@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from baoseg.core.errors import DataError
 from baoseg.evaluate import DECISIONS, THRESHOLDS, Confusion, ThresholdSweep, evaluate_seeds, of_masks
-from baoseg.seeds import Seed, masks
+from baoseg.seeds import SeedMaps, masks
 
 
 def image(rows):
@@ -19,7 +19,7 @@ def image(rows):
 
 def seed_of(classes, scores, background=None, size=None, threshold=None):
     scores = torch.tensor(np.asarray(scores), dtype=torch.float32)
-    return Seed(
+    return SeedMaps(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=scores,
         background=None if background is None else torch.tensor(np.asarray(background), dtype=torch.float32),
@@ -185,7 +185,7 @@ def test_the_sweep_equals_evaluating_each_threshold_by_itself(seed, num_classes,
                 largest = (scores[channel] == scores.max(axis=0)) & (scores[channel] >= np.float32(threshold))
                 prediction[largest] = index
             predicted.append((image(prediction), truth))
-            assert torch.equal(masks.label_image(one, threshold=threshold), predicted[-1][0])
+            assert torch.equal(masks.to_mask(one, threshold=threshold), predicted[-1][0])
         counts = confusion_by_loop(predicted, num_classes)
         np.testing.assert_array_equal(sweep.confusion(i).counts.numpy(), counts)
         scores = sweep.confusion(i).scores()
@@ -199,7 +199,7 @@ def test_every_threshold_finds_values_equal_to_it():
     # a value equal to threshold number n reaches n + 1 thresholds: one-off errors and rounding both show
     values = torch.tensor(THRESHOLDS, dtype=torch.float32)[None, None]
     sweep = ThresholdSweep(1)
-    sweep.update(Seed(torch.tensor([1]), values, None, (1, 101)), torch.ones(1, 101, dtype=torch.uint8))
+    sweep.update(SeedMaps(torch.tensor([1]), values, None, (1, 101)), torch.ones(1, 101, dtype=torch.uint8))
     for i in range(101):
         assert sweep.confusion(i).counts.tolist() == [[0, 0], [i, 101 - i]]
 
@@ -240,7 +240,7 @@ def test_evaluate_seeds_equals_the_parts_by_themselves(seed, num_classes, decisi
     json.dumps(metrics, allow_nan=False)
     cuts = {"threshold_free": [None] * 3, "image_specific": [one.threshold for one, _ in pairs], "fixed": [0.35] * 3}
     decided = [
-        (masks.label_image(one, threshold=cut), truth) for (one, truth), cut in zip(pairs, cuts[decision], strict=True)
+        (masks.to_mask(one, threshold=cut), truth) for (one, truth), cut in zip(pairs, cuts[decision], strict=True)
     ]
     assert [name for name in DECISIONS if metrics[name] is not None] == [decision]
     assert of_masks(metrics) is metrics[decision]
@@ -285,7 +285,7 @@ def test_values_beyond_the_classes_are_errors():
         ThresholdSweep(2).update(seed_of([3], [[[0.5]]]), image([[0]]))
 
 
-def test_a_refused_picture_leaves_the_counts_as_they_were():
+def test_a_refused_image_leaves_the_counts_as_they_were():
     confusion = Confusion(1)
     with pytest.raises(DataError):
         confusion.update(image([[0, 0]]), image([[0, 7]]))
@@ -301,7 +301,7 @@ SEEDS = {
 
 @pytest.mark.parametrize("decision", DECISIONS)
 def test_the_scores_are_under_the_name_of_what_decided(decision):
-    """The seed's own background or threshold gets the picture right, the threshold of the call gets it wrong."""
+    """The seed's own background or threshold gets the image right, the threshold of the call gets it wrong."""
     metrics = evaluate_seeds([(SEEDS[decision], image([[0, 1]]))], 1, threshold=0.1)
     assert of_masks(metrics)["miou"] == (25 if decision == "fixed" else 100)
     assert [name for name in DECISIONS if metrics[name] is not None] == [decision]
@@ -309,7 +309,7 @@ def test_the_scores_are_under_the_name_of_what_decided(decision):
     assert metrics["oracle"]["miou"] == 100
 
 
-def test_each_picture_is_cut_at_its_own_threshold():
+def test_each_image_is_cut_at_its_own_threshold():
     truth = image([[0, 1]])
     pairs = [(seed_of([1], [[[low, high]]], threshold=high), truth) for low, high in [(0.1, 0.2), (0.5, 0.9)]]
     metrics = evaluate_seeds(pairs, 1, threshold=0.3)

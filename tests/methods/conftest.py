@@ -64,12 +64,12 @@ def make_network() -> Callable[..., Network]:
 
 @pytest.fixture
 def batch(generator: torch.Generator) -> Batch:
-    """Three pictures of 12 x 16, grid 3 x 4: one whole, one with padding at the right, one with half a cell below."""
+    """Three images of 12 x 16, grid 3 x 4: one whole, one with padding at the right, one with half a cell below."""
     images = torch.randn(3, 3, 12, 16, generator=generator, dtype=torch.float64)
     labels = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]], dtype=torch.float64)
     valid = torch.ones(3, 1, 12, 16, dtype=torch.bool)
-    valid[1, :, :, 7:] = False  # the second column of cells is picture to three quarters: valid
-    valid[2, :, 9:, :] = False  # the last row of cells is picture to a quarter: padding
+    valid[1, :, :, 7:] = False  # the second column of cells is image to three quarters: valid
+    valid[2, :, 9:, :] = False  # the last row of cells is image to a quarter: padding
     images = images.masked_fill(~valid, 5.0)  # padding that would be heard if it counted
     return Batch(images, labels, valid)
 

@@ -118,7 +118,7 @@ def test_a_single_class_is_told_from_the_background(make_network, batch):
     method = AMN(network, Config())
     only = Batch(batch.images, ALL[:, :1], batch.valid, torch.ones(3, 12, 16, dtype=torch.uint8))
     scores = activation_maps(network, batch.images, only.labels)
-    cells = [scores[:, :, row, column] for row in range(2) for column in range(2)]  # picture in all three of them
+    cells = [scores[:, :, row, column] for row in range(2) for column in range(2)]  # image in all three of them
     margin = torch.stack([cell[:, 1] - cell[:, 0] for cell in cells])
     expected = (0.6 * torch.log1p(torch.exp(-margin)) + 0.4 * torch.log1p(torch.exp(margin))).mean()
     corner = torch.full((3, 12, 16), IGNORE, dtype=torch.uint8)

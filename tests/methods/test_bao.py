@@ -83,7 +83,7 @@ def test_absent_classes_are_never_chosen(method, batch):
 
 
 def test_a_present_class_keeps_its_strongest_cell(method, batch):
-    """The only class of a picture has a cell with 1, where the background has 0 - if it is positive anywhere."""
+    """The only class of an image has a cell with 1, where the background has 0 - if it is positive anywhere."""
     alone = Batch(batch.images, torch.eye(4, dtype=torch.float64)[:3], batch.valid)
     features = method.target(batch.images)
     refined = spread(method.target.class_maps(features), features)
@@ -93,12 +93,12 @@ def test_a_present_class_keeps_its_strongest_cell(method, batch):
         assert bool((decided == picture + 1).any()) == positive
 
 
-def test_a_picture_without_labels_is_all_background(method, batch, valid_cells):
+def test_an_image_without_labels_is_all_background(method, batch, valid_cells):
     nothing = Batch(batch.images, torch.zeros_like(batch.labels), batch.valid)
     assert torch.equal(method.pseudo_labels(nothing) == 0, valid_cells)
 
 
-def test_a_picture_without_labels_has_no_cell_in_doubt(make_network, batch, valid_cells):
+def test_an_image_without_labels_has_no_cell_in_doubt(make_network, batch, valid_cells):
     network = make_network(heads=Heads(backgrounds=1))
     some = Batch(batch.images, batch.labels * torch.tensor([[1.0], [0.0], [1.0]]), batch.valid)
     for cut in Cut:
@@ -108,7 +108,7 @@ def test_a_picture_without_labels_has_no_cell_in_doubt(make_network, batch, vali
         assert int((labels[0] == IGNORE).sum()) == 6  # half of the 12 cells
 
 
-def test_the_loss_of_pictures_without_labels_by_hand(make_network, batch):
+def test_the_loss_of_images_without_labels_by_hand(make_network, batch):
     """The mean over classes of log(1 + e^z), and the cross-entropy of the background's channel."""
     method = in_training(BAO(make_network(attends=False, heads=Heads(backgrounds=1)), Config(smoothing=0.0)))
     whole = Batch(batch.images[:1], torch.zeros(1, 4, dtype=torch.float64), batch.valid[:1])
@@ -121,7 +121,7 @@ def test_the_loss_of_pictures_without_labels_by_hand(make_network, batch):
 
 
 def test_what_lies_in_the_padding_does_not_matter(make_network, batch, valid_cells):
-    """Without attention (which looks everywhere) and batch statistics, labels of picture cells know it alone."""
+    """Without attention (which looks everywhere) and batch statistics, labels of image cells know it alone."""
     method = in_training(BAO(make_network(attends=False, heads=Heads(backgrounds=1)), Config()).train())
     pixels = valid_cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]
     other = Batch(torch.where(pixels, batch.images, -40.0), batch.labels, batch.valid)
@@ -353,7 +353,7 @@ def test_a_map_that_says_nothing_is_background(method, batch, valid_cells, cut):
 
 
 @pytest.mark.parametrize("cut", Cut)
-def test_a_picture_that_is_all_padding_teaches_nothing(method, batch, cut):
+def test_an_image_that_is_all_padding_teaches_nothing(method, batch, cut):
     """Nor does it change what the others of its batch are labelled with."""
     method.config = Config(cut=cut, doubt=0.2)
     method.eval()

@@ -34,7 +34,7 @@ from baoseg.nets.network import Network
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[int]:
-    """The classes that a loss draws: the last of a picture's."""
+    """The classes that a loss draws: the last of an image's."""
     monkeypatch.setattr(bas.torch, "rand_like", lambda labels: torch.arange(labels[0].numel()).expand_as(labels) / 100)
     return [0, 3, 3]
 
@@ -137,7 +137,7 @@ def test_padding_is_cut_as_by_all_methods(batch, valid_cells, drawn):
 )
 @settings(deadline=None, max_examples=20)
 def test_any_labels(seed, rows, activation):
-    """Also none, and all: nothing is ever NaN, and pictures without classes count nowhere but in the mean of eq. 9."""
+    """Also none, and all: nothing is ever NaN, and images without classes count nowhere but in the mean of eq. 9."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor([[float(row >> k & 1) for k in range(K)] for row in rows], dtype=torch.float64)
     images = torch.randn(len(rows), 3, 12, 16, generator=generator, dtype=torch.float64)
@@ -198,7 +198,7 @@ def test_one_class(batch, valid_cells):
 
 @pytest.mark.parametrize(("generated", "area"), [(-1e3, 0.0), (1e3, 1.0)], ids=["no foreground", "no background"])
 def test_a_map_that_is_empty_or_full(batch, drawn, generated, area):
-    """M = 0: the background is the picture, the ratio 1 where the class is seen. M = 1: of features that are all 0
+    """M = 0: the background is the image, the ratio 1 where the class is seen. M = 1: of features that are all 0
     the classifier sees what its biases say."""
     method = make(weight=1.0, beta=1.0)
     nn.init.constant_(method.network.generator.weight, generated)
@@ -307,7 +307,7 @@ def test_frozen_batch_norm_stays_frozen(batch):
 
 
 def test_what_lies_in_the_padding_does_not_matter_to_a_classifier_of_single_cells(batch, valid_cells, drawn):
-    """With convolutions that see one cell each, the terms know the picture alone."""
+    """With convolutions that see one cell each, the terms know the image alone."""
     method = make()
     for layer in (method.network.backbone.last[0], method.network.generator):
         around = torch.ones(3, 3, dtype=torch.bool)

@@ -107,7 +107,7 @@ def test_a_class_that_is_not_seen_has_no_say_in_the_threshold():
     config = Config(generator_after=1, thresholds=(0.05, 0.4, 0.7))
     labels = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     unseen = scores[1:].clone()
-    scores[1] = 0.65  # everywhere: at 0.4 all of the picture, at 0.7 nothing
+    scores[1] = 0.65  # everywhere: at 0.4 all of the image, at 0.7 nothing
     assert image_threshold(network, image, labels, scores, config=config, fixed=0.3) == 0.4
     alone = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
     assert image_threshold(network, image, alone, unseen, config=config, fixed=0.3) == 0.3

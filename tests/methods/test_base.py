@@ -7,7 +7,7 @@ from baoseg.methods.base import class_logits, classification_loss, refine
 from baoseg.nets.grid import on_grid
 
 
-def test_cells_count_from_half_a_cell_of_picture(batch, valid_cells):
+def test_cells_count_from_half_a_cell_of_image(batch, valid_cells):
     maps = torch.zeros(3, 2, 3, 4)
     assert torch.equal(on_grid(batch.valid, maps)[:, 0], valid_cells)
     half = torch.ones(1, 1, 4, 8, dtype=torch.bool)

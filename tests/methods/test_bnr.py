@@ -49,7 +49,7 @@ def noisy_maps(method: BNR, batch: Batch) -> Tensor:
 
 
 def soft_margin(logits: Tensor, labels: Tensor) -> float:
-    """Eq. 8, and the mean over the pictures."""
+    """Eq. 8, and the mean over the images."""
     total = 0.0
     for z, y in zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True):
         total -= y * math.log(1 / (1 + math.exp(-z))) + (1 - y) * math.log(math.exp(-z) / (1 + math.exp(-z)))
@@ -59,7 +59,7 @@ def soft_margin(logits: Tensor, labels: Tensor) -> float:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("attends", [True, False], ids=["attention", "no attention"])
 def test_loss_is_equation_9(make_network, batch, valid_cells, attends, config):
-    """L = L_cls + L_M**; both average over cells that are picture."""
+    """L = L_cls + L_M**; both average over cells that are image."""
     network = make_network(attends=attends)
     method = BNR(network, config)
     terms = method.loss(batch)

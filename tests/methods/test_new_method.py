@@ -14,7 +14,7 @@ from methods import toy
 import baoseg
 from baoseg import cli, recipes
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import METHODS
 from baoseg.recipes import Recipe, Stage
 from baoseg.training import train
@@ -41,7 +41,7 @@ def test_a_new_method_goes_through_a_run(
     recipe = dataclasses.replace(tiny.RECIPE, name="with-toy", stages=(stage,))
     monkeypatch.setitem(recipes.RECIPES, "with-toy", lambda: recipe)
     bao("run", "with-toy", "--out", tmp_path / "run", *DEVICE)
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     assert read_json(run.manifest)["recipe"]["stages"][0]["method"] == {"sharpness": 3.0, "method": "toy"}
     with run.stage("toy").losses.open(encoding="utf-8", newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file) if float(row["toy"]) > 0] == ["1"]

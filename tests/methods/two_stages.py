@@ -19,7 +19,7 @@ K = 4
 
 
 class TwoStages(Backbone):
-    """Two convolutions, each with batch norm and ReLU: a picture of 12 x 16 becomes 3 x 4 cells after the second."""
+    """Two convolutions, each with batch norm and ReLU: an image of 12 x 16 becomes 3 x 4 cells after the second."""
 
     channels = 7
     stride = 4
@@ -67,7 +67,7 @@ def average(values: Tensor, cells: list[tuple[int, int]]) -> Tensor:
 
 
 def slow_logits(network: Network, features: Tensor, cells: Tensor, relu: Relu) -> list[list[Tensor]]:
-    """y~ or y^b of each picture and class (eq. 1, 2)."""
+    """y~ or y^b of each image and class (eq. 1, 2)."""
     feature_map = network.backbone.last(features)
     rows = []
     for picture in range(len(feature_map)):
@@ -96,7 +96,7 @@ def slow_value(logits: list[Tensor], empty: list[Tensor], k: int, absent: list[i
 
 def seeing(weights: list[list[float]]) -> Network:
     """A network of single cells: two channels are the brightness of the red and the green of a cell, logits are their
-    means over the picture, weighted by a row for each class."""
+    means over the image, weighted by a row for each class."""
     network = Network(TwoStages(4), len(weights), heads=Heads(generator_after=1)).double().eval()
     with torch.no_grad():
         for convolution in (network.backbone.first[0], network.backbone.last[0]):

@@ -43,7 +43,7 @@ def random_scores(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def attention_map(a: Attention) -> Tensor:
-    """A*, picture by picture, block by block, head by head, token by token."""
+    """A*, image by image, block by block, head by head, token by token."""
     batch, heads, n, _ = a.queries[0].shape
     pictures = []
     for picture in range(batch):

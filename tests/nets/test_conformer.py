@@ -141,7 +141,7 @@ def test_parameters_are_as_many_as_published(name, millions):
 
 @pytest.mark.parametrize("size", [(50, 33), (16, 16), (1, 40)])
 @torch.no_grad()
-def test_odd_sizes_equal_the_picture_with_its_border_repeated(size):
+def test_odd_sizes_equal_the_image_with_its_border_repeated(size):
     network = nets.build(nets.Config(backbone="conformer_nano"), 3).eval()
     height, width = size
     images = torch.randn(1, 3, height, width)

@@ -143,7 +143,7 @@ def test_any_size_goes_in(thin, fpn, height, width):
 
 
 @torch.no_grad()
-def test_smp_sees_the_padded_picture(fpn):
+def test_smp_sees_the_padded_image(fpn):
     images = torch.randn(1, 3, 33, 60)
     padded = F.pad(images, (0, 4, 0, 31), mode="replicate")
     torch.testing.assert_close(fpn(images), fpn.model(padded)[..., :33, :60])
@@ -323,7 +323,7 @@ def caffe_state(outputs, *, prefix="base.", shortcut="shortcut", head="aspp."):
 
 
 def caffe_logits(state, images):
-    """Of BGR pictures in 0..255 less their mean; the first pooling rounds down."""
+    """Of BGR images in 0..255 less their mean; the first pooling rounds down."""
 
     def unit(x, name, *, stride=1, dilation=1):
         weight, norm = state[f"base.{name}.conv.weight"], f"base.{name}.bn"

@@ -146,7 +146,7 @@ CNNS = {
 
 @pytest.mark.parametrize("kind", CNNS)
 @torch.no_grad()
-def test_cnn_features_are_the_models_own_on_the_padded_picture(kind):
+def test_cnn_features_are_the_models_own_on_the_padded_image(kind):
     name, stride, options = CNNS[kind]
     backbone = timm_backbones.make(name, 3, stride=stride, options=options).eval()
     assert not backbone.attends
@@ -286,7 +286,7 @@ def test_inception_has_whole_cells_in_one_and_in_two(inception, stride: int, wid
     timm_cnn.pad_inception(model, stride)
     backbone = timm_cnn.TimmConvolutional(model, stride)
     images = torch.randn(1, 3, 70, 64)
-    height = -(-70 // stride) * stride  # of the picture in whole cells
+    height = -(-70 // stride) * stride  # of the image in whole cells
     expected = backbone(images).map
     assert expected.shape == (1, 2048, height // stride, 64 // stride)
     for after, width in enumerate(widths, start=1):
@@ -297,7 +297,7 @@ def test_inception_has_whole_cells_in_one_and_in_two(inception, stride: int, wid
 
 
 @torch.no_grad()
-def test_inside_a_picture_padded_inception_is_the_published_one(inception, published) -> None:
+def test_inside_an_image_padded_inception_is_the_published_one(inception, published) -> None:
     """Without padding a cell j of stage 2 has its centre at 8 j + 13, with it at 8 j: five pixels less, one cell more.
 
     To every side it sees 15 pixels by the stem and 2 cells by each of three blocks: 63 pixels. Four see no border.

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from baoseg import nets, pipeline, recipes
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import cam
 from baoseg.predict import segment
 from baoseg.recipes import Recipe
@@ -42,7 +42,7 @@ def recipe_on(path: object) -> Recipe:
     return tiny.with_data(RECIPE, path)
 
 
-def begin(recipe: Recipe, out: Path) -> Run:
+def begin(recipe: Recipe, out: Path) -> RunFolder:
     return pipeline.begin(recipe, out, hardware=tiny.HARDWARE)
 
 
@@ -56,7 +56,7 @@ SEGMENTATION = recipes.Segmentation(
 NET = "deeplab-largefov:timm:test_resnet"
 
 
-def state_of(folder: Run) -> dict[str, bytes]:
+def state_of(folder: RunFolder) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
 
 

@@ -24,7 +24,7 @@ from baoseg.core.errors import (
     RunError,
 )
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.pipeline import manifest
 from baoseg.predict import segment
 
@@ -52,7 +52,7 @@ def test_a_segmentation_that_cannot_be_made_leaves_the_run_as_it_is(
     copy: Path, words: dict[str, Any], problem: str
 ) -> None:
     shutil.copy(copy / "data" / "labels.csv", copy)
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     before = state_of(folder)
     weights = Path(words.pop("weights")) if "weights" in words else None
     with pytest.raises(BaosegError) as caught:
@@ -63,7 +63,7 @@ def test_a_segmentation_that_cannot_be_made_leaves_the_run_as_it_is(
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_noted(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     save_file({"backbone.weight": torch.zeros(3)}, copy / "w.safetensors")
     before = state_of(folder)
     with pytest.raises(CheckpointError, match=r"w\.safetensors"):
@@ -72,7 +72,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_noted(copy: Path) -
 
 
 def test_refinements_that_cannot_be_made_leave_the_run_as_it_is(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     before = state_of(folder)
     for kinds, of, problem in (
         (["irn"], [], "no stages; use a convolutional network"),
@@ -90,8 +90,8 @@ def test_refinements_that_cannot_be_made_leave_the_run_as_it_is(copy: Path) -> N
 
 def test_an_addition_to_what_is_no_run_folder_makes_none(tmp_path: Path) -> None:
     for step in (
-        lambda: pipeline.add_refinements(Run(tmp_path / "none"), ["crf"]),
-        lambda: pipeline.add_segmentation(Run(tmp_path / "none"), called="segment"),
+        lambda: pipeline.add_refinements(RunFolder(tmp_path / "none"), ["crf"]),
+        lambda: pipeline.add_segmentation(RunFolder(tmp_path / "none"), called="segment"),
     ):
         with pytest.raises(RunError, match=r"run\.json: no such file; is .*none a run folder"):
             step()
@@ -99,7 +99,7 @@ def test_an_addition_to_what_is_no_run_folder_makes_none(tmp_path: Path) -> None
 
 
 def test_an_addition_that_made_nothing_can_be_replaced(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     pipeline.add_segmentation(folder, called="segment", net=NET, epochs=3, weights=backbone(copy))
     labels = folder.stage("segment").label("train", "p0")
     labels.parent.mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_an_addition_that_made_nothing_can_be_replaced(copy: Path) -> None:
 
 
 def test_the_commands_look_at_ways_and_splits_first(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = state_of(Run(copy / "run"))
+    before = state_of(RunFolder(copy / "run"))
     device = ["--accelerator", "cpu", "--workers", "0"]
     for words, problem in (
         (["refine", "run", "--with"], "--with: name one way or more, of crf, regions, psa, irn"),
@@ -132,11 +132,11 @@ def test_the_commands_look_at_ways_and_splits_first(copy: Path, capsys: pytest.C
             cli.main()
         assert caught.value.code == 2
         assert problem in capsys.readouterr().err
-    assert state_of(Run(copy / "run")) == before
+    assert state_of(RunFolder(copy / "run")) == before
 
 
 def test_an_addition_that_fails_does_not_stop_later_ones(copy: Path) -> None:
-    folder, weights = Run(copy / "run"), backbone(copy)
+    folder, weights = RunFolder(copy / "run"), backbone(copy)
     pipeline.add_segmentation(folder, called="fast", net=NET, epochs=3, lr=1e30, rounds=2, weights=weights)
     with pytest.raises(NotFiniteError, match=r"fast, p4: the network gives probabilities"):
         pipeline.segment_images(folder, hardware=tiny.HARDWARE)
@@ -161,7 +161,7 @@ def test_an_addition_that_fails_does_not_stop_later_ones(copy: Path) -> None:
 def test_an_addition_that_is_begun_goes_on_unless_it_diverged(
     copy: Path, error: BaseException, file: str | None, stays: bool
 ) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     pipeline.add_segmentation(folder, called="one", net=NET, weights=backbone(copy))
     stage = folder.stage("one")
     stage.root.mkdir()
@@ -207,7 +207,7 @@ def test_settings_of_what_is_added_are_set_by_their_paths(tmp_path: Path) -> Non
 def test_what_an_earlier_version_noted_and_cannot_be_made_is_withdrawn(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     noted = read_json(folder.manifest)
     bad = replace(SEGMENTATION, net=segment.NetConfig(name="smp:unet/resnet188"))
     noted["segmentations"]["segment"] = settings.to_json(bad)

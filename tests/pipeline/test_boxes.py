@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_boxes import BAS, COLOURS, HARDWARE, NET, SCHEDULE, data_in, settings, write_pictures
+from tiny_boxes import BAS, COLOURS, HARDWARE, NET, SCHEDULE, data_in, settings, write_images
 
 import baoseg
 from baoseg import nets, pipeline, recipes, seeds
 from baoseg.core.errors import BaosegError, DataError, RecipeError, RunError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import Batch
 from baoseg.data import Config as DataConfig
 from baoseg.data import boxed, open_boxed, transforms
@@ -34,14 +34,14 @@ from baoseg.training import train
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Run:
+def finished(tmp_path_factory) -> RunFolder:
     """A run of all steps; tests read it."""
     root = tmp_path_factory.mktemp("pictures")
-    write_pictures(root)
+    write_images(root)
     return pipeline.run(settings(root), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
 
 
-def rows_of(run: Run, name: str) -> list[dict[str, str]]:
+def rows_of(run: RunFolder, name: str) -> list[dict[str, str]]:
     with (run.stage(name).root / "boxes.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -99,7 +99,7 @@ def test_cam_learns_by_cross_entropy(generator):
     assert found == pytest.approx(expected / 4, rel=1e-4)
 
 
-def test_training_sees_crops_of_the_whole_picture():
+def test_training_sees_crops_of_the_whole_image():
     augment = settings("").augment
     assert augment.resize_long == (72, 72)
     assert augment.crop == 64
@@ -121,7 +121,7 @@ def test_what_a_run_leaves(finished):
         assert metrics["top1"] == pytest.approx(
             100 * sum(r and rank < 1 for r, rank in zip(right, ranks, strict=True)) / 6
         )
-        assert metrics["oracle"]["peak_iou"] is not None  # of the three pictures with a mask
+        assert metrics["oracle"]["peak_iou"] is not None  # of the three images with a mask
         assert metrics["gt_known"] <= metrics["oracle"]["max_box_accuracy"][1] + 1e-9
         assert not paths.state.exists()
         assert read_json(paths.costs)["train"]["epochs"] == 2
@@ -135,7 +135,7 @@ def test_what_a_run_leaves(finished):
         assert curve[key][1] == pytest.approx(metrics[key])  # of k = 2, as the settings say
 
 
-def test_the_page_shows_every_picture_and_loads_nothing(finished):
+def test_the_page_shows_every_image_and_loads_nothing(finished):
     page = finished.report.read_text(encoding="utf-8")
     assert page.count("<rect x=") >= 6 * 3  # the truth and two methods
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -181,9 +181,9 @@ def plain(root: object) -> Recipe:
 
 
 def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
-    """Five pictures: the last turn is the first process's alone. Its report is the only one."""
+    """Five images: the last turn is the first process's alone. Its report is the only one."""
     (tmp_path / "data").mkdir()
-    write_pictures(tmp_path / "data")
+    write_images(tmp_path / "data")
     labels = tmp_path / "data" / "labels.csv"
     labels.write_text("\n".join(labels.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
     boxes = tmp_path / "data" / "boxes.csv"
@@ -196,7 +196,7 @@ def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Report: ") == 1
-    both = Run(tmp_path / "both")
+    both = RunFolder(tmp_path / "both")
     files = [{path.relative_to(run.root) for path in run.root.rglob("*") if path.is_file()} for run in (alone, both)]
     assert files[0] == files[1]
     for name in ("cam", "bas"):
@@ -206,7 +206,7 @@ def test_two_processes_localize_as_one_does(tmp_path: Path) -> None:
         assert ours == pytest.approx(theirs, abs=0.05)  # gradients are added up in another order
 
 
-def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, monkeypatch) -> None:
+def test_findings_of_many_processes_come_in_the_order_of_the_images(finished, monkeypatch) -> None:
     """Both of two processes see what one sees: here each in its turn finds its own, and gets the other's."""
     config = pipeline.recipe_of(finished)
     dataset, stage = open_boxed(config.data, "eval"), config.stages[1]
@@ -218,7 +218,7 @@ def test_findings_of_many_processes_come_in_the_order_of_the_pictures(finished, 
         return boxes._measured(model, dataset, index, recipe=config, stage=stage, top=[1, 2, 3])
 
     monkeypatch.setattr(boxes.ranks, "world", lambda: 4)
-    for rank in (0, 3):  # 6 pictures: the first has two turns, the last one and a turn without a picture
+    for rank in (0, 3):  # 6 images: the first has two turns, the last one and a turn without an image
         turns = itertools.count()
         monkeypatch.setattr(boxes.ranks, "rank", lambda rank=rank: rank)
 
@@ -262,13 +262,13 @@ def test_a_run_refuses_what_is_not_its_own(finished, tmp_path):
     with pytest.raises(RunError, match="is no run folder"):
         pipeline.begin(config, tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    for refused in (lambda: pipeline.recipe_of(Run(tmp_path)), lambda: pipeline.begin(config, tmp_path)):
+    for refused in (lambda: pipeline.recipe_of(RunFolder(tmp_path)), lambda: pipeline.begin(config, tmp_path)):
         with pytest.raises(RunError, match="is no manifest of a run"):
             refused()
 
 
 def test_a_trial_of_boxes_takes_four_images_and_one_epoch(tmp_path):
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     recipe = recipes.smoke(settings(tmp_path, side=256, crop=224))
     assert recipe.view == ViewConfig(side=72, crop=64)
     run = pipeline.run(recipe, tmp_path / "run", hardware=HARDWARE)
@@ -278,7 +278,7 @@ def test_a_trial_of_boxes_takes_four_images_and_one_epoch(tmp_path):
 
 def test_a_box_that_is_corrected_is_measured_anew(tmp_path):
     """Boxes are ground truth: nothing is trained on them, so a correction locks no run."""
-    write_pictures(tmp_path)
+    write_images(tmp_path)
     run = pipeline.run(settings(tmp_path, ten_crops=False), tmp_path / "run", hardware=HARDWARE)
     before = rows_of(run, "cam")
     boxes_file, network = tmp_path / "boxes.csv", run.stage("cam").network
@@ -310,7 +310,7 @@ def test_a_stage_starts_with_the_weights_of_another(tmp_path, finished, monkeypa
     assert list(found) == ["generator.weight"]
 
 
-def test_the_exploratory_experiment_runs_on_boxed_pictures(finished):
+def test_the_exploratory_experiment_runs_on_boxed_images(finished):
     """BAS sec. 3.5, on a classifier trained by eq. 7: a curve for each mask whose class is seen."""
     dataset = open_boxed(pipeline.recipe_of(finished).data, "eval")
     model = labeler.load(finished.stage("cam").network)
@@ -321,9 +321,9 @@ def test_the_exploratory_experiment_runs_on_boxed_pictures(finished):
 
 
 def test_boxes_that_evaluation_would_refuse_are_refused_before_training(tmp_path, finished):
-    """Also of a picture whose file was changed since: then evaluation names it."""
+    """Also of an image whose file was changed since: then evaluation names it."""
     (tmp_path / "data").mkdir()
-    write_pictures(tmp_path / "data")
+    write_images(tmp_path / "data")
     config = dataclasses.replace(pipeline.recipe_of(finished), data=data_in(tmp_path / "data"))
     boxes = tmp_path / "data" / "boxes.csv"
     lines = boxes.read_text(encoding="utf-8")
@@ -366,7 +366,7 @@ def test_a_mistyped_network_leaves_nothing_and_locks_nothing(tmp_path, finished,
 def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path, finished, monkeypatch):
     """Data are known by their contents: neither the directory nor the way to write the path matters."""
     (tmp_path / "a").mkdir()
-    write_pictures(tmp_path / "a")
+    write_images(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(pipeline.recipe_of(finished), data=data_in("a"))
     run = pipeline.begin(config, tmp_path / "run")
@@ -388,8 +388,8 @@ def test_data_that_were_moved_and_paths_from_elsewhere_continue_the_run(tmp_path
 
 
 @torch.no_grad()
-def test_maps_are_those_of_the_whole_picture(finished):
-    """The true class and the likeliest other one (k = 2), on a quarter of the picture's sides, from 0 to 1."""
+def test_maps_are_those_of_the_whole_image(finished):
+    """The true class and the likeliest other one (k = 2), on a quarter of the image's sides, from 0 to 1."""
     pipeline.make_maps(finished, hardware=HARDWARE)
     dataset = open_boxed(pipeline.recipe_of(finished).data, "eval")
     method = labeler.load(finished.stage("bas").network).method

@@ -15,7 +15,7 @@ from baoseg.core.errors import (
     TargetError,
 )
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.methods import amn, bas
 from baoseg.predict import segment
 from baoseg.recipes import Recipe
@@ -80,7 +80,7 @@ def test_a_batch_larger_than_the_data_set_is_said_of_an_addition(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for size, words in ((4, ""), (9, "Batches of 4 instead of 9: there are no more images to train on.\n")):
-        pipeline.add_segmentation(Run(copy / "run"), called="s", net=NET, batch_size=size, weights=backbone(copy))
+        pipeline.add_segmentation(RunFolder(copy / "run"), called="s", net=NET, batch_size=size, weights=backbone(copy))
         assert capsys.readouterr().out == words
 
 

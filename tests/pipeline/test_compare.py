@@ -21,7 +21,7 @@ import baoseg
 from baoseg import nets, pipeline, refine, seeds
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask
 from baoseg.methods import amn
@@ -35,7 +35,7 @@ from baoseg.seeds.fusion import fuse
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """BNR, AMN on TransCAM's seeds, the seeds of another tool, and a sum."""
     folder = tmp_path_factory.mktemp("comparison")
     scenes = open_dataset(tiny.RECIPE.data, "eval")
@@ -57,7 +57,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
-def test_a_comparison_evaluates_methods_foreign_seeds_and_sums(comparison: Run) -> None:
+def test_a_comparison_evaluates_methods_foreign_seeds_and_sums(comparison: RunFolder) -> None:
     names = ["transcam", "bnr", "transcam+amn", "other", "bnr+other"]
     assert read_json(comparison.manifest)["stages"] == names
     metrics = {name: read_json(comparison.stage(name).metrics) for name in names}
@@ -67,7 +67,7 @@ def test_a_comparison_evaluates_methods_foreign_seeds_and_sums(comparison: Run) 
     assert metrics["bnr+other"]["oracle"]["miou"] > metrics["bnr"]["oracle"]["miou"]
 
 
-def test_a_sum_is_that_of_the_maps_on_disk(comparison: Run) -> None:
+def test_a_sum_is_that_of_the_maps_on_disk(comparison: RunFolder) -> None:
     paths = [comparison.stage(name).maps("val", VAL[0]) for name in ("bnr", "other", "bnr+other")]
     first, second, total = (seeds.load(path) for path in paths)
     expected = fuse([first, second])
@@ -75,30 +75,30 @@ def test_a_sum_is_that_of_the_maps_on_disk(comparison: Run) -> None:
     assert total.classes.equal(expected.classes)
 
 
-def test_amn_learns_from_confident_seeds_of_the_training_pictures(comparison: Run) -> None:
+def test_amn_learns_from_confident_seeds_of_the_training_images(comparison: RunFolder) -> None:
     scenes = open_dataset(SHORT.data, "train")
     method = pipeline.recipe_of(comparison).stages[-1].method
     assert isinstance(method, amn.Config)
     name, thresholds = scenes.names[3], (method.background_below, method.foreground_above)
     seed = seeds.load(comparison.stage("transcam").maps("train", name))
-    low, high = (refine.by_crf(scenes[3].image, masks.label_image(seed, threshold=cut)) for cut in thresholds)
+    low, high = (refine.by_crf(scenes[3].image, masks.to_mask(seed, threshold=cut)) for cut in thresholds)
     labels = read_mask(comparison.stage("transcam+amn").label("train", name))
     assert torch.equal(labels == 0, (low == 0) & (high == 0))
     assert torch.equal(labels[high > 0], high[high > 0])
     assert (labels[(low > 0) & (high == 0)] == 255).all()
 
 
-def test_amn_learns_without_a_crf_where_its_settings_say_so(comparison: Run, tmp_path: Path) -> None:
+def test_amn_learns_without_a_crf_where_its_settings_say_so(comparison: RunFolder, tmp_path: Path) -> None:
     scenes, recipe = open_dataset(SHORT.data, "train"), pipeline.recipe_of(comparison)
     stage = replace(recipe.stages[-1], method=amn.Config(crf=False))
     shutil.copytree(comparison.stage("transcam").root, tmp_path / "transcam")
-    label = training._pixel_labels(Run(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
+    label = training._pixel_labels(RunFolder(tmp_path), recipe, stage, scenes, hardware=tiny.HARDWARE)
     assert label is not None
     seed = seeds.load(comparison.stage("transcam").maps("train", scenes.names[3]))
     assert torch.equal(label(3), masks.confident_labels(seed, background=0.05, foreground=0.30))
 
 
-def test_costs_are_noted(comparison: Run) -> None:
+def test_costs_are_noted(comparison: RunFolder) -> None:
     costs = read_json(comparison.stage("bnr").costs)
     assert costs["train"]["seconds"] > 0
     assert costs["train"]["epochs"] == 1
@@ -108,7 +108,7 @@ def test_costs_are_noted(comparison: Run) -> None:
 
 def test_transcam_on_a_cnn_is_cam_and_left_out(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     asked: list[Recipe] = []
-    monkeypatch.setattr(pipeline, "run", lambda recipe, out, *, hardware: asked.append(recipe) or Run(out))
+    monkeypatch.setattr(pipeline, "run", lambda recipe, out, *, hardware: asked.append(recipe) or RunFolder(out))
     base = replace(SHORT, net=nets.Config(backbone="timm:test_resnet"))
     pipeline.compare(base, Path("nowhere"), methods=["transcam", "cam", "bnr"], hardware=tiny.HARDWARE)
     assert asked[0].names == ["cam", "bnr"]
@@ -121,7 +121,7 @@ def test_what_a_network_cannot_be_is_refused_before_anything_is_trained(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_seeds_of_a_run_can_be_fused_in_a_run_of_their_own(tiny_run: Run, tmp_path: Path) -> None:
+def test_seeds_of_a_run_can_be_fused_in_a_run_of_their_own(tiny_run: RunFolder, tmp_path: Path) -> None:
     alone = pipeline.fuse_seeds(tiny.RECIPE, [str(tiny_run.root)], tmp_path / "alone")
     own, again = (read_json(folder.metrics) for folder in (tiny_run.stage("bao"), alone.stage("fused")))
     assert again["threshold_free"]["miou"] == pytest.approx(own["threshold_free"]["miou"], abs=0.2)  # halves, twice
@@ -136,7 +136,7 @@ def test_seeds_that_are_nowhere_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_sources_are_looked_at_before_anything_is_made(tiny_run: Run, tmp_path: Path) -> None:
+def test_sources_are_looked_at_before_anything_is_made(tiny_run: RunFolder, tmp_path: Path) -> None:
     """Seeds of other classes, of too few images, and maps of a run with another class list."""
     folder, scenes = tmp_path / "other", open_dataset(tiny.RECIPE.data, "eval")
     folder.mkdir()
@@ -153,7 +153,7 @@ def test_sources_are_looked_at_before_anything_is_made(tiny_run: Run, tmp_path: 
     np.save(folder / f"{VAL[-1]}.npy", {len(scenes.classes): np.ones((64, 64))}, allow_pickle=True)
     refused(folder, rf"{VAL[-1]}.npy: class index {len(scenes.classes)} is outside")
 
-    copied = Run(shutil.copytree(tiny_run.root, tmp_path / "copied"))
+    copied = RunFolder(shutil.copytree(tiny_run.root, tmp_path / "copied"))
     path = copied.stage("bao").network
     about = weights.read_metadata(path)
     assert about is not None
@@ -184,7 +184,7 @@ def test_seeds_that_were_made_anew_are_read_anew(tmp_path: Path) -> None:
 
     wrong, right = score(turned=True), score(turned=False)
     assert wrong < 20 and right > 80
-    files = [Run(tmp_path / "run").stage("fused").maps("val", name) for name in VAL]
+    files = [RunFolder(tmp_path / "run").stage("fused").maps("val", name) for name in VAL]
     before = [path.stat().st_mtime_ns for path in files]
     shutil.rmtree(folder)
     assert measured() == right

@@ -10,7 +10,7 @@ from PIL import Image
 from baoseg import pipeline
 from baoseg.core.errors import DataError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import voc_palette
 from baoseg.seeds import masks
 
@@ -47,7 +47,7 @@ def fused(root):
     out = root.parent / f"{root.name}-run"
     recipe = replace(tiny.with_data(tiny.RECIPE, root), masks=masks.Config(threshold=0.5))
     pipeline.fuse_seeds(recipe, [str(root / "seeds")], out, allow_pickle=True)
-    return read_json(Run(out).stage("fused").metrics)["fixed"]["iou"]
+    return read_json(RunFolder(out).stage("fused").metrics)["fixed"]["iou"]
 
 
 LABELS = ["ant", "bee", "ant", "bee"]
@@ -82,7 +82,7 @@ def test_the_evaluation_refuses_by_itself(tmp_path):
     fused(root)
     for number in range(4):
         save_mask(root / f"masks/p{number}.png", stripe(2 - number % 2))
-    run = Run(tmp_path / "data-run")
+    run = RunFolder(tmp_path / "data-run")
     before = run.stage("fused").metrics.read_bytes()
     with pytest.raises(DataError, match="4 of 4 masks show classes"):
         pipeline.evaluate_stages(run)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from pipeline.tiny_runs import SHORT, STAGES, check_metrics, run, scene, write_pictures
+from pipeline.tiny_runs import SHORT, STAGES, check_metrics, run, scene, write_images
 
 from baoseg import pipeline, seeds
 from baoseg.core.errors import DataError, RunError
@@ -23,7 +23,7 @@ from baoseg.pipeline import mapping
 
 
 def write_all_kinds(root: Path) -> dict[str, tuple[int, int]]:
-    """A folder with pictures of many kinds and odd sizes, with masks but for one; their upright sizes [h w].
+    """A folder with images of many kinds and odd sizes, with masks but for one; their upright sizes [h w].
 
     Splits: `train` has all with labels, `val` all.
     """
@@ -73,7 +73,7 @@ def write_all_kinds(root: Path) -> dict[str, tuple[int, int]]:
     return dict(zip(names, crops.values(), strict=True))
 
 
-def test_pictures_of_all_kinds_from_disk(tmp_path: Path) -> None:
+def test_images_of_all_kinds_from_disk(tmp_path: Path) -> None:
     sizes = write_all_kinds(tmp_path / "data")
     recipe = tiny.with_data(SHORT, tmp_path / "data")
     folder = run(recipe, tmp_path / "run")
@@ -100,7 +100,7 @@ def test_pictures_of_all_kinds_from_disk(tmp_path: Path) -> None:
 def test_without_ground_truth_there_are_masks_and_a_report_but_no_metrics(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_pictures(tmp_path / "data", {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    write_images(tmp_path / "data", {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), tmp_path / "data")
     folder = run(recipe, tmp_path / "run")
     assert "No ground truth for the 4 images of all" in capsys.readouterr().out
@@ -109,9 +109,9 @@ def test_without_ground_truth_there_are_masks_and_a_report_but_no_metrics(
     assert folder.report.exists()
 
 
-def test_an_unreadable_picture_stops_the_run_and_a_restored_one_continues_it(tmp_path: Path) -> None:
+def test_an_unreadable_image_stops_the_run_and_a_restored_one_continues_it(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    write_images(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
     method = replace(SHORT.stages[0], method=cam.Config())
     folder = pipeline.begin(tiny.with_data(replace(SHORT, stages=(method,)), data), tmp_path / "run")
     pipeline.train_stages(folder, hardware=tiny.HARDWARE)
@@ -130,7 +130,7 @@ def test_an_unreadable_picture_stops_the_run_and_a_restored_one_continues_it(tmp
 
 def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    write_images(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
     write_mask(data / "masks/p1.png", torch.ones(64, 63, dtype=torch.uint8))
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
     with pytest.raises(DataError, match=r"masks/p1\.png: the mask is 63x64 pixels"):
@@ -139,7 +139,7 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_maps_of_a_class_list_that_has_changed_since_training_are_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    write_pictures(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
+    write_images(data, {f"p{i}": (scene(i), "bee" if i % 2 else "bee frog") for i in range(4)})
     recipe = tiny.with_data(replace(SHORT, stages=SHORT.stages[:1]), data)
     folder = pipeline.begin(recipe, tmp_path / "run")
     pipeline.train_stages(folder, hardware=tiny.HARDWARE)

@@ -32,7 +32,7 @@ from baoseg.core.errors import (
     RunError,
 )
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import Folder
 from baoseg.pipeline import known_data, manifest
 
@@ -48,7 +48,7 @@ def test_all_ways_to_write_a_path_are_one_recipe(copy: Path, monkeypatch: pytest
     for path in ("data", "data/", "./data", "run/../data", copy / "data", "~/data", "link"):
         begin(recipe_on(path), Path("run"))
         assert Path(read_json(copy / "run" / "run.json")["recipe"]["data"]["path"]).is_absolute()
-        assert manifest.split_data(Run(Path("run"))).names == NAMES[4:]
+        assert manifest.split_data(RunFolder(Path("run"))).names == NAMES[4:]
     monkeypatch.chdir(copy.parent)
     begin(recipe_on(copy / "data"), copy / "run")
 
@@ -61,23 +61,23 @@ def test_a_run_that_began_with_a_relative_path_goes_on_from_anywhere(
     folder = pipeline.run(recipe_on("data"), Path("run"), hardware=tiny.HARDWARE)
     assert folder.root == Path("run")
     monkeypatch.chdir("/")
-    pipeline.make_masks(Run(tmp_path / "run"))
-    pipeline.make_report(Run(tmp_path / "run"))
-    assert pipeline.recipe_of(Run(tmp_path / "run")).data.path == str(tmp_path / "data")
+    pipeline.make_masks(RunFolder(tmp_path / "run"))
+    pipeline.make_report(RunFolder(tmp_path / "run"))
+    assert pipeline.recipe_of(RunFolder(tmp_path / "run")).data.path == str(tmp_path / "data")
 
 
 def test_a_run_and_its_data_may_be_moved_together(copy: Path, tmp_path: Path) -> None:
     """`copy` was moved from where its manifest says that it is."""
-    assert pipeline.recipe_of(Run(copy / "run")).data.path == str(copy / "data")
-    assert pipeline.evaluate_stages(Run(copy / "run"))
+    assert pipeline.recipe_of(RunFolder(copy / "run")).data.path == str(copy / "data")
+    assert pipeline.evaluate_stages(RunFolder(copy / "run"))
     moved = copy.rename(tmp_path / "elsewhere")
-    assert manifest.training_data(Run(moved / "run")).names == NAMES[:4]
+    assert manifest.training_data(RunFolder(moved / "run")).names == NAMES[:4]
     begin(recipe_on(moved / "data"), moved / "run")
     assert read_json(moved / "run" / "run.json")["folder"] == str(moved / "run")
 
 
 def test_data_that_were_moved_alone_are_found_once_they_are_named(copy: Path, tmp_path: Path) -> None:
-    folder, moved = Run(copy / "run"), tmp_path / "moved"
+    folder, moved = RunFolder(copy / "run"), tmp_path / "moved"
     (copy / "data").rename(moved)
     with pytest.raises(RunError, match=r"run\.json: its data are not in .*; run the command .* again with --data and"):
         pipeline.make_masks(folder)
@@ -89,9 +89,9 @@ def test_data_that_were_moved_alone_are_found_once_they_are_named(copy: Path, tm
 def test_a_relative_path_of_an_earlier_version_is_one_from_the_current_folder(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     as_before(folder, path="data")
-    pipeline.make_masks(Run(Path("run")))
+    pipeline.make_masks(RunFolder(Path("run")))
     begin(recipe_on("data/"), Path("run"))
     as_before(folder, path="data")
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_a_relative_path_of_an_earlier_version_is_one_from_the_current_folder(
     assert pipeline.evaluate_stages(folder)
 
 
-def as_before(folder: Run, *, path: str) -> None:
+def as_before(folder: RunFolder, *, path: str) -> None:
     """The manifest as version 0.1 wrote it."""
     noted = read_json(folder.manifest)
     noted.pop("folder", None)
@@ -113,7 +113,7 @@ def as_before(folder: Run, *, path: str) -> None:
 
 
 def test_the_manifest_of_an_earlier_version_opens_and_is_completed(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     as_before(folder, path=str(copy / "data"))
     for step in (pipeline.make_masks, pipeline.evaluate_stages, pipeline.make_report):
         step(folder)
@@ -148,7 +148,7 @@ def test_paths_of_weights_masks_and_seeds_are_places_too(copy: Path, monkeypatch
     with pytest.raises(RunError, match=r"another recipe \(net\.weights was .*w\.safetensors, now .*v\.safetensors\)"):
         begin(replace(recipe, net=replace(tiny.NET, weights="v.safetensors")), copy / "new")
     monkeypatch.chdir(copy.rename(copy.with_name("again")))
-    assert recipes.paths_of(pipeline.recipe_of(Run(Path("new")))) == [
+    assert recipes.paths_of(pipeline.recipe_of(RunFolder(Path("new")))) == [
         str(copy.with_name("again") / path) for path in ("data", "w.safetensors", "run/cam", "others")
     ]
     begin(recipe, Path("new"))
@@ -191,7 +191,7 @@ OTHER = {
 
 @pytest.mark.parametrize("change", OTHER)
 def test_every_step_names_what_is_different_about_other_data(copy: Path, change: Any) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     kept = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
     change(copy / "data")
     steps = [
@@ -212,7 +212,7 @@ def test_every_step_names_what_is_different_about_other_data(copy: Path, change:
 
 
 def test_the_training_images_are_compared_where_something_learns_from_them(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     Image.new("RGB", (64, 48)).save(copy / "data" / "p0.png")
     pipeline.make_masks(folder)  # of the others
     for step in (
@@ -226,7 +226,7 @@ def test_the_training_images_are_compared_where_something_learns_from_them(copy:
 
 
 def test_a_split_that_is_named_is_noted_and_compared(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     (copy / "data" / "splits" / "test.txt").write_text("p0\np4\n")
     pipeline.make_maps(folder, hardware=tiny.HARDWARE, split="test")
     assert read_json(folder.manifest)["data"]["others"]["test"]["images"] == 2
@@ -246,7 +246,7 @@ def test_an_excerpt_says_how_many_images_there_were(tmp_path: Path) -> None:
 
 
 def test_what_does_not_change_images_is_no_other_data(copy: Path, tmp_path: Path) -> None:
-    folder, before = Run(copy / "run"), read_json(copy / "run" / "run.json")["data"]
+    folder, before = RunFolder(copy / "run"), read_json(copy / "run" / "run.json")["data"]
     for path in (copy / "data").rglob("*"):
         os.utime(path, (0, 0))
     text = (copy / "data" / "labels.csv").read_text()
@@ -260,7 +260,7 @@ def test_what_does_not_change_images_is_no_other_data(copy: Path, tmp_path: Path
 def test_ground_truth_may_be_added_and_corrected_and_that_is_said(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     said = "The ground truth of val has changed since this run was made"
     assert pipeline.evaluate_stages(folder)
     assert said not in capsys.readouterr().out
@@ -277,7 +277,7 @@ def test_ground_truth_may_be_added_and_corrected_and_that_is_said(
 
 
 def test_a_broken_image_may_be_restored_where_nothing_was_made_from_it(copy: Path) -> None:
-    folder, image = Run(copy / "run"), copy / "data" / "p4.png"
+    folder, image = RunFolder(copy / "run"), copy / "data" / "p4.png"
     whole = image.read_bytes()
     shutil.rmtree(folder.root)
     image.write_bytes(whole[:300])
@@ -325,7 +325,7 @@ with runs.alone(Path(sys.argv[1])):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 def test_a_second_process_is_refused_in_one_line_and_let_in_after_the_first(copy: Path) -> None:
-    folder = Run(copy / "run")
+    folder = RunFolder(copy / "run")
     steps = {
         "begin": lambda: begin(recipe_on("data"), folder.root),
         "train": lambda: pipeline.train_stages(folder, hardware=tiny.HARDWARE),

@@ -14,7 +14,7 @@ import baoseg
 from baoseg import cli, pipeline, seeds
 from baoseg.core.errors import RunError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
 from baoseg.training.train import Hardware
 
@@ -24,10 +24,10 @@ DEVICE = ("--accelerator", "cpu", "--workers", "0")
 
 
 @pytest.fixture(params=STAGES)
-def old(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     """A copy, in another place than it was made in, together with its data where it has files of them."""
     shutil.copytree(OLD / request.param, tmp_path / request.param)
-    return Run(tmp_path / request.param / "run")
+    return RunFolder(tmp_path / request.param / "run")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def bao(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def stages_of(run: Run) -> list[str]:
+def stages_of(run: RunFolder) -> list[str]:
     return STAGES[run.root.parent.name]
 
 
@@ -54,7 +54,7 @@ def alike(found: object, noted: object) -> bool:
 
 
 def test_they_are_evaluated_and_reported_as_then(
-    old: Run, bao: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    old: RunFolder, bao: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     noted = {name: read_json(old.stage(name).metrics) for name in stages_of(old)}
     for name in noted:
@@ -72,7 +72,7 @@ def test_they_are_evaluated_and_reported_as_then(
     assert all(name in page for name in noted) and "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_maps_are_made_again_as_then(old: Run, bao: Callable[..., None]) -> None:
+def test_maps_are_made_again_as_then(old: RunFolder, bao: Callable[..., None]) -> None:
     files = sorted((old.stage("cam").root / "maps").rglob("*.npz"))
     noted = [seeds.load(path) for path in files]
     shutil.rmtree(old.stage("cam").root / "maps")
@@ -85,7 +85,7 @@ def test_maps_are_made_again_as_then(old: Run, bao: Callable[..., None]) -> None
 
 
 @pytest.mark.parametrize("old", ["masks"], indirect=True)
-def test_masks_are_made_again_as_then(old: Run, bao: Callable[..., None]) -> None:
+def test_masks_are_made_again_as_then(old: RunFolder, bao: Callable[..., None]) -> None:
     path = old.stage("bao").mask("val", "val_00000")
     noted = read_mask(path)
     shutil.rmtree(path.parent)
@@ -94,7 +94,7 @@ def test_masks_are_made_again_as_then(old: Run, bao: Callable[..., None]) -> Non
     bao("refine", old.root, "--with", "crf", "--of", "bao", *DEVICE)
 
 
-def test_their_networks_load_as_labelers(old: Run) -> None:
+def test_their_networks_load_as_labelers(old: RunFolder) -> None:
     name = stages_of(old)[1]
     image = np.full((40, 60, 3), 90, dtype=np.uint8)
     for source in (old.root, old.stage(name).network):
@@ -103,7 +103,7 @@ def test_their_networks_load_as_labelers(old: Run) -> None:
         assert (found.background is None) == (name == "bas")
 
 
-def test_their_recipes_continue_them(old: Run) -> None:
+def test_their_recipes_continue_them(old: RunFolder) -> None:
     """What is trained stays; that of boxes is written in the words of today, and paths are where the files are now."""
     recipe = pipeline.recipe_of(old)
     assert recipe.name == f"old-{recipe.task}" and old.root.parent.name == recipe.task

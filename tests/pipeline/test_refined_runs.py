@@ -18,7 +18,7 @@ import baoseg
 from baoseg import data, nets, pipeline, recipes, refine, seeds
 from baoseg.core.errors import DataError, RecipeError, RunError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
 from baoseg.pipeline import segmenting
@@ -31,7 +31,7 @@ CNN = nets.Config(backbone="timm:test_resnet")  # stages at 4, 8, 16, 16 pixels 
 
 
 @pytest.fixture(scope="module")
-def refined(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def refined(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The tiny run with its last stage refined in all ways, and one of these refined again."""
     root = tmp_path_factory.mktemp("refined") / "run"
     shutil.copytree(tiny_run.root, root)
@@ -48,7 +48,7 @@ def refined(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 REFINED = ("bao+crf", "bao+regions", "bao+psa", "bao+irn", "bao+irn+crf", "transcam+crf")
 
 
-def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: Run) -> None:
+def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: RunFolder) -> None:
     assert [one.name for one in pipeline.recipe_of(refined).refinements] == list(REFINED)
     truth = open_dataset(tiny.RECIPE.data, "eval")
     for name in REFINED:
@@ -63,26 +63,26 @@ def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: Run) -> 
         assert stage.network.exists() == stage.losses.exists() == (not name.endswith(("crf", "regions")))
 
 
-def test_a_crf_refines_the_mask_of_its_stage(refined: Run) -> None:
+def test_a_crf_refines_the_mask_of_its_stage(refined: RunFolder) -> None:
     scenes = open_dataset(tiny.RECIPE.data, "eval")
     for of, name in (("bao", "bao+crf"), ("bao+irn", "bao+irn+crf"), ("transcam", "transcam+crf")):
         mask = read_mask(refined.stage(of).mask("val", VAL[2]))
         assert torch.equal(read_mask(refined.stage(name).mask("val", VAL[2])), refine.by_crf(scenes[2].image, mask))
 
 
-def test_regions_vote_on_the_maps_of_their_stage_and_say_how_sure_they_are(refined: Run, tmp_path: Path) -> None:
+def test_regions_vote_on_the_maps_of_their_stage_and_say_how_sure_they_are(refined: RunFolder, tmp_path: Path) -> None:
     scenes = open_dataset(tiny.RECIPE.data, "eval")
     stage, image = refined.stage("bao+regions"), scenes[2].image
     seed = seeds.load(refined.stage("bao").maps("val", VAL[2]))
     voted = vote.by_regions(seed, vote.superpixels(image))
-    assert torch.equal(read_mask(stage.mask("val", VAL[2])), masks.label_image(voted))
+    assert torch.equal(read_mask(stage.mask("val", VAL[2])), masks.to_mask(voted))
     with Image.open(stage.confidence("val", VAL[2])) as confidence:
         assert np.array_equal(confidence, masks.margin(voted))
 
     halves = np.repeat([[1] * 32 + [2] * 32], 64, axis=0).astype(np.uint8)
     for name in VAL:
         Image.fromarray(halves).save(tmp_path / f"{name}.png")
-    folder = Run(shutil.copytree(refined.root, tmp_path / "run"))
+    folder = RunFolder(shutil.copytree(refined.root, tmp_path / "run"))
     with pytest.raises(DataError, match="no such folder of regions"):
         pipeline.add_refinements(folder, ["regions"], of=["transcam"], regions=str(tmp_path / "none"))
     pipeline.add_refinements(folder, ["regions"], of=["transcam"], regions=os.path.relpath(tmp_path))
@@ -93,19 +93,19 @@ def test_regions_vote_on_the_maps_of_their_stage_and_say_how_sure_they_are(refin
 
 
 @pytest.mark.parametrize("name", ["bao+psa", "bao+irn"])
-def test_affinities_are_learned_from_where_mask_and_crf_agree(refined: Run, name: str) -> None:
+def test_affinities_are_learned_from_where_mask_and_crf_agree(refined: RunFolder, name: str) -> None:
     """BAO's background is learned, so there is neither a threshold nor an alpha."""
     scenes = open_dataset(tiny.RECIPE.data, "train")
     seed = seeds.load(refined.stage("bao").maps("train", scenes.names[1]))
-    mask = masks.label_image(seed)
+    mask = masks.to_mask(seed)
     labels = read_mask(refined.stage(name).label("train", scenes.names[1]))
     assert torch.equal(labels, mask.masked_fill(refine.by_crf(scenes[1].image, mask) != mask, 255))
 
 
-def test_refining_again_does_what_is_due_alone(refined: Run, tmp_path: Path) -> None:
+def test_refining_again_does_what_is_due_alone(refined: RunFolder, tmp_path: Path) -> None:
     root = tmp_path / "run"
     shutil.copytree(refined.root, root)  # with the times of the files
-    folder = Run(root)
+    folder = RunFolder(root)
     before = results(root)
     pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
     times = {name: path.stat().st_mtime_ns for name, path in files(root).items()}
@@ -121,8 +121,8 @@ def test_refining_again_does_what_is_due_alone(refined: Run, tmp_path: Path) -> 
     assert again == masks_again | {f"{stage}/costs.json" for stage in ("bao+crf", "bao+irn", "bao+irn+crf")}
 
 
-def test_a_refinement_can_be_added_to_a_run_and_the_recipe_run_again(tiny_run: Run, tmp_path: Path) -> None:
-    folder = Run(shutil.copytree(tiny_run.root, tmp_path / "run"))
+def test_a_refinement_can_be_added_to_a_run_and_the_recipe_run_again(tiny_run: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(tiny_run.root, tmp_path / "run"))
     pipeline.add_refinements(folder, ["crf"])
     pipeline.refine_masks(folder, hardware=tiny.HARDWARE)
     assert folder.stage("bao+crf").mask("val", VAL[0]).exists()
@@ -149,7 +149,7 @@ def test_refining_before_there_are_masks_names_what_is_missing(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def segmented(refined: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The refined run with segmentation networks: on its masks, on their own predictions, on a folder of masks."""
     root = tmp_path_factory.mktemp("segmented") / "run"
     shutil.copytree(refined.root, root)
@@ -169,7 +169,7 @@ def segmented(refined: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(replace(own, segmentations=(*own.segmentations, others, voted)), root)
 
 
-def test_pixels_count_by_the_margin_of_the_vote_or_of_the_maps(segmented: Run) -> None:
+def test_pixels_count_by_the_margin_of_the_vote_or_of_the_maps(segmented: RunFolder) -> None:
     recipe, scenes = pipeline.recipe_of(segmented), open_dataset(tiny.RECIPE.data, "train")
     weights = {one.name: segmenting._margins(segmented, recipe, one, scenes)(3) for one in recipe.segmentations[::3]}
     seed = seeds.load(segmented.stage("bao").maps("train", scenes.names[3]))
@@ -178,7 +178,7 @@ def test_pixels_count_by_the_margin_of_the_vote_or_of_the_maps(segmented: Run) -
     assert torch.equal(weights["voted"], masks.margin(voted))
 
 
-def test_segmentation_networks_leave_masks_metrics_and_rows_of_their_own(segmented: Run) -> None:
+def test_segmentation_networks_leave_masks_metrics_and_rows_of_their_own(segmented: RunFolder) -> None:
     truth = open_dataset(tiny.RECIPE.data, "eval")
     for name in ("segment", "segment-2", "others", "voted"):
         stage = segmented.stage(name)
@@ -191,7 +191,7 @@ def test_segmentation_networks_leave_masks_metrics_and_rows_of_their_own(segment
         assert not stage.state.exists()
 
 
-def test_a_network_predicts_without_labels_and_further_rounds_learn_within_them(segmented: Run) -> None:
+def test_a_network_predicts_without_labels_and_further_rounds_learn_within_them(segmented: RunFolder) -> None:
     scenes = open_dataset(tiny.RECIPE.data, "train")
     model = baoseg.load(segmented.stage("segment").root)
     assert isinstance(model, baoseg.Segmenter)
@@ -205,14 +205,14 @@ def test_a_network_predicts_without_labels_and_further_rounds_learn_within_them(
     assert baoseg.load(segmented.root).classes == scenes.classes
 
 
-def test_a_run_that_was_killed_trains_the_same_network(segmented: Run, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_trains_the_same_network(segmented: RunFolder, tmp_path: Path) -> None:
     """From the state after its first epoch on."""
     root = tmp_path / "run"
     shutil.copytree(segmented.root, root)
     whole = segmented.stage("others").network.read_bytes()
     shutil.rmtree(root / "others")
     half = replace(pipeline.recipe_of(segmented).segmentations[-2])
-    folder = Run(root)
+    folder = RunFolder(root)
     calls = 0
 
     class Killed(Exception):
@@ -236,7 +236,7 @@ def test_a_run_that_was_killed_trains_the_same_network(segmented: Run, tmp_path:
 
 
 def test_masks_that_cannot_be_learned_from_are_named(
-    segmented: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    segmented: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = open_dataset(tiny.RECIPE.data, "train")
     recipe = tiny.RECIPE
@@ -263,7 +263,7 @@ def test_masks_that_cannot_be_learned_from_are_named(
         segmenting._margins(segmented, recipe, replace(SEGMENTATION, masks=str(tmp_path)), pictures)
 
 
-def test_a_mask_of_another_size_than_its_picture_is_named() -> None:
+def test_a_mask_of_another_size_than_its_image_is_named() -> None:
     pictures = open_dataset(tiny.RECIPE.data, "train")
     samples = data.TrainSet(
         pictures,
@@ -276,7 +276,7 @@ def test_a_mask_of_another_size_than_its_picture_is_named() -> None:
         samples[0, 2]
 
 
-def test_processes_that_load_pictures_change_nothing(tiny_run: Run, tmp_path: Path) -> None:
+def test_processes_that_load_images_change_nothing(tiny_run: RunFolder, tmp_path: Path) -> None:
     """Also not which paths are dropped, which the state of the main process decides."""
     stages = tiny.RECIPE.stages[:1]
     assert stages[0].schedule.epochs > 1 and ("drop_path", 0.2) in tiny.NET.options

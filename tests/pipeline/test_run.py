@@ -20,13 +20,13 @@ from pipeline.tiny_runs import (
     results,
     run,
     scene,
-    write_pictures,
+    write_images,
 )
 
 from baoseg import nets, pipeline, recipes, report, seeds
 from baoseg.core.errors import CheckpointError, DataError, RecipeError, RunError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import Config as DataConfig
 from baoseg.data.images import read_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
@@ -41,7 +41,7 @@ from baoseg.training import train
 # ------------------------------------------------------------------------------- what a run leaves
 
 
-def test_a_run_leaves_the_files_of_the_layout_and_no_other(tiny_run: Run) -> None:
+def test_a_run_leaves_the_files_of_the_layout_and_no_other(tiny_run: RunFolder) -> None:
     expected = {"run.json", "report.html"}
     for stage in STAGES:
         expected |= {f"{stage}/{name}" for name in ("network.safetensors", "losses.csv", "costs.json", "metrics.json")}
@@ -49,7 +49,7 @@ def test_a_run_leaves_the_files_of_the_layout_and_no_other(tiny_run: Run) -> Non
     assert set(files(tiny_run.root)) == expected
 
 
-def test_the_manifest_says_what_was_run_on_what(tiny_run: Run) -> None:
+def test_the_manifest_says_what_was_run_on_what(tiny_run: RunFolder) -> None:
     manifest = read_json(tiny_run.manifest)
     assert pipeline.recipe_of(tiny_run) == tiny.RECIPE
     assert manifest["stages"] == list(STAGES)
@@ -62,7 +62,7 @@ def test_the_manifest_says_what_was_run_on_what(tiny_run: Run) -> None:
     assert set(manifest["environment"]) == {"commit", "python", "torch", "system"}
 
 
-def test_maps_are_of_the_present_classes_in_half_precision_at_a_quarter_of_the_sides(tiny_run: Run) -> None:
+def test_maps_are_of_the_present_classes_in_half_precision_at_a_quarter_of_the_sides(tiny_run: RunFolder) -> None:
     scenes = Synthetic(tiny.RECIPE.data.synthetic, "val")
     for stage in STAGES:
         for index, name in enumerate(VAL):
@@ -80,42 +80,42 @@ def test_maps_are_of_the_present_classes_in_half_precision_at_a_quarter_of_the_s
 def test_a_data_set_of_ten_thousand_stays_small(tmp_path: Path) -> None:
     height, width = 375, 500
     grid = (94, 125)
-    seed = seeds.Seed(torch.tensor([1, 2, 3]), torch.rand(3, *grid), torch.rand(grid), (height, width))
+    seed = seeds.SeedMaps(torch.tensor([1, 2, 3]), torch.rand(3, *grid), torch.rand(grid), (height, width))
     seeds.save(tmp_path / "maps.npz", seed)
     assert 10_000 * (tmp_path / "maps.npz").stat().st_size < 3e9
 
 
-def test_masks_are_the_label_images_of_the_stored_maps(tiny_run: Run) -> None:
+def test_masks_are_the_label_images_of_the_stored_maps(tiny_run: RunFolder) -> None:
     for stage, threshold in (("transcam", tiny.RECIPE.masks.threshold), ("bao", None)):
         paths = tiny_run.stage(stage)
         for name in VAL:
             seed = seeds.load(paths.maps("val", name))
-            assert torch.equal(read_mask(paths.mask("val", name)), masks.label_image(seed, threshold=threshold))
+            assert torch.equal(read_mask(paths.mask("val", name)), masks.to_mask(seed, threshold=threshold))
 
 
 # ------------------------------------------------------------------------------------- evaluation
 
 
-def test_metrics_are_those_of_the_masks_on_disk(tiny_run: Run) -> None:
+def test_metrics_are_those_of_the_masks_on_disk(tiny_run: RunFolder) -> None:
     check_metrics(tiny_run, tiny.RECIPE)
 
 
-def test_a_threshold_of_the_command_holds_for_every_stage(tiny_run: Run, tmp_path: Path) -> None:
-    folder = Run(tmp_path / "run")
+def test_a_threshold_of_the_command_holds_for_every_stage(tiny_run: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
     shutil.copytree(tiny_run.root, folder.root)
     pipeline.make_masks(folder, threshold=0.7)
     for stage in STAGES:
         for name in VAL:
             seed = seeds.load(folder.stage(stage).maps("val", name))
             mask = read_mask(folder.stage(stage).mask("val", name))
-            assert torch.equal(mask, masks.label_image(seed, threshold=0.7))
+            assert torch.equal(mask, masks.to_mask(seed, threshold=0.7))
 
 
 # --------------------------------------------------------------------------- again, and interrupted
 
 
 def test_running_again_trains_nothing_and_prints_the_same_table(
-    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(tiny_run.root, folder)
@@ -149,7 +149,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
     monkeypatch.setattr(owner, name, counted)
 
 
-def test_weights_of_a_later_step_are_missed_at_once(tiny_run: Run, tmp_path: Path) -> None:
+def test_weights_of_a_later_step_are_missed_at_once(tiny_run: RunFolder, tmp_path: Path) -> None:
     late = replace(SEGMENTATION, net=replace(SEGMENTATION.net, weights=str(tmp_path / "none.safetensors")))
     recipe = replace(tiny.RECIPE, segmentations=(late,))
     with pytest.raises(CheckpointError, match=r"none\.safetensors: no such weights; check the path$"):
@@ -161,10 +161,10 @@ def test_weights_of_a_later_step_are_missed_at_once(tiny_run: Run, tmp_path: Pat
 
 
 def test_what_is_not_made_yet_is_left_out_of_the_evaluation_and_of_the_page(
-    tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(tiny_run.root, tmp_path / "run")
-    folder = Run(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     pipeline.add_refinements(folder, ["crf"])
     assert pipeline.evaluate_stages(folder)
     pipeline.make_report(folder)
@@ -175,7 +175,7 @@ def test_what_is_not_made_yet_is_left_out_of_the_evaluation_and_of_the_page(
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops = (
         (transcam.TransCAM, "loss", 5),  # second epoch of the first stage, three steps each
@@ -220,7 +220,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         ),
     ],
 )
-def test_the_folder_of_another_recipe_is_refused(tiny_run: Run, recipe: Recipe, difference: str) -> None:
+def test_the_folder_of_another_recipe_is_refused(tiny_run: RunFolder, recipe: Recipe, difference: str) -> None:
     with pytest.raises(RunError, match=difference):
         run(recipe, tiny_run.root)
 
@@ -252,7 +252,7 @@ def test_the_folder_of_an_earlier_version_without_settings_that_came_later_conti
         pipeline.begin(replace(recipe, refinements=(powered,)), tmp_path / "run")
 
 
-def test_a_stage_may_have_a_threshold_of_its_own(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_stage_may_have_a_threshold_of_its_own(tiny_run: RunFolder, tmp_path: Path) -> None:
     """Of the masks and of the evaluation; where it has none, the recipe's."""
     own = tuple(replace(stage, threshold=0.0) for stage in tiny.RECIPE.stages)
     assert tiny.RECIPE.masks_of("transcam") == masks.Config(threshold=0.3)
@@ -267,13 +267,13 @@ def test_a_stage_may_have_a_threshold_of_its_own(tiny_run: Run, tmp_path: Path) 
     for name in VAL:
         seed = seeds.load(folder.stage("transcam").maps("val", name))
         found = read_mask(folder.stage("transcam").mask("val", name))
-        assert torch.equal(found, masks.label_image(seed, threshold=0.0))
+        assert torch.equal(found, masks.to_mask(seed, threshold=0.0))
     assert metrics["fixed"]["miou"] != read_json(tiny_run.stage("transcam").metrics)["fixed"]["miou"]
     assert read_json(folder.stage("bao").metrics) == read_json(tiny_run.stage("bao").metrics)  # learned
 
 
 def test_the_folder_of_other_data_is_refused(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data", {"one": (scene(0), "bee"), "two": (scene(1), "jay")})
+    write_images(tmp_path / "data", {"one": (scene(0), "bee"), "two": (scene(1), "jay")})
     recipe = tiny.with_data(tiny.RECIPE, tmp_path / "data")
     folder = pipeline.begin(recipe, tmp_path / "run")
     folder.stage("transcam").losses.parent.mkdir()
@@ -299,12 +299,12 @@ def test_what_is_no_run_folder_is_refused_and_left_alone(tmp_path: Path) -> None
             run(tiny.RECIPE, out)
     for step in (pipeline.make_masks, pipeline.evaluate_stages, pipeline.make_report):
         with pytest.raises(RunError, match=r"run\.json: no such file"):
-            step(Run(tmp_path))
+            step(RunFolder(tmp_path))
     assert list(tmp_path.iterdir()) == [file]
     assert file.read_text() == "mine"
 
 
-def test_a_step_before_its_turn_names_the_one_to_run_first(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_step_before_its_turn_names_the_one_to_run_first(tiny_run: RunFolder, tmp_path: Path) -> None:
     folder = pipeline.begin(tiny.RECIPE, tmp_path / "run")
     with pytest.raises(RunError, match="not trained yet; run `bao train`"):
         pipeline.make_maps(folder, hardware=tiny.HARDWARE)
@@ -316,6 +316,6 @@ def test_a_step_before_its_turn_names_the_one_to_run_first(tiny_run: Run, tmp_pa
             step(folder)
 
 
-def test_crops_that_mix_picture_and_padding_in_a_cell_are_refused(tmp_path: Path) -> None:
+def test_crops_that_mix_image_and_padding_in_a_cell_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="crops of 60 pixels"):
         run(replace(tiny.RECIPE, augment=replace(tiny.RECIPE.augment, crop=60)), tmp_path)

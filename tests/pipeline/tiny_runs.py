@@ -12,7 +12,7 @@ from PIL import Image
 
 from baoseg import pipeline, recipes, seeds
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
@@ -32,7 +32,7 @@ SHORT = replace(
 )
 
 
-def run(recipe: Recipe, out: Path) -> Run:
+def run(recipe: Recipe, out: Path) -> RunFolder:
     return pipeline.run(recipe, out, hardware=tiny.HARDWARE)
 
 
@@ -57,7 +57,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def slow_scores(pairs: Iterator[tuple[np.ndarray, np.ndarray]], size: int) -> dict[str, object]:
-    """SCORES of metrics.json from pairs of truth and prediction, class by class and one picture at a time."""
+    """SCORES of metrics.json from pairs of truth and prediction, class by class and one image at a time."""
     right, true, predicted = np.zeros(size), np.zeros(size), np.zeros(size)
     for truth, prediction in pairs:
         known = truth != 255
@@ -78,7 +78,7 @@ def slow_scores(pairs: Iterator[tuple[np.ndarray, np.ndarray]], size: int) -> di
     }
 
 
-def check_metrics(folder: Run, recipe: Recipe) -> None:
+def check_metrics(folder: RunFolder, recipe: Recipe) -> None:
     """Metrics equal the slow ones of the masks on disk; the sweep those of masks cut at each threshold."""
     dataset = open_dataset(recipe.data, "eval")
     truths = {name: dataset.mask(index) for index, name in enumerate(dataset.names)}
@@ -103,7 +103,7 @@ def check_metrics(folder: Run, recipe: Recipe) -> None:
         loaded = {name: seeds.load(paths.maps(dataset.split, name)) for name in known}
         for position in (0, 30, 77, 100):
             cut = THRESHOLDS[position]
-            pairs = ((known[name], masks.label_image(seed, threshold=cut).numpy()) for name, seed in loaded.items())
+            pairs = ((known[name], masks.to_mask(seed, threshold=cut).numpy()) for name, seed in loaded.items())
             expected = slow_scores(pairs, size)
             for name in ("miou", "fp", "fn"):
                 assert metrics["sweep"][name][position] == pytest.approx(expected[name])
@@ -119,7 +119,7 @@ def scene(index: int) -> tuple[np.ndarray, np.ndarray]:
     return sample.image.permute(1, 2, 0).numpy(), sample.mask.numpy()
 
 
-def write_pictures(root: Path, pictures: dict[str, tuple[tuple[np.ndarray, np.ndarray], str]]) -> None:
+def write_images(root: Path, pictures: dict[str, tuple[tuple[np.ndarray, np.ndarray], str]]) -> None:
     """PNGs and labels.csv, without masks."""
     root.mkdir()
     lines = ["image,labels"]

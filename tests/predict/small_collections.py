@@ -23,7 +23,7 @@ SIZE = (3, 5)
 
 
 class Stub:
-    """Class 1 where a picture is reddish, class 2 elsewhere; keeps the labels that it was given."""
+    """Class 1 where an image is reddish, class 2 elsewhere; keeps the labels that it was given."""
 
     classes = CLASSES
 
@@ -39,7 +39,7 @@ class Stub:
 
 @dataclass
 class Waiting:
-    """A model that signs with its process at the third picture, and goes on when one of the processes was killed."""
+    """A model that signs with its process at the third image, and goes on when one of the processes was killed."""
 
     signs: Path
     classes: ClassSet = CLASSES
@@ -61,7 +61,7 @@ def wait_for(event: Callable[[], bool], *, seconds: float = 300.0) -> None:
 
 
 class Deadly(Stub):
-    """A model whose process dies of a picture that has labels."""
+    """A model whose process dies of an image that has labels."""
 
     def __call__(self, image: torch.Tensor, labels: tuple[str, ...] | None = None) -> SimpleNamespace:
         if labels is not None:
@@ -109,7 +109,7 @@ def seen(folder: Path) -> dict[str, bytes]:
 
 
 def collection(root: Path) -> Path:
-    """Seven pictures in three folders, and two shards of three pictures each."""
+    """Seven images in three folders, and two shards of three images each."""
     for number, name in enumerate(["a.png", "b.png", "x/a.png", "x/b.PNG", "x/y/a.b.png", "x/y/c.png", "z.png"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(picture(number))

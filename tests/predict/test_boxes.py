@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as cases
 from hypothesis import strategies as st
-from tiny_boxes import HARDWARE, settings, write_pictures
+from tiny_boxes import HARDWARE, settings, write_images
 
 from baoseg import pipeline
 from baoseg.core.errors import DataError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import boxed, open_boxed
 from baoseg.evaluate.localization import box_at
 from baoseg.methods import bas
@@ -23,10 +23,10 @@ from baoseg.predict.boxes import localize, truth_on_crop
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Run:
+def finished(tmp_path_factory) -> RunFolder:
     """A run of all steps; tests read it."""
     root = tmp_path_factory.mktemp("pictures")
-    write_pictures(root)
+    write_images(root)
     return pipeline.run(settings(root), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
 
 
@@ -47,7 +47,7 @@ def test_boxes_and_masks_on_the_crop_by_hand():
 
 
 @pytest.mark.parametrize("box", [[100, 0, 120, 10], [0, 50, 10, 60], [-9, 0, -1, 10], [0, -9, 10, -1]])
-def test_a_box_outside_the_picture_is_refused(box):
+def test_a_box_outside_the_image_is_refused(box):
     with pytest.raises(DataError, match="lies outside the image of 100x50 pixels"):
         truth_on_crop(torch.tensor([[0, 0, 5, 5], box]), None, (50, 100), view=settings("").view)
 
@@ -58,7 +58,7 @@ def test_a_box_outside_the_picture_is_refused(box):
     corners=st.tuples(*[st.floats(0, 1)] * 4),
 )
 @cases(deadline=None, max_examples=50)
-def test_boxes_of_any_picture_lie_on_the_crop(height, width, corners):
+def test_boxes_of_any_image_lie_on_the_crop(height, width, corners):
     (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
     box = [int(x0 * (width - 1)), int(y0 * (height - 1)), int(x1 * (width - 1)), int(y1 * (height - 1))]
     truth = truth_on_crop(torch.tensor([box]), None, (height, width), view=settings("", side=256, crop=224).view)
@@ -91,7 +91,7 @@ def slow_map(method: bas.BAS, crop: torch.Tensor, classes: list[int]) -> torch.T
 
 
 @torch.no_grad()
-def test_map_and_rank_of_a_picture(finished):
+def test_map_and_rank_of_an_image(finished):
     """The centre crop for the map; for the rank the mean softmax of it, four corners, and their mirror images."""
     config = pipeline.recipe_of(finished)
     dataset = open_boxed(config.data, "eval")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from baoseg import nets
 from baoseg.core.errors import DataError, RecipeError
-from baoseg.core.run_folder import Stage
+from baoseg.core.run_folder import StageFolder
 from baoseg.core.types import ClassSet
 from baoseg.data import Dataset, open_dataset
 from baoseg.data.images import write_mask
@@ -94,7 +94,7 @@ def test_a_segmenter_gives_the_same_scores_under_onnxruntime(segmenter: Segmente
         (scores,) = runtime.run(["scores"], {"images": images.numpy()})
         logits = segmenter.network(normalised(images, segmenter.network))
         assert logits.std() > 0.1  # else all would be close
-        cells = [16 * count for count in logits.shape[2:]]  # they cover the padded pictures
+        cells = [16 * count for count in logits.shape[2:]]  # they cover the padded images
         enlarged = nn.functional.interpolate(logits, size=cells, mode="bilinear")
         assert close(scores, enlarged[..., : shape[1], : shape[2]])
     about = runtime.get_modelmeta().custom_metadata_map
@@ -203,14 +203,14 @@ def scenes() -> Dataset:
 
 
 @pytest.fixture
-def stage(scenes: Dataset, tmp_path: Path) -> Stage:
-    made = Stage(tmp_path / "run" / "segment")
+def stage(scenes: Dataset, tmp_path: Path) -> StageFolder:
+    made = StageFolder(tmp_path / "run" / "segment")
     for index, name in enumerate(scenes.names):
         write_mask(made.mask(scenes.split, name), torch.full((64, 64), index, dtype=torch.uint8))
     return made
 
 
-def test_the_server_gets_every_mask_in_its_layout(stage: Stage, scenes: Dataset, tmp_path: Path) -> None:
+def test_the_server_gets_every_mask_in_its_layout(stage: StageFolder, scenes: Dataset, tmp_path: Path) -> None:
     archive = export.voc(stage, scenes, tmp_path / "out", tar=True)
     expected = [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in scenes.names]
     with tarfile.open(archive) as file:
@@ -232,7 +232,7 @@ def test_the_server_gets_every_mask_in_its_layout(stage: Stage, scenes: Dataset,
     ],
 )
 def test_a_mask_that_the_server_would_refuse_is_named(
-    mask: Tensor | None, message: str, stage: Stage, scenes: Dataset, tmp_path: Path
+    mask: Tensor | None, message: str, stage: StageFolder, scenes: Dataset, tmp_path: Path
 ) -> None:
     path = stage.mask(scenes.split, scenes.names[3])
     path.unlink()

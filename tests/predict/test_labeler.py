@@ -20,7 +20,7 @@ from PIL import Image
 import baoseg
 from baoseg import recipes, seeds
 from baoseg.core.errors import CheckpointError, DataError, RunError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.synthetic import Synthetic
 from baoseg.predict import labeler as labelers
 from baoseg.predict.labeler import VOC_CLASSES, Labeler, best_cut, calibrate
@@ -31,14 +31,14 @@ SIZES = {"ratio": 0.25, "width": 128, "depth": 3}  # a Conformer of two heads of
 
 
 @pytest.fixture
-def labeler(tiny_run: Run) -> Labeler:
+def labeler(tiny_run: RunFolder) -> Labeler:
     return baoseg.load(tiny_run.root)
 
 
-# --------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------- images
 
 
-def test_a_picture_is_the_same_in_every_form(labeler: Labeler, tmp_path: Path) -> None:
+def test_an_image_is_the_same_in_every_form(labeler: Labeler, tmp_path: Path) -> None:
     tensor = SCENES[0].image[:, :50, :37]
     array = tensor.permute(1, 2, 0).numpy()
     path = tmp_path / "picture.png"
@@ -51,7 +51,7 @@ def test_a_picture_is_the_same_in_every_form(labeler: Labeler, tmp_path: Path) -
     assert results[0].mask.shape == results[0].background.shape == (50, 37)
 
 
-def test_pillow_pictures_are_turned_upright_and_shown_over_white_as_files_are(labeler: Labeler, tmp_path: Path) -> None:
+def test_pillow_images_are_turned_upright_and_shown_over_white_as_files_are(labeler: Labeler, tmp_path: Path) -> None:
     array = SCENES[0].image[:, :40].permute(1, 2, 0).numpy()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -78,7 +78,7 @@ def test_pillow_pictures_are_turned_upright_and_shown_over_white_as_files_are(la
         ("nowhere.jpg", "nowhere.jpg: no such image"),
     ],
 )
-def test_what_is_no_picture_is_an_error_of_one_line(labeler: Labeler, picture: object, problem: str) -> None:
+def test_what_is_no_image_is_an_error_of_one_line(labeler: Labeler, picture: object, problem: str) -> None:
     with pytest.raises(DataError, match=problem) as caught:
         labeler(picture, ["bee"])
     assert "\n" not in str(caught.value)
@@ -88,7 +88,7 @@ def test_what_is_no_picture_is_an_error_of_one_line(labeler: Labeler, picture: o
 
 
 @pytest.mark.parametrize("stage", ["transcam", "bao"])
-def test_a_result_is_what_the_steps_left_on_disk(tiny_run: Run, stage: str) -> None:
+def test_a_result_is_what_the_steps_left_on_disk(tiny_run: RunFolder, stage: str) -> None:
     paths = tiny_run.stage(stage)
     labeler = baoseg.load(paths.network)
     for index, name in enumerate(SCENES.names):
@@ -103,11 +103,11 @@ def test_a_result_is_what_the_steps_left_on_disk(tiny_run: Run, stage: str) -> N
         assert all(np.array_equal(a, b) for a, b in zip(result.class_maps.values(), full.scores.numpy(), strict=True))
         if stage == "bao":
             assert np.array_equal(result.background, full.background.numpy())
-            assert np.array_equal(result.mask, masks.label_image(full).numpy())
+            assert np.array_equal(result.mask, masks.to_mask(full).numpy())
         else:
             assert result.background is None
-            assert np.array_equal(result.mask, masks.label_image(full, threshold=0.3).numpy())
-        differing = result.mask != masks.label_image(stored, threshold=None if stage == "bao" else 0.3).numpy()
+            assert np.array_equal(result.mask, masks.to_mask(full, threshold=0.3).numpy())
+        differing = result.mask != masks.to_mask(stored, threshold=None if stage == "bao" else 0.3).numpy()
         assert differing.mean() < 0.01  # where half precision decides
 
 
@@ -128,14 +128,14 @@ def test_without_labels_the_classifiers_own_are_used(
     labeler: Labeler, monkeypatch: pytest.MonkeyPatch, logits: list[float], expected: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(labeler, "label_cut", 0.0)
-    offset = torch.tensor([[0.5], [-0.5]])  # picture and mirror image: their mean decides
+    offset = torch.tensor([[0.5], [-0.5]])  # image and mirror image: their mean decides
     monkeypatch.setattr(labeler.method, "classify", lambda views: torch.tensor(logits) + offset)
     result = labeler(SCENES[0].image)
     assert result.labels == expected
     assert np.array_equal(result.mask, labeler(SCENES[0].image, expected).mask)
 
 
-def test_the_classifiers_own_labels_come_from_picture_and_mirror_image(labeler: Labeler) -> None:
+def test_the_classifiers_own_labels_come_from_image_and_mirror_image(labeler: Labeler) -> None:
     image = SCENES[1].image
     vector = labeler.predict_labels(image)
     assert torch.equal(vector, labeler.predict_labels(image.flip(-1)))
@@ -169,9 +169,9 @@ def test_the_cut_takes_the_place_of_one_half(labeler: Labeler, monkeypatch: pyte
         ([[5.0, 1.0], [4.0, 1.0]], [[1, 1], [1, 0]], 0.5),
         # The likeliest is wrong: F1 = 0 without the second, then 2/3, 2/4 and 2/5.
         ([[5.0, 1.0, 0.0, -1.0]], [[0, 1, 0, 0]], 0.5),
-        # All classes in all pictures: the cut drops nothing.
+        # All classes in all images: the cut drops nothing.
         ([[3.0, -1.0], [2.0, -4.0]], [[1, 1], [1, 1]], -4.5),
-        # No class in any picture: all cuts have F1 = 0, the highest is taken.
+        # No class in any image: all cuts have F1 = 0, the highest is taken.
         ([[3.0, -1.0], [2.0, -4.0]], [[0, 0], [0, 0]], 1.0),
         # One class: it is always predicted, whatever the cut.
         ([[3.0], [1.0]], [[1], [0]], 1.5),
@@ -209,7 +209,7 @@ def test_no_cut_is_better_and_no_higher_one_as_good(data: st.DataObject, picture
             assert not ((logits >= cut) & (logits < other) & (logits < logits.amax(dim=1, keepdim=True))).any()
 
 
-def test_calibration_looks_at_evenly_spaced_pictures_as_prediction_does(labeler: Labeler) -> None:
+def test_calibration_looks_at_evenly_spaced_images_as_prediction_does(labeler: Labeler) -> None:
     logits = torch.stack([labeler.class_logits(SCENES[index].image) for index in range(5)])
     labels = torch.stack([SCENES[index].labels for index in range(5)])
     assert calibrate(labeler, SCENES) == best_cut(logits, labels)
@@ -221,14 +221,14 @@ def about(recipe: recipes.Recipe, stage: recipes.Stage) -> dict[str, Any]:
     return {"method": stage.method, "net": recipe.net, "maps": recipe.maps, "masks": recipe.masks_of(stage.name)}
 
 
-def test_a_file_keeps_the_cut(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_file_keeps_the_cut(tiny_run: RunFolder, tmp_path: Path) -> None:
     stage, path = tiny.RECIPE.stages[0], tmp_path / "network.safetensors"
     trained = baoseg.load(tiny_run.stage(stage.name).network)
     labelers.save(path, trained.method.result(), **about(tiny.RECIPE, stage), classes=trained.classes, label_cut=-1.25)
     assert baoseg.load(path).label_cut == -1.25
 
 
-def test_a_file_keeps_the_threshold_of_its_stage(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_file_keeps_the_threshold_of_its_stage(tiny_run: RunFolder, tmp_path: Path) -> None:
     stage, path = replace(tiny.RECIPE.stages[0], threshold=0.15), tmp_path / "network.safetensors"
     trained = baoseg.load(tiny_run.stage(stage.name).network)
     recipe = replace(tiny.RECIPE, stages=(stage,))
@@ -246,7 +246,7 @@ def test_labels_that_name_nothing_are_errors_of_one_line(labeler: Labeler) -> No
 # ------------------------------------------------------------------------- weights written by runs
 
 
-def test_a_run_folder_is_its_last_trained_stage(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_run_folder_is_its_last_trained_stage(tiny_run: RunFolder, tmp_path: Path) -> None:
     assert baoseg.load(tiny_run.root).method.learns_background
     shutil.copytree(tiny_run.root, tmp_path / "run", ignore=shutil.ignore_patterns("bao"))
     assert not baoseg.load(tmp_path / "run").method.learns_background
@@ -257,7 +257,7 @@ def test_a_run_folder_is_its_last_trained_stage(tiny_run: Run, tmp_path: Path) -
         baoseg.load(tmp_path)
 
 
-def test_a_network_of_a_run_says_what_it_needs(tiny_run: Run) -> None:
+def test_a_network_of_a_run_says_what_it_needs(tiny_run: RunFolder) -> None:
     labeler = baoseg.load(tiny_run.stage("bao").network)
     assert labeler.classes == SCENES.classes
     assert labeler.maps == tiny.RECIPE.maps
@@ -265,14 +265,14 @@ def test_a_network_of_a_run_says_what_it_needs(tiny_run: Run) -> None:
     assert not any(module.training for module in labeler.method.modules())
 
 
-def test_classes_can_be_renamed_but_not_counted_anew(tiny_run: Run) -> None:
+def test_classes_can_be_renamed_but_not_counted_anew(tiny_run: RunFolder) -> None:
     names = ["a", "b", "c", "d", "e"]
     assert baoseg.load(tiny_run.root, classes=names)(SCENES[0].image, ["b"]).labels == ("b",)
     with pytest.raises(CheckpointError, match="trained for 5 classes, but 4 are given"):
         baoseg.load(tiny_run.root, classes=names[:4])
 
 
-def test_a_network_of_an_unknown_format_is_refused(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_network_of_an_unknown_format_is_refused(tiny_run: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     tensors = safetensors.torch.load_file(tiny_run.stage("bao").network)
     safetensors.torch.save_file(tensors, path, metadata={"baoseg": json.dumps({"format": 99})})

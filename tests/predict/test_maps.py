@@ -203,7 +203,7 @@ def test_other_methods_are_not_asked_for_a_threshold():
 
 
 @pytest.mark.parametrize(("flip", "symmetric"), [(True, False), (False, True)])
-def test_a_mirrored_picture_gives_the_mirrored_seed(flip, symmetric):
+def test_a_mirrored_image_gives_the_mirrored_seed(flip, symmetric):
     """Summing the flips makes any method symmetric; a symmetric one is so without them."""
     image, method = picture(32, 48), Probe(background=True, symmetric=symmetric)
     config = Config(sizes=(32, 64), flip=flip, stride=2)
@@ -213,7 +213,7 @@ def test_a_mirrored_picture_gives_the_mirrored_seed(flip, symmetric):
     )
     torch.testing.assert_close(mirrored.scores, seed.scores.flip(-1), atol=0.02, rtol=0)
     torch.testing.assert_close(mirrored.background, seed.background.flip(-1), atol=0.02, rtol=0)
-    assert (seed.scores - seed.scores.flip(-1)).abs().max() > 0.2  # the picture itself is not symmetric
+    assert (seed.scores - seed.scores.flip(-1)).abs().max() > 0.2  # the image itself is not symmetric
 
 
 def test_without_flips_an_asymmetric_method_stays_asymmetric():
@@ -226,7 +226,7 @@ def test_without_flips_an_asymmetric_method_stays_asymmetric():
     assert (mirrored.scores - seed.scores.flip(-1)).abs().max() > 0.1
 
 
-def test_a_picture_without_labels_is_refused():
+def test_an_image_without_labels_is_refused():
     with pytest.raises(DataError, match="label"):
         infer(
             Probe(background=True),
@@ -254,7 +254,7 @@ def test_keep_aspect_gives_rectangles_of_the_squares_area(size, expected):
 
 @few
 @given(height=st.integers(50, 2000), width=st.integers(50, 2000), side=st.sampled_from([256, 512, 768]))
-def test_keep_aspect_turns_with_the_picture(height, width, side):
+def test_keep_aspect_turns_with_the_image(height, width, side):
     config = Config(keep_aspect=True)
     rows, columns = input_size((height, width), side, config=config, stride=32)
     assert (columns, rows) == input_size((width, height), side, config=config, stride=32)
@@ -263,7 +263,7 @@ def test_keep_aspect_turns_with_the_picture(height, width, side):
     assert abs(rows - exact) <= 16 or rows == 32
 
 
-def test_keep_aspect_seeds_lie_on_the_pictures_own_grid():
+def test_keep_aspect_seeds_lie_on_the_images_own_grid():
     shapes = []
 
     class Recorder(Probe):

@@ -13,7 +13,7 @@ from PIL import Image
 import baoseg
 from baoseg import refine
 from baoseg.core.errors import BaosegError, DataError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import ClassSet
 from baoseg.data.images import read_image, read_mask, voc_palette
 from baoseg.data.transforms import Normalisation
@@ -53,12 +53,12 @@ def blots(height: int, width: int, *, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (height, width), mode="nearest")[0, 0].long()
 
 
-def picture_of(labels: torch.Tensor) -> torch.Tensor:
+def image_of(labels: torch.Tensor) -> torch.Tensor:
     return COLOURS[labels].permute(2, 0, 1).contiguous()
 
 
 def write(path: Path, labels: torch.Tensor | None = None) -> Path:
-    """A picture of the labels, in colours that JPEG does not change much."""
+    """An image of the labels, in colours that JPEG does not change much."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = COLOURS[blots(24, 40) if labels is None else labels].numpy()
     Image.fromarray(pixels).save(path, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}))
@@ -72,19 +72,19 @@ def files(folder: Path) -> set[str]:
 # --------------------------------------------------------------------------------- files in and out
 
 
-def test_masks_lie_where_their_pictures_lay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_lie_where_their_images_lay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     labels = {name: blots(20 + i, 30, seed=i) for i, name in enumerate(["cat.jpg", "deep/er/dog.v2.png", "x/b.BMP"])}
-    for name, label_image in labels.items():
-        write(photos / name, label_image)
+    for name, to_mask in labels.items():
+        write(photos / name, to_mask)
     alone = write(tmp_path / "alone.tiff")
     (photos / "notes.txt").write_text("no picture")
     write(photos / ".cat.jpg")
     write(photos / ".hidden/cat.jpg")
     assert predict.run(segmenter(), [photos, alone], out) == []
     assert files(out) == {"cat.png", "deep/er/dog.v2.png", "x/b.png", "alone.png"}
-    for name, label_image in labels.items():
-        assert torch.equal(read_mask((out / name).with_suffix(".png")).long(), label_image)
+    for name, to_mask in labels.items():
+        assert torch.equal(read_mask((out / name).with_suffix(".png")).long(), to_mask)
     with Image.open(out / "cat.png") as mask:
         assert mask.mode == "P" and mask.getpalette()[:768] == voc_palette().flatten().tolist()
     assert capsys.readouterr() == (f"{out}: 4 written, 0 failed\n", "")
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_skipped(
     assert capsys.readouterr().err == f"bao: {locked}: {problem}\n"
 
 
-def test_a_device_without_memory_for_a_picture_does_not_stop_the_others(
+def test_a_device_without_memory_for_an_image_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "photos/large.png", blots(50, 60))
@@ -148,10 +148,10 @@ def test_a_device_without_memory_for_a_picture_does_not_stop_the_others(
 
 def test_predicting_again_overwrites(tmp_path: Path) -> None:
     source = write(tmp_path / "cat.png")
-    for label_image in (blots(8, 9, seed=1), blots(8, 9, seed=2)):
-        write(source, label_image)
+    for to_mask in (blots(8, 9, seed=1), blots(8, 9, seed=2)):
+        write(source, to_mask)
         predict.run(segmenter(), [source], tmp_path / "out")
-        assert torch.equal(read_mask(tmp_path / "out/cat.png").long(), label_image)
+        assert torch.equal(read_mask(tmp_path / "out/cat.png").long(), to_mask)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_image_that_is_gone_meanwhile_is_one_line(
 # -------------------------------------------------------------------------------------------- labels
 
 
-def test_labels_say_what_pictures_show_at_most(tmp_path: Path) -> None:
+def test_labels_say_what_images_show_at_most(tmp_path: Path) -> None:
     labels = blots(24, 40)
     source = write(tmp_path / "cat.png", labels)
     for text, kept in {"green": [2], "red;light blue": [1, 3], "light blue": [3], "red green": [1, 2]}.items():
@@ -275,13 +275,13 @@ def test_labels_that_name_nothing_are_errors_before_any_work(tmp_path: Path, lab
 
 
 def noisy(labels: torch.Tensor) -> torch.Tensor:
-    """Pictures whose single pixels mislead the network by hand, and whose regions do not."""
+    """Images whose single pixels mislead the network by hand, and whose regions do not."""
     generator = torch.Generator().manual_seed(3)
     noise = 60 * torch.randn(3, *labels.shape, generator=generator)
-    return (0.6 * picture_of(labels).float() + 50 + noise).clamp(0, 255).byte()
+    return (0.6 * image_of(labels).float() + 50 + noise).clamp(0, 255).byte()
 
 
-def test_a_picture_of_one_window_is_drawn_as_the_segmenter_draws_it() -> None:
+def test_an_image_of_one_window_is_drawn_as_the_segmenter_draws_it() -> None:
     picture = noisy(blots(40, 50))
     drawn = predict.predict(segmenter(gain=4.0), picture, crf=True)
     itself = segmenter(gain=4.0, crf=True)
@@ -290,7 +290,7 @@ def test_a_picture_of_one_window_is_drawn_as_the_segmenter_draws_it() -> None:
     assert not torch.equal(drawn, predict.predict(segmenter(gain=4.0), picture))
 
 
-def test_large_pictures_are_drawn_window_by_window() -> None:
+def test_large_images_are_drawn_window_by_window() -> None:
     """Windows of 40 of a side of 60 with overlaps of 20: they begin at 0 and 20 and are cut at 30."""
     picture = noisy(blots(60, 36))
     model = segmenter(gain=4.0, window=40, margin=20)
@@ -312,7 +312,7 @@ def test_candidates_are_the_best_somewhere_and_those_with_a_share(seed: int, cla
             assert (kept[index] == 0).all()
 
 
-def test_the_crf_of_a_labeler_is_that_of_its_mask(tiny_run: Run) -> None:
+def test_the_crf_of_a_labeler_is_that_of_its_mask(tiny_run: RunFolder) -> None:
     model = baoseg.load(tiny_run.root)
     picture = noisy(blots(48, 64))
     mask = torch.from_numpy(model(picture, ["bee", "frog"]).mask)
@@ -320,7 +320,7 @@ def test_the_crf_of_a_labeler_is_that_of_its_mask(tiny_run: Run) -> None:
     assert torch.equal(predict.predict(model, picture, labels=["bee", "frog"], crf=True), refine.by_crf(picture, mask))
 
 
-def test_a_labeler_finds_the_labels_itself(tiny_run: Run, tmp_path: Path) -> None:
+def test_a_labeler_finds_the_labels_itself(tiny_run: RunFolder, tmp_path: Path) -> None:
     model = baoseg.load(tiny_run.root)
     source = write(tmp_path / "cat.png")
     assert predict.run(model, [source], tmp_path / "out") == []
@@ -330,7 +330,7 @@ def test_a_labeler_finds_the_labels_itself(tiny_run: Run, tmp_path: Path) -> Non
 # ----------------------------------------------------------------------------------------- overlays
 
 
-def test_an_overlay_is_half_picture_half_colour_and_the_picture_on_the_background() -> None:
+def test_an_overlay_is_half_image_half_colour_and_the_image_on_the_background() -> None:
     picture = torch.tensor([[[10, 10]], [[20, 20]], [[200, 201]]], dtype=torch.uint8)
     mask = torch.tensor([[0, 2]], dtype=torch.uint8)  # class 2 of VOC is (0, 128, 0)
     pixels = np.asarray(predict.overlay(picture, mask)).astype(int)
@@ -338,13 +338,13 @@ def test_an_overlay_is_half_picture_half_colour_and_the_picture_on_the_backgroun
     assert np.abs(pixels[0, 1] - [5, 74, 100.5]).max() <= 0.5
 
 
-def test_overlays_have_the_tree_and_the_size_of_the_pictures(tmp_path: Path) -> None:
+def test_overlays_have_the_tree_and_the_size_of_the_images(tmp_path: Path) -> None:
     labels = blots(24, 40)
     write(tmp_path / "photos/deep/cat.png", labels)
     predict.run(segmenter(), [tmp_path / "photos"], tmp_path / "out", config=Config(overlays=True))
     assert files(tmp_path / "out") == {"deep/cat.png", "overlays/deep/cat.jpg"}
     written = read_image(tmp_path / "out/overlays/deep/cat.jpg").float()
-    exact = predict.overlay(picture_of(labels), labels.byte())
+    exact = predict.overlay(image_of(labels), labels.byte())
     assert (written - torch.from_numpy(np.array(exact)).permute(2, 0, 1)).abs().mean() < 12  # JPEG
 
 

@@ -19,7 +19,7 @@ from torch import nn
 import baoseg
 from baoseg import pipeline, recipes
 from baoseg.core.errors import CheckpointError, DataError, RecipeError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import Batch, ClassSet
 from baoseg.data import open_dataset
 from baoseg.data.images import write_mask
@@ -66,7 +66,7 @@ def colours(labels: torch.Tensor) -> torch.Tensor:
     margin=st.integers(0, 7),
     seed=st.integers(0, 2**31),
 )
-def test_windows_give_what_the_whole_picture_gives(size, window, margin, seed):
+def test_windows_give_what_the_whole_image_gives(size, window, margin, seed):
     labels = torch.randint(4, size, generator=torch.Generator().manual_seed(seed))
     network = Colours()
     inference = Inference(scales=(1.0,), window=window, margin=margin)
@@ -178,7 +178,7 @@ def ramp(size: tuple[int, int], edge: float, *, axis: int) -> torch.Tensor:
     scales=st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 1.75]), min_size=1, max_size=3),
     looks=st.tuples(st.booleans(), st.sampled_from([100, 1024])),
 )
-def test_an_edge_lies_where_it_is_in_the_picture(sides, share, stride, scales, looks):
+def test_an_edge_lies_where_it_is_in_the_image(sides, share, stride, scales, looks):
     flip, window = looks
     inference = Inference(scales=tuple(scales), flip=flip, window=window, margin=64)
     segmenter = Segmenter(Averages(stride), ClassSet(("one",)), inference=inference)
@@ -190,7 +190,7 @@ def test_an_edge_lies_where_it_is_in_the_picture(sides, share, stride, scales, l
         assert (mirrored - (1 - share) * side).abs().max() < 1
 
 
-def test_at_the_end_of_a_wide_picture_too():
+def test_at_the_end_of_a_wide_image_too():
     """The case of an audit: it was 4 pixels off at a width of 500, and 12 at half of that."""
     for scale, edge in itertools.product((0.5, 1.0), (100, 300, 460)):
         inference = Inference(scales=(scale,), flip=False)
@@ -365,7 +365,7 @@ def _train_and_die(root: Path) -> None:
         return loss(learner, batch)
 
     with mock.patch.object(segment.SegmentationLearner, "loss", deadly):
-        pipeline.segment_images(Run(root), hardware=tiny.HARDWARE)
+        pipeline.segment_images(RunFolder(root), hardware=tiny.HARDWARE)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

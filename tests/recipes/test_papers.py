@@ -9,7 +9,7 @@ from PIL import Image
 from baoseg import nets, pipeline, recipes
 from baoseg.core import settings
 from baoseg.core.errors import CheckpointError
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask, write_mask
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.data.synthetic import Synthetic
@@ -242,12 +242,12 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_bao_voc_runs_from_pictures_to_the_report(voc: Path, tmp_path: Path) -> None:
+def test_bao_voc_runs_from_images_to_the_report(voc: Path, tmp_path: Path) -> None:
     """The smoke size of the recipe, on networks of the same kinds with fewer channels."""
     small = recipes.override(recipes.smoke(recipes.bao_voc()), data=str(voc))
     narrow = tuple(replace(one, net=replace(one.net, options=(("width", 16),))) for one in small.segmentations)
     run = pipeline.run(replace(small, net=tiny.NET, segmentations=narrow), tmp_path / "run", hardware=tiny.HARDWARE)
-    assert run.root == Run(tmp_path / "run").root
+    assert run.root == RunFolder(tmp_path / "run").root
     for name in ("transcam", "bao", "bao+crf", "segment"):
         metrics = json.loads(run.stage(name).metrics.read_text(encoding="utf-8"))
         assert (metrics["split"], metrics["images"]) == ("train", 4)

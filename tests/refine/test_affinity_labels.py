@@ -11,15 +11,15 @@ from torch import Tensor
 from baoseg.core.errors import DataError
 from baoseg.refine import crf
 from baoseg.refine.affinity_labels import after_crf, background_score, from_alphas, from_background, from_thresholds
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 
 FROM_LABELS, FROM_PROBABILITIES = crf.from_labels, crf.from_probabilities
 few = settings(deadline=None, max_examples=25)
 GREY = torch.full((3, 4, 4), 128, dtype=torch.uint8)
 
 
-def seed_of(scores: Tensor, background: Tensor | None = None, classes: tuple[int, ...] = (2, 5)) -> Seed:
-    return Seed(torch.tensor(classes[: len(scores)]), scores, background, tuple(scores.shape[1:]))
+def seed_of(scores: Tensor, background: Tensor | None = None, classes: tuple[int, ...] = (2, 5)) -> SeedMaps:
+    return SeedMaps(torch.tensor(classes[: len(scores)]), scores, background, tuple(scores.shape[1:]))
 
 
 def drawn(number: int, *shape: int) -> Tensor:
@@ -116,17 +116,17 @@ def test_a_background_map_decides_and_doubt_is_where_the_crf_disagrees(monkeypat
 
 
 def test_a_threshold_of_the_seed_itself_serves_as_well():
-    seed = Seed(torch.tensor([3]), torch.tensor([0.2, 0.4, 0.6, 0.8]).expand(1, 4, 4), None, (4, 4), threshold=0.5)
+    seed = SeedMaps(torch.tensor([3]), torch.tensor([0.2, 0.4, 0.6, 0.8]).expand(1, 4, 4), None, (4, 4), threshold=0.5)
     assert from_background(GREY, seed).tolist() == [[0, 0, 3, 3]] * 4
 
 
 def test_coarse_seeds_are_enlarged():
-    coarse = Seed(torch.tensor([1]), torch.tensor([[[0.0, 1.0]]]), None, (4, 4))
+    coarse = SeedMaps(torch.tensor([1]), torch.tensor([[[0.0, 1.0]]]), None, (4, 4))
     assert torch.equal(from_thresholds(GREY, coarse), from_thresholds(GREY, coarse.upsample()))
     assert from_thresholds(GREY, coarse).tolist() == [[0, 255, 1, 1]] * 4  # 0, 1/4, 3/4, 1
 
 
-def test_the_crf_draws_labels_to_the_edge_of_the_picture(monkeypatch):
+def test_the_crf_draws_labels_to_the_edge_of_the_image(monkeypatch):
     """A red half and a blue one; the map of the red class ends two columns before or after the edge."""
     monkeypatch.setattr(crf, "from_labels", FROM_LABELS)
     monkeypatch.setattr(crf, "from_probabilities", FROM_PROBABILITIES)
@@ -151,7 +151,7 @@ def test_a_label_that_is_alone_needs_no_crf():
 def test_without_classes_all_is_background(monkeypatch):
     for name in ("from_labels", "from_probabilities"):
         monkeypatch.setattr(crf, name, None)  # nobody asks the CRF
-    empty = Seed(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 2), torch.ones(2, 2), (4, 4))
+    empty = SeedMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 2), torch.ones(2, 2), (4, 4))
     for found in (
         from_alphas(GREY, empty, low=4.0, high=24.0),
         from_thresholds(GREY, empty),

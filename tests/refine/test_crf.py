@@ -77,7 +77,7 @@ def test_probabilities_equal_the_authors_code_on_photographs(shared, generator, 
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 17), (9, 1), (13, 21)])
-def test_small_pictures_equal_the_authors_code(height, width):
+def test_small_images_equal_the_authors_code(height, width):
     image = picture(height, width)
     probabilities = torch.rand(3, height, width, generator=torch.Generator().manual_seed(1))
     theirs = reference(image.numpy(), -probabilities.clamp(1e-5, 1).log().flatten(1).numpy(), SMALL)
@@ -255,7 +255,7 @@ def test_too_few_labels_are_refused():
         crf.Config(n_labels=1)
 
 
-def test_noise_in_the_labels_goes_and_the_edge_of_the_picture_stays():
+def test_noise_in_the_labels_goes_and_the_edge_of_the_image_stays():
     truth = torch.zeros(20, 30, dtype=torch.uint8)
     truth[:, 15:] = 7
     wrong = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)) < 0.2
@@ -292,7 +292,7 @@ def test_a_single_label_is_certain():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 30), (30, 1)])
-def test_thin_pictures(height, width):
+def test_thin_images(height, width):
     probabilities = torch.rand(2, height, width, generator=torch.Generator().manual_seed(0))
     marginals = crf.from_probabilities(picture(height, width), probabilities)
     torch.testing.assert_close(marginals.sum(0), torch.ones(height, width))
@@ -369,7 +369,7 @@ def test_bad_labels(labels, message):
 
 
 @pytest.mark.parametrize("image", [torch.zeros(3, 4, 5, dtype=torch.uint8), torch.zeros(4, 5, 3), torch.zeros(0, 5, 3)])
-def test_bad_pictures(image):
+def test_bad_images(image):
     with pytest.raises(DataError, match="is no image"):
         crf.from_labels(image, torch.zeros(4, 5, dtype=torch.uint8))
 

@@ -16,7 +16,7 @@ from baoseg.nets import timm_backbones
 from baoseg.refine import affinity_labels, irn, pairs
 from baoseg.refine.irn import Boundary, Config, Displacement, IRNet
 from baoseg.refine.random_walk import propagate_to_edge
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 
 few = settings(deadline=None, max_examples=25)
 RESNET_50 = [64, 256, 512, 1024, 2048]
@@ -31,9 +31,9 @@ def picture(height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-def seed_of(height: int, width: int, *, background: bool = False, classes: int = 2) -> Seed:
+def seed_of(height: int, width: int, *, background: bool = False, classes: int = 2) -> SeedMaps:
     maps = torch.rand(classes + 1, height, width, generator=torch.Generator().manual_seed(1))
-    return Seed(torch.arange(classes) + 3, maps[1:], maps[0] if background else None, (height, width))
+    return SeedMaps(torch.arange(classes) + 3, maps[1:], maps[0] if background else None, (height, width))
 
 
 def batch_of(labels: Tensor) -> Batch:
@@ -226,7 +226,7 @@ def test_nothing_to_learn_from_is_a_loss_of_0():
         assert float(sum(network().loss(batch_of(labels)).values()).detach()) == 0
 
 
-def test_the_edge_is_that_of_the_picture_and_its_mirror_image():
+def test_the_edge_is_that_of_the_image_and_its_mirror_image():
     net = network()
     image = picture(24, 20)
     inputs = normalise(image, net.backbone.normalisation)[None]
@@ -286,7 +286,7 @@ def test_the_walk_of_maps_to_a_power(power):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 3), (37, 50)])
-def test_pictures_of_any_size(size):
+def test_images_of_any_size(size):
     net, image = network(), picture(*size)
     for background in (True, False):
         mask = net.refine(image, seed_of(*size, background=background))
@@ -296,7 +296,7 @@ def test_pictures_of_any_size(size):
 
 
 def test_maps_of_nothing_stay_nothing():
-    seed = Seed(torch.tensor([3]), torch.zeros(1, 8, 8), None, (8, 8))
+    seed = SeedMaps(torch.tensor([3]), torch.zeros(1, 8, 8), None, (8, 8))
     assert (network().walked(picture(8, 8), seed).scores == 0).all()
     assert (network().refine(picture(8, 8), seed) == 0).all()
 

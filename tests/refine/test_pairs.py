@@ -45,7 +45,7 @@ def test_kinds_of_pairs_by_hand():
 @few
 @given(height=st.integers(1, 5), width=st.integers(1, 5), radius=st.integers(2, 5), number=st.integers(0, 2**31))
 def test_the_affinity_loss_pair_by_pair(height, width, radius, number):
-    """Means of -log a and -log(1 - a), over all pairs of all pictures nearer than the radius, each pair once."""
+    """Means of -log a and -log(1 - a), over all pairs of all images nearer than the radius, each pair once."""
     generator = torch.Generator().manual_seed(number)
     labels = torch.tensor([0, 0, 3, 3, 4, 255])[torch.randint(6, (2, height, width), generator=generator)]
     values = torch.rand(2, height, width, dtype=torch.float64, generator=generator)

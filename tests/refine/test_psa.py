@@ -14,8 +14,8 @@ from baoseg.data.transforms import normalise
 from baoseg.nets import timm_backbones
 from baoseg.refine import affinity_labels, crf, psa
 from baoseg.refine.psa import AffinityNet, Config
-from baoseg.seeds import Seed
-from baoseg.seeds.masks import label_image
+from baoseg.seeds import SeedMaps
+from baoseg.seeds.masks import to_mask
 
 
 def network(stride: int = 8, config: Config | None = None) -> AffinityNet:
@@ -29,9 +29,9 @@ def picture(height: int, width: int, number: int = 0) -> Tensor:
     return torch.randint(0, 256, (3, height, width), generator=generator).to(torch.uint8)
 
 
-def seed_of(height: int, width: int, *, background: bool = False, classes: int = 2) -> Seed:
+def seed_of(height: int, width: int, *, background: bool = False, classes: int = 2) -> SeedMaps:
     maps = torch.rand(classes + 1, height, width, generator=torch.Generator().manual_seed(1))
-    return Seed(torch.arange(classes) + 3, maps[1:], maps[0] if background else None, (height, width))
+    return SeedMaps(torch.arange(classes) + 3, maps[1:], maps[0] if background else None, (height, width))
 
 
 def batch_of(labels: Tensor, number: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
@@ -187,8 +187,8 @@ def test_the_walk_of_maps_to_a_power():
 
 
 @pytest.mark.parametrize("size", [(37, 51), (5, 16), (32, 20)])
-def test_cells_reach_beyond_the_picture_where_it_is_no_multiple_of_the_stride(size):
-    """Averages over cells of 8 x 8 of the picture with its last row and column repeated; enlarged eightfold, then cut.
+def test_cells_reach_beyond_the_image_where_it_is_no_multiple_of_the_stride(size):
+    """Averages over cells of 8 x 8 of the image with its last row and column repeated; enlarged eightfold, then cut.
 
     With 0 steps the walk is the identity, so the seed is what it was, but for the cells.
     """
@@ -215,7 +215,7 @@ def test_cells_reach_beyond_the_picture_where_it_is_no_multiple_of_the_stride(si
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (37, 51)])
-def test_pictures_of_any_size(size):
+def test_images_of_any_size(size):
     net, image, seed = network(), picture(*size), seed_of(*size)
     mask = net.refine(image, seed)
     assert mask.shape == size
@@ -241,7 +241,7 @@ def test_fixed_scores_are_two_thresholds_by_hand():
     image = torch.zeros(3, 24, 24, dtype=torch.uint8)
     image[0, :, 8:16], image[2, :, 16:] = 255, 255
     columns = torch.tensor([0.2, 0.5, 0.7]).repeat_interleave(8)
-    seed = Seed(torch.tensor([4]), columns.expand(1, 24, 24), None, (24, 24))
+    seed = SeedMaps(torch.tensor([4]), columns.expand(1, 24, 24), None, (24, 24))
     fixed = Config(fixed_scores=True)
     expected = torch.tensor([0, 255, 4]).repeat_interleave(8).expand(24, 24)
     assert torch.equal(psa.labels(image, seed, fixed).long(), expected)
@@ -256,7 +256,7 @@ def test_fixed_scores_as_transcam_released_them(n_labels):
     image, seed = picture(24, 24), seed_of(24, 24)
     config = crf.Config(n_labels=n_labels)
     sure, all_of_it = (
-        affinity_labels.after_crf(image, label_image(seed, threshold=score), config) for score in (0.60, 0.25)
+        affinity_labels.after_crf(image, to_mask(seed, threshold=score), config) for score in (0.60, 0.25)
     )
     label = sure.clone()
     label[sure == 0] = 255
@@ -298,12 +298,12 @@ def test_it_learns_two_halves():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 4
-    seed = Seed(torch.tensor([1]), torch.zeros(1, 64, 64), torch.zeros(64, 64), (64, 64))
+    seed = SeedMaps(torch.tensor([1]), torch.zeros(1, 64, 64), torch.zeros(64, 64), (64, 64))
     seed.scores[0, 24:40, 8:16] = 1  # a part of each half
     seed.background[24:40, 48:56] = 1
     mask = net.refine(image, seed)
     assert (mask == labels[0]).float().mean() > 0.9
-    assert (label_image(seed) == labels[0]).float().mean() < 0.6
+    assert (to_mask(seed) == labels[0]).float().mean() < 0.6
 
 
 def test_bad_input():

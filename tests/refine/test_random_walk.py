@@ -208,7 +208,7 @@ def test_nothing_crosses_a_wall_of_edge():
     torch.testing.assert_close(found[0, :, :4], mean.expand(5, 4))
 
 
-def test_without_edges_a_picture_becomes_its_mean():
+def test_without_edges_an_image_becomes_its_mean():
     found = propagate_to_edge(torch.tensor([[[0.0, 1.0]]]), torch.zeros(1, 2), radius=2, beta=10, steps=1)
     assert found.tolist() == [[[0.5, 0.5]]]
 
@@ -224,7 +224,7 @@ def test_a_large_beta_or_the_least_radius_or_no_step_only_weighs_the_maps():
         torch.testing.assert_close(found, maps * (1 - edge))
 
 
-def test_pictures_together_are_pictures_one_by_one():
+def test_images_together_are_images_one_by_one():
     edge, maps = random(2, 3, 4, 6).float(), random(2, 3, 2, 4, 6, seed=1).float()
     together = propagate_to_edge(maps, edge, radius=3, beta=4, steps=20)
     for i in range(2):

@@ -21,7 +21,7 @@ def test_a_region_takes_the_class_of_the_largest_mean_map() -> None:
     voted = vote.by_regions(seed, torch.tensor([[[0, 0, 1, 1]]], dtype=torch.int32))
     torch.testing.assert_close(voted.scores, torch.tensor([[[0.75, 0.75, 0.25, 0.25]]]))
     torch.testing.assert_close(voted.background, torch.tensor([[0.25, 0.25, 0.5, 0.5]]))
-    assert masks.label_image(voted).tolist() == [[2, 2, 0, 0]]
+    assert masks.to_mask(voted).tolist() == [[2, 2, 0, 0]]
     assert masks.margin(voted).tolist() == [[128, 128, 64, 64]]  # a half and a quarter of 255
 
 
@@ -47,14 +47,14 @@ def test_a_threshold_stands_for_the_background_and_is_kept() -> None:
     seed = SeedMaps(torch.tensor([1]), torch.tensor([[[0.2, 0.6, 0.1, 0.1]]]), None, (1, 4), threshold=0.4)
     voted = vote.by_regions(seed, torch.tensor([[[0, 0, 1, 1]]], dtype=torch.int32))
     assert voted.threshold == 0.4 and voted.background is None
-    assert masks.label_image(voted).tolist() == [[1, 1, 0, 0]]  # the mean is 0.4, as the threshold
+    assert masks.to_mask(voted).tolist() == [[1, 1, 0, 0]]  # the mean is 0.4, as the threshold
 
 
 def test_maps_are_enlarged_to_the_image_and_an_image_without_classes_stays_background() -> None:
     seed = SeedMaps(torch.tensor([3]), torch.rand(1, 2, 3), torch.rand(2, 3), (8, 12))
     assert vote.by_regions(seed, torch.zeros(1, 8, 12, dtype=torch.int32)).scores.shape == (1, 8, 12)
     none = SeedMaps(torch.tensor([], dtype=torch.int64), torch.zeros(0, 2, 3), torch.ones(2, 3), (8, 12))
-    assert not masks.label_image(vote.by_regions(none, torch.zeros(1, 8, 12, dtype=torch.int32))).any()
+    assert not masks.to_mask(vote.by_regions(none, torch.zeros(1, 8, 12, dtype=torch.int32))).any()
 
 
 def test_regions_of_another_size_are_refused() -> None:

@@ -11,7 +11,7 @@ from browser import Page, chromium, executable
 from reports import EVIL, Scenes, seed_of, write_report
 
 from baoseg.data.images import voc_palette
-from baoseg.seeds.masks import label_image
+from baoseg.seeds.masks import to_mask
 
 pytestmark = [
     pytest.mark.browser,
@@ -65,7 +65,7 @@ def at(threshold: float, index: int) -> torch.Tensor:
     """The mask that the page makes of its maps, which it holds in 8 bit."""
     seed = seed_of(SCENES, index, decision="fixed")
     rounded = replace(seed, scores=(255 * seed.scores.half().float()).round() / 255)
-    return coloured(label_image(rounded, threshold=threshold))
+    return coloured(to_mask(rounded, threshold=threshold))
 
 
 def test_pages_with_buttons_and_keys(page: Page) -> None:
@@ -89,7 +89,7 @@ def test_layers_show_masks_maps_and_truth(page: Page) -> None:
     page.click("[data-layer=mask]")
     page.wait(IDLE)
     assert page.run("document.querySelector('[data-layer=mask]').getAttribute('aria-pressed')") == "true"
-    assert (pixels(page, 2, 0) == coloured(label_image(learned))).all()
+    assert (pixels(page, 2, 0) == coloured(to_mask(learned))).all()
     assert (pixels(page, 0, 1) == coloured(SCENES.truth(0))).all()
     page.click("[data-layer=picture]")
     page.wait(IDLE)
@@ -105,7 +105,7 @@ def test_layers_show_masks_maps_and_truth(page: Page) -> None:
     page.wait(IDLE)
     glow = pixels(page, 2, 0).sum(dim=-1)
     assert glow[45, 60] > 2 * glow[20, 20]
-    assert (pixels(page, 1, 0) == pixels(page, 0, 0)).all()  # learned no background: the picture, and a word on it
+    assert (pixels(page, 1, 0) == pixels(page, 0, 0)).all()  # learned no background: the image, and a word on it
     assert "no background map" in text(page, "#tiles > div:nth-child(2) figcaption")
 
 
@@ -156,7 +156,7 @@ def six(browser: Page, tmp_path: Path) -> Page:
     return browser
 
 
-def test_an_image_specific_threshold_is_the_pictures_own_until_the_slider_moves(six: Page) -> None:
+def test_an_image_specific_threshold_is_the_images_own_until_the_slider_moves(six: Page) -> None:
     six.click("[data-layer=mask]")
     six.wait(IDLE)
     assert text(six, "#level") == "0.30"

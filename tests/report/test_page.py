@@ -17,8 +17,8 @@ from rich.console import Console
 from baoseg import report, seeds
 from baoseg.core.errors import DataError, RecipeError, RunError
 from baoseg.core.files import read_json, write_json
-from baoseg.core.run_folder import Run
-from baoseg.seeds import Seed
+from baoseg.core.run_folder import RunFolder
+from baoseg.seeds import SeedMaps
 
 CLASSES = ("dog", "sofa", "train")
 
@@ -44,11 +44,11 @@ def decode(uri: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     return write_report(tmp_path_factory.mktemp("report"), Scenes(5, CLASSES))
 
 
-def test_summary_says_what_the_metrics_say(written: tuple[Run, str]) -> None:
+def test_summary_says_what_the_metrics_say(written: tuple[RunFolder, str]) -> None:
     run, page = written
     fixed, learned = (read_json(run.stage(name).metrics) for name in ("transcam", "bao"))
     for row, own, oracle in zip(
@@ -68,7 +68,7 @@ def test_summary_says_what_the_metrics_say(written: tuple[Run, str]) -> None:
     assert "learned" in cells(page, "summary")[1][1]
 
 
-def test_classes_say_what_the_metrics_say(written: tuple[Run, str]) -> None:
+def test_classes_say_what_the_metrics_say(written: tuple[RunFolder, str]) -> None:
     run, page = written
     fixed, learned = (read_json(run.stage(name).metrics) for name in ("transcam", "bao"))
     columns = (fixed["fixed"], learned["threshold_free"], fixed["oracle"], learned["oracle"])
@@ -82,11 +82,13 @@ SIX = ("cam", "transcam", "bnr", "bas", "bao", "cam+bas")
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     return write_report(tmp_path_factory.mktemp("compared"), Scenes(4, CLASSES), SIX, measured=True)
 
 
-def test_costs_are_minutes_megabytes_and_seconds_a_picture(compared: tuple[Run, str], written: tuple[Run, str]) -> None:
+def test_costs_are_minutes_megabytes_and_seconds_an_image(
+    compared: tuple[RunFolder, str], written: tuple[RunFolder, str]
+) -> None:
     _, page = compared
     rows = cells(page, "summary")
     assert [row[10:] for row in rows] == [
@@ -95,6 +97,14 @@ def test_costs_are_minutes_megabytes_and_seconds_a_picture(compared: tuple[Run, 
     ]
     assert "Time and memory" in page and "Time and memory" not in written[1]
     assert {len(row) for row in cells(written[1], "summary")} == {10}
+
+
+def test_costs_of_a_run_of_version_0_1(tmp_path: Path) -> None:
+    """Their number of images is called otherwise: 3 seconds for 12 images are 0.25 each."""
+    run = write_run(tmp_path, Scenes(1, CLASSES), ["cam"])
+    write_json(run.stage("cam").costs, {"maps": {"seconds": 3.0, "peak_mb": None, "pictures": 12}})
+    (row,) = report.summary(run, ["cam"])
+    assert row.cells()[2][-1] == "0.25"
 
 
 def test_costs_that_were_not_measured_are_dashes(tmp_path: Path) -> None:
@@ -129,7 +139,7 @@ def test_a_long_name_is_broken_in_the_terminal_and_no_number_is(tmp_path: Path) 
     assert " ".join(own[1:] + oracle) in " ".join(out.getvalue().split())
 
 
-def test_results_without_a_common_threshold_are_lines_across(compared: tuple[Run, str]) -> None:
+def test_results_without_a_common_threshold_are_lines_across(compared: tuple[RunFolder, str]) -> None:
     run, page = compared
     assert [row[1] for row in cells(page, "summary")][3:5] == ["per image", "learned"]
     found = re.search(r'id="curve">.*?(<svg.*?</svg>)(.*?)</figure>', page, re.DOTALL)
@@ -141,16 +151,18 @@ def test_results_without_a_common_threshold_are_lines_across(compared: tuple[Run
     assert set(across) == {bas, bao}
     own = {name: read_json(run.stage(name).metrics) for name in ("bas", "bao")}
     higher = own["bas"]["image_specific"]["miou"] > own["bao"]["threshold_free"]["miou"]
-    assert (across[bas] < across[bao]) == higher  # y goes down in a picture
+    assert (across[bas] < across[bao]) == higher  # y goes down in an image
     assert "a threshold for each image" in legend and "background learned" in legend and "fixed beforehand" in legend
 
 
-def test_legend_explains_only_what_is_drawn(written: tuple[Run, str]) -> None:
+def test_legend_explains_only_what_is_drawn(written: tuple[RunFolder, str]) -> None:
     _, page = written
     assert "background learned" in page and "a threshold for each image" not in page
 
 
-def test_epochs_are_drawn_where_they_were_evaluated(compared: tuple[Run, str], written: tuple[Run, str]) -> None:
+def test_epochs_are_drawn_where_they_were_evaluated(
+    compared: tuple[RunFolder, str], written: tuple[RunFolder, str]
+) -> None:
     run, page = compared
     assert 'id="epochs"' not in written[1]
     found = re.search(r'id="epochs">.*?(<svg.*?</svg>)(.*?)</figure>', page, re.DOTALL)
@@ -170,19 +182,19 @@ def test_epochs_are_drawn_where_they_were_evaluated(compared: tuple[Run, str], w
     assert (first - last) / per_point == pytest.approx(6, rel=1e-3)  # cam rises by 3 points an epoch
 
 
-def test_a_sum_has_no_curves_of_training(compared: tuple[Run, str]) -> None:
+def test_a_sum_has_no_curves_of_training(compared: tuple[RunFolder, str]) -> None:
     _, page = compared
     training = page[page.index('id="losses-title"') :]
     assert re.findall(r"<h3><i[^>]*></i>(.*?)</h3>", training) == [name for name in SIX if name != "cam+bas"]
 
 
-def test_gallery_holds_the_threshold_of_each_picture(compared: tuple[Run, str]) -> None:
+def test_gallery_holds_the_threshold_of_each_image(compared: tuple[RunFolder, str]) -> None:
     _, page = compared
-    thresholds = [[method["threshold"] for method in picture["methods"]] for picture in gallery(page)["pictures"]]
+    thresholds = [[method["threshold"] for method in picture["methods"]] for picture in gallery(page)["images"]]
     assert thresholds == [[None, None, None, pytest.approx(0.35 + 0.1 * i), None, None] for i in range(4)]
 
 
-def test_terminal_shows_the_rows_of_the_page(written: tuple[Run, str]) -> None:
+def test_terminal_shows_the_rows_of_the_page(written: tuple[RunFolder, str]) -> None:
     run, page = written
     out = StringIO()
     Console(file=out, width=200).print(report.table(run, ["transcam", "bao"]))
@@ -203,7 +215,7 @@ def test_gap_is_positive_where_no_threshold_is_as_good() -> None:
     assert row.cells()[1] == ["57.5", "0.40", "+2.5"]
 
 
-def test_page_refers_to_nothing_outside_itself(written: tuple[Run, str]) -> None:
+def test_page_refers_to_nothing_outside_itself(written: tuple[RunFolder, str]) -> None:
     _, page = written
     addresses = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r"https?:|//[a-z]+\.|@import|<link|<iframe", addresses)
@@ -232,7 +244,7 @@ def test_without_ground_truth_the_page_says_so(tmp_path: Path) -> None:
     assert "No ground truth was given" in page
     assert '<table id="summary">' not in page and 'id="curve"' not in page
     assert 'id="losses-title"' in page
-    assert [picture["truth"] for picture in gallery(page)["pictures"]] == [None] * 3
+    assert [picture["truth"] for picture in gallery(page)["images"]] == [None] * 3
 
 
 def test_one_method_evaluated_and_one_not(tmp_path: Path) -> None:
@@ -250,19 +262,19 @@ def test_one_method_evaluated_and_one_not(tmp_path: Path) -> None:
 
 
 def test_scores_that_are_undefined_are_dashes(tmp_path: Path) -> None:
-    scenes = Scenes(1, CLASSES)  # the picture shows a dog, and no sofa or train
+    scenes = Scenes(1, CLASSES)  # the image shows a dog, and no sofa or train
     run = write_run(tmp_path, scenes, ["cam"])
     assert read_json(run.stage("cam").metrics)["fixed"]["iou"][2] is None
     page = report.build(run, stages=["cam"], dataset=scenes, config=report.Config(), title="t").read_text()
     assert cells(page, "per-class")[2] == ["sofa", "–", "–"]
 
 
-def test_gallery_holds_maps_masks_and_truth(written: tuple[Run, str]) -> None:
+def test_gallery_holds_maps_masks_and_truth(written: tuple[RunFolder, str]) -> None:
     _, page = written
     scenes = Scenes(5, CLASSES)
     data = gallery(page)
-    assert [picture["name"] for picture in data["pictures"]] == scenes.names
-    picture, seed = data["pictures"][1], seed_of(scenes, 1, decision="threshold_free")
+    assert [picture["name"] for picture in data["images"]] == scenes.names
+    picture, seed = data["images"][1], seed_of(scenes, 1, decision="threshold_free")
     assert decode(picture["image"]).shape == (48, 64, 3)
     assert (decode(picture["truth"]) == scenes.truth(1).numpy()).all()
     cam, bao = picture["methods"]
@@ -275,20 +287,20 @@ def test_gallery_holds_maps_masks_and_truth(written: tuple[Run, str]) -> None:
     assert data["methods"][0]["fixed"] == 0.3 and data["methods"][1]["fixed"] is None
 
 
-def test_pictures_are_shrunk_but_never_grown(tmp_path: Path) -> None:
+def test_images_are_shrunk_but_never_grown(tmp_path: Path) -> None:
     scenes = Scenes(1, CLASSES)
-    _, page = write_report(tmp_path / "small", scenes, config=report.Config(picture_size=8))
-    picture = gallery(page)["pictures"][0]
+    _, page = write_report(tmp_path / "small", scenes, config=report.Config(image_size=8))
+    picture = gallery(page)["images"][0]
     assert (picture["width"], picture["height"]) == (8, 6)
     assert decode(picture["truth"]).shape == decode(picture["methods"][1]["maps"][0]).shape == (6, 8)
     assert (decode(picture["truth"])[2] == [0, 0, 1, 1, 1, 0, 0, 0]).all()  # the rectangle's columns 16..39 of 64
-    _, page = write_report(tmp_path / "large", scenes, config=report.Config(picture_size=1000))
-    assert gallery(page)["pictures"][0]["width"] == 64
+    _, page = write_report(tmp_path / "large", scenes, config=report.Config(image_size=1000))
+    assert gallery(page)["images"][0]["width"] == 64
 
 
 def test_gallery_is_spread_over_the_split(tmp_path: Path) -> None:
     _, page = write_report(tmp_path, Scenes(9, CLASSES, masks=False), config=report.Config(gallery=3))
-    assert [picture["name"] for picture in gallery(page)["pictures"]] == ["scene_1", "scene_4", "scene_7"]
+    assert [picture["name"] for picture in gallery(page)["images"]] == ["scene_1", "scene_4", "scene_7"]
 
 
 def test_gallery_can_be_left_out(tmp_path: Path) -> None:
@@ -302,7 +314,7 @@ def test_masks_may_be_absent_but_maps_may_not(tmp_path: Path) -> None:
     run.stage("cam").mask("val", "scene_0").unlink()
     options = {"stages": ["cam"], "dataset": scenes, "config": report.Config(), "title": "t"}
     page = report.build(run, **options).read_text()
-    assert gallery(page)["pictures"][0]["methods"][0]["mask"] is None
+    assert gallery(page)["images"][0]["methods"][0]["mask"] is None
     run.stage("cam").maps("val", "scene_0").unlink()
     with pytest.raises(DataError, match="bao maps"):
         report.build(run, **options)
@@ -328,7 +340,7 @@ def test_many_classes_and_methods(tmp_path: Path) -> None:
     assert [row[0] for row in cells(page, "summary")] == methods
 
 
-def test_loss_curves_go_through_the_recorded_losses(written: tuple[Run, str]) -> None:
+def test_loss_curves_go_through_the_recorded_losses(written: tuple[RunFolder, str]) -> None:
     run, page = written
     rows = list(csv.DictReader(StringIO(run.stage("bao").losses.read_text())))
     training = page[page.index('id="losses-title"') :]
@@ -367,7 +379,7 @@ def test_impossible_settings_are_refused() -> None:
 
 
 def test_page_stays_small(tmp_path: Path) -> None:
-    """Incompressible pictures and maps at the sizes of VOC: 24 of them from two methods stay below 6 MB."""
+    """Incompressible images and maps at the sizes of VOC: 24 of them from two methods stay below 6 MB."""
 
     class Photographs(Scenes):
         def truth(self, index: int) -> torch.Tensor:
@@ -375,7 +387,7 @@ def test_page_stays_small(tmp_path: Path) -> None:
 
     scenes = Photographs(24, CLASSES, masks=False)
     run = write_run(tmp_path, scenes, ["cam", "bao"])
-    noise = Seed(torch.tensor([1, 3]), torch.rand(2, 94, 125), torch.rand(94, 125), (375, 500))
+    noise = SeedMaps(torch.tensor([1, 3]), torch.rand(2, 94, 125), torch.rand(94, 125), (375, 500))
     for name in scenes.names:
         for stage in ("cam", "bao"):
             seeds.save(run.stage(stage).maps("val", name), noise)
@@ -383,6 +395,6 @@ def test_page_stays_small(tmp_path: Path) -> None:
     assert page.stat().st_size < 6e6
 
 
-def test_the_page_names_the_command_that_reviews_its_masks(written: tuple[Run, str]) -> None:
+def test_the_page_names_the_command_that_reviews_its_masks(written: tuple[RunFolder, str]) -> None:
     run, page = written
     assert f"<code>bao review {run.root}</code>" in html.unescape(page)

@@ -1,4 +1,4 @@
-"""Tables about localization on generated pictures: which number of which stage stands beside a published one."""
+"""Tables about localization on generated images: which number of which stage stands beside a published one."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ from baoseg import nets
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import Config as DataConfig
 from baoseg.data.boxed import Layout
 from baoseg.methods import bas, cam
@@ -50,7 +50,7 @@ def base(root: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Two pictures of each of two classes, with boxes and masks, in a folder that is called as CUB."""
+    """Two images of each of two classes, with boxes and masks, in a folder that is called as CUB."""
     root = tmp_path_factory.mktemp("data") / "CUB_200_2011"
     (root / "masks").mkdir(parents=True)
     labels, boxes = ["image,label"], ["image,x0,y0,x1,y1"]
@@ -67,7 +67,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory) -> Run:
+def finished(pictures, tmp_path_factory) -> RunFolder:
     return tables.run("bas-table-1", base(pictures), tmp_path_factory.mktemp("runs") / "run", hardware=HARDWARE)
 
 
@@ -107,7 +107,7 @@ def test_each_stage_differs_from_the_recipe_by_what_the_table_is_about() -> None
     assert all(len(change) <= 1 for change in grid.values())
 
 
-def test_the_rows_of_another_backbone_stand_by_themselves(finished: Run, pictures: Path) -> None:
+def test_the_rows_of_another_backbone_stand_by_themselves(finished: RunFolder, pictures: Path) -> None:
     """CAM and BAS of all of the paper's backbones, and ours, of a network that the paper has not, below."""
     found = rows(finished.root / "bas-table-1.csv")
     ours = [row for row in found if row["ours"]]
@@ -119,7 +119,9 @@ def test_the_rows_of_another_backbone_stand_by_themselves(finished: Run, picture
         assert float(row["ours"]) == metrics[key]
 
 
-def test_rows_of_the_backbone_alone_where_the_paper_has_it(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_the_backbone_alone_where_the_paper_has_it(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tables, "backbone_of", lambda config: "resnet50")
     lines = tables.compare(finished, published.table("bas-table-1"), EXPERIMENTS["bas-table-1"])
     assert all(line.row.endswith("ResNet50") for line in lines)
@@ -129,7 +131,7 @@ def test_rows_of_the_backbone_alone_where_the_paper_has_it(finished: Run, monkey
     assert by_row["FAM, ResNet50"].source == "not trained here"
 
 
-def test_each_metric_is_the_one_of_its_name(finished: Run) -> None:
+def test_each_metric_is_the_one_of_its_name(finished: RunFolder) -> None:
     metrics = read_json(finished.stage("bas").metrics)
     column = {column.metric: column for name in EXPERIMENTS for column in published.table(name).columns}
     assert measured(finished, Source("bas"), column["MaxBoxAccV2"]) == pytest.approx(
@@ -142,7 +144,7 @@ def test_each_metric_is_the_one_of_its_name(finished: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["bas-figure-10", "bas-figure-13", "bas-figure-15"])
-def test_figures_are_drawn_from_a_finished_run(name: str, finished: Run) -> None:
+def test_figures_are_drawn_from_a_finished_run(name: str, finished: RunFolder) -> None:
     figure = EXPERIMENTS[name].draw(finished, HARDWARE)
     (axes,) = figure.axes
     assert len(axes.lines) >= (1 if name == "bas-figure-10" else 2)

@@ -28,7 +28,7 @@ MASKS = (
 
 
 def window(mask: Tensor, y: int, x: int, size: int) -> list[bool]:
-    """The pixels of the window of one pixel, those beyond the picture left out."""
+    """The pixels of the window of one pixel, those beyond the image left out."""
     height, width = mask.shape
     reach = range(-(size // 2), size - size // 2)
     return [
@@ -127,7 +127,7 @@ def labeler() -> Labeler:
     return Labeler(make(cam.Config(), network), pictures.classes, maps=maps.Config(sizes=(64,)), masks=masks.Config())
 
 
-def test_a_mask_of_the_whole_picture_has_its_whole_activation(labeler: Labeler) -> None:
+def test_a_mask_of_the_whole_image_has_its_whole_activation(labeler: Labeler) -> None:
     pictures = Synthetic(tiny.RECIPE.data.synthetic, "val")
     curves = exploration.explore(labeler, pictures, Config(kernel=200, steps=1))
     objects = sum(

@@ -53,7 +53,7 @@ def test_every_row_and_column_of_a_table_has_a_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_statements_and_says_that_its_curves_are_a_picture(name: str) -> None:
+def test_a_figure_has_statements_and_says_that_its_curves_are_an_image(name: str) -> None:
     published = table(name)
     assert published.statements
     assert any("picture only" in note for note in published.notes)

@@ -12,7 +12,7 @@ from baoseg import nets, pipeline, seeds
 from baoseg.core import progress
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.files import read_json
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.data.synthetic import Config as SyntheticConfig
 from baoseg.evaluate import Confusion
 from baoseg.methods import bas
@@ -25,7 +25,7 @@ from baoseg.reproduce.experiments import EXPERIMENTS
 from baoseg.reproduce.figures import VOC
 from baoseg.reproduce.lines import Line, Measure, Source, called_alike
 from baoseg.reproduce.published import Column
-from baoseg.seeds import Seed, masks
+from baoseg.seeds import SeedMaps, masks
 from baoseg.training import train
 
 SHORT = replace(
@@ -133,7 +133,7 @@ def test_what_cannot_be_reproduced_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_without_ground_truth_are_refused(tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_refused(tmp_path: Path) -> None:
     data = tmp_path / "photos"
     data.mkdir()
     Image.new("RGB", (64, 64)).save(data / "one.png")
@@ -160,7 +160,7 @@ def test_data_are_the_papers_only_when_called_so(path: str, data: str, alike: bo
     assert called_alike(path, data) is alike
 
 
-def test_lines_take_the_numbers_of_metrics_json(tiny_run: Run) -> None:
+def test_lines_take_the_numbers_of_metrics_json(tiny_run: RunFolder) -> None:
     sources = {"transcam": Source("transcam", Measure.ORACLE), "bao": Source("bao", Measure.MASKS)}
     lines = reproduce.compare(tiny_run, published.table("bao-table-1"), EXPERIMENTS["bao-table-1"], sources)
     assert len(lines) == 3 * 4
@@ -181,7 +181,7 @@ def test_lines_take_the_numbers_of_metrics_json(tiny_run: Run) -> None:
     assert found["BAO", "VOC train, mask"].source == "the recipe has no refinement: name a way with --refine"
 
 
-def test_columns_of_classes_take_the_class_of_that_name(tiny_run: Run) -> None:
+def test_columns_of_classes_take_the_class_of_that_name(tiny_run: RunFolder) -> None:
     metrics = read_json(tiny_run.stage("bao").metrics)
 
     def measured(label: str, measure: Measure) -> float | None:
@@ -195,7 +195,7 @@ def test_columns_of_classes_take_the_class_of_that_name(tiny_run: Run) -> None:
 
 
 def test_data_called_as_one_of_the_papers_stand_beside_that_alone(
-    tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+    tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny.with_data(pipeline.recipe_of(tiny_run), "somewhere/coco2014")
     monkeypatch.setattr(pipeline, "recipe_of", lambda folder: recipe)
@@ -305,7 +305,7 @@ def test_the_curves_of_activation_are_drawn(tmp_path: Path) -> None:
 
 
 def test_a_threshold_for_each_image_and_seeds_of_others(tmp_path: Path) -> None:
-    save_truth(Stage(tmp_path / "cda"))
+    save_truth(StageFolder(tmp_path / "cda"))
     out = tmp_path / "run"
     folder = reproduce.run("bas-table-15", CNN, out, hardware=tiny.HARDWARE, seeds={"cda": str(tmp_path / "cda")})
     found = {(row["row"], "each image" in row["measured"]): row for row in rows(out / "bas-table-15.csv")}
@@ -318,7 +318,7 @@ def test_a_threshold_for_each_image_and_seeds_of_others(tmp_path: Path) -> None:
     assert float(found["CAM", True]["ours"]) == pytest.approx(by_hand(folder, "cam"))
 
 
-def save_truth(stage: Stage) -> None:
+def save_truth(stage: StageFolder) -> None:
     """Seeds as good as can be: the ground truth."""
     pictures = pipeline.open_split(CNN, None)
     for i, name in enumerate(pictures.names):
@@ -326,10 +326,10 @@ def save_truth(stage: Stage) -> None:
         assert truth is not None
         classes = pictures.labels(i).nonzero()[:, 0] + 1
         scores = (truth == classes[:, None, None]).float()
-        seeds.save(stage.maps(pictures.split, name), Seed(classes, scores, None, (64, 64)))
+        seeds.save(stage.maps(pictures.split, name), SeedMaps(classes, scores, None, (64, 64)))
 
 
-def by_hand(folder: Run, name: str) -> float:
+def by_hand(folder: RunFolder, name: str) -> float:
     """mIoU of a stage's seeds, each cut where the losses of the trained BAS are least."""
     pictures = pipeline.open_split(CNN, None)
     judge = labeler.load(folder.stage("bas").network)
@@ -343,7 +343,7 @@ def by_hand(folder: Run, name: str) -> float:
         threshold = bas.image_threshold(
             judge.method.network, image[None], sample.labels, seed.scores, config=config, fixed=judge.masks.threshold
         )
-        confusion.update(masks.label_image(seed, threshold=threshold), sample.mask)
+        confusion.update(masks.to_mask(seed, threshold=threshold), sample.mask)
     return confusion.scores().miou
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from baoseg import seeds
 from baoseg.core.errors import DataError
-from baoseg.seeds import Seed, formats
+from baoseg.seeds import SeedMaps, formats
 from baoseg.seeds.fusion import scaled
 
 SIZE = (9, 14)
@@ -73,7 +73,7 @@ def test_a_dict_of_maps(tmp_path, dtype, key):
 
 
 @pytest.mark.parametrize("keys", [np.array([3, 1]), np.array([3, 1], np.uint8), [3, 1], (3, 1), [np.int64(3), 1]])
-def test_a_dict_of_irn_with_maps_of_the_pictures_size(tmp_path, keys):
+def test_a_dict_of_irn_with_maps_of_the_images_size(tmp_path, keys):
     maps = random_maps(2, *SIZE)
     content = {"keys": keys, "cam": np.zeros((2, 3, 4), np.float32), "high_res": maps}
     np.save(tmp_path / "a.npy", content, allow_pickle=True)
@@ -115,7 +115,7 @@ def test_maps_in_another_order_of_memory(tmp_path):
 def test_a_seed_of_ours_survives(tmp_path, background):
     scores = on_grid(random_maps(2, *SIZE)).half().float()
     threshold = 0.25 if background is None else None
-    seeds.save(tmp_path / "a.npz", Seed(torch.tensor([2, 4]), scores, background, SIZE, threshold))
+    seeds.save(tmp_path / "a.npz", SeedMaps(torch.tensor([2, 4]), scores, background, SIZE, threshold))
     seed = read(tmp_path, allow_pickle=False)
     assert (seed.classes.tolist(), seed.size, seed.threshold) == ([2, 4], SIZE, threshold)
     assert torch.equal(seed.scores, scores)
@@ -127,7 +127,7 @@ def test_a_seed_of_ours_survives(tmp_path, background):
 
 def test_a_seed_of_ours_on_another_grid_comes_to_a_quarter_of_the_sides(tmp_path):
     fine = torch.from_numpy(random_maps(2, *SIZE)).clamp(min=0).half().float()
-    seeds.save(tmp_path / "a.npz", Seed(torch.tensor([2, 4]), fine, fine[0], SIZE))
+    seeds.save(tmp_path / "a.npz", SeedMaps(torch.tensor([2, 4]), fine, fine[0], SIZE))
     seed = read(tmp_path)
     assert torch.equal(seed.scores, scaled(fine, GRID))
     assert torch.equal(seed.background, scaled(fine[:1], GRID)[0])
@@ -140,7 +140,7 @@ def test_a_seed_of_ours_on_another_grid_comes_to_a_quarter_of_the_sides(tmp_path
     named=st.sets(st.integers(0, 4)),
 )
 def test_all_formats_say_the_same(tmp_path_factory, size, held, named):
-    """The classes are those of the picture; what a file lacks is zero, what it has beyond them is dropped.
+    """The classes are those of the image; what a file lacks is zero, what it has beyond them is dropped.
 
     A file that has only others is refused.
     """
@@ -150,7 +150,7 @@ def test_all_formats_say_the_same(tmp_path_factory, size, held, named):
     np.save(folder / "psa.npy", maps, allow_pickle=True)
     np.save(folder / "irn.npy", {"keys": np.array(sorted(held), np.int64), "high_res": stack}, allow_pickle=True)
     classes = torch.tensor(sorted(held), dtype=torch.int64) + 1
-    seeds.save(folder / "ours.npz", Seed(classes, torch.from_numpy(stack), None, size))
+    seeds.save(folder / "ours.npz", SeedMaps(classes, torch.from_numpy(stack), None, size))
     labels = torch.tensor([float(index in named) for index in range(5)])
     if held and named and not held & named:
         for name in ("psa", "irn", "ours"):
@@ -297,7 +297,7 @@ def test_a_missing_seed_names_all_paths(tmp_path):
         read(tmp_path, "b/a", flat=True)
 
 
-def test_two_seeds_of_one_picture_are_refused(tmp_path):
+def test_two_seeds_of_one_image_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", psa(), allow_pickle=True)
     (tmp_path / "a.npz").touch()
     with pytest.raises(DataError, match=r"a\.npz: there is also a\.npy; remove"):
@@ -371,11 +371,11 @@ def test_an_array_that_is_no_dict_is_refused(tmp_path):
                 read(tmp_path, name, allow_pickle=allow_pickle)
 
 
-def test_seeds_of_ours_of_another_picture_or_other_classes_are_refused(tmp_path):
+def test_seeds_of_ours_of_another_image_or_other_classes_are_refused(tmp_path):
     maps = torch.zeros(1, 3, 4)
-    seeds.save(tmp_path / "a.npz", Seed(torch.tensor([2]), maps, None, (14, 9)))
-    seeds.save(tmp_path / "b.npz", Seed(torch.tensor([6]), maps, None, SIZE))
-    seeds.save(tmp_path / "c.npz", Seed(torch.tensor([2, 2]), maps.expand(2, -1, -1), None, SIZE))
+    seeds.save(tmp_path / "a.npz", SeedMaps(torch.tensor([2]), maps, None, (14, 9)))
+    seeds.save(tmp_path / "b.npz", SeedMaps(torch.tensor([6]), maps, None, SIZE))
+    seeds.save(tmp_path / "c.npz", SeedMaps(torch.tensor([2, 2]), maps.expand(2, -1, -1), None, SIZE))
     for name, message in {
         "a": "for an image of 14 x 9 pixels, not 9 x 14",
         "b": "class index 5",

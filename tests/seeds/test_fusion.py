@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baoseg.core.errors import DataError
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 from baoseg.seeds.fusion import fuse, scaled
 from baoseg.seeds.normalise import Scaling
 
 
 def seed_of(classes, scores, background=None, *, size=(8, 12), threshold=None):
-    return Seed(
+    return SeedMaps(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=torch.as_tensor(scores, dtype=torch.float32),
         background=None if background is None else torch.as_tensor(background, dtype=torch.float32),
@@ -21,7 +21,7 @@ def seed_of(classes, scores, background=None, *, size=(8, 12), threshold=None):
 
 
 @st.composite
-def seeds_of_one_picture(draw, *, longest=4):
+def seeds_of_one_image(draw, *, longest=4):
     """Seeds on one grid, of any classes, all with or all without a background; scaled as our own are."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     background = draw(st.booleans())
@@ -61,25 +61,25 @@ def test_a_source_of_small_values_counts_as_much_as_one_of_large_values():
 
 
 @settings(deadline=None, max_examples=30)
-@given(made=seeds_of_one_picture(longest=1))
+@given(made=seeds_of_one_image(longest=1))
 def test_one_seed_is_its_own_fusion(made):
     same(fuse(made), made[0])
 
 
 @settings(deadline=None, max_examples=30)
-@given(made=seeds_of_one_picture(longest=1), times=st.integers(2, 5))
+@given(made=seeds_of_one_image(longest=1), times=st.integers(2, 5))
 def test_equal_seeds_are_their_own_fusion(made, times):
     same(fuse(made * times), made[0], atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
-@given(made=seeds_of_one_picture(), data=st.data())
+@given(made=seeds_of_one_image(), data=st.data())
 def test_the_order_does_not_matter(made, data):
     same(fuse(data.draw(st.permutations(made))), fuse(made), atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
-@given(made=seeds_of_one_picture())
+@given(made=seeds_of_one_image())
 def test_the_fusion_of_any_seeds_is_the_formula_of_the_paper(made):
     """Each map of each seed to (x - min) / (max - min), the sum over the seeds, and once more; in loops, in float64."""
 
@@ -127,7 +127,7 @@ def test_the_formula_of_the_scaling_can_be_chosen():
     )
 
 
-def test_seeds_of_different_pictures_are_refused():
+def test_seeds_of_different_images_are_refused():
     with pytest.raises(DataError, match=r"8 x 12 and for 12 x 8 pixels cannot be fused; make all seeds"):
         fuse([seed_of([1], [[[0.0, 1.0]]]), seed_of([1], [[[0.0, 1.0]]], size=(12, 8))])
 

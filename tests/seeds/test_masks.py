@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from baoseg.core.errors import RecipeError
 from baoseg.core.types import IGNORE
-from baoseg.seeds import Seed
-from baoseg.seeds.masks import Config, best_class, confident_labels, label_image
+from baoseg.seeds import SeedMaps
+from baoseg.seeds.masks import Config, best_class, confident_labels, to_mask
 
 
 def seed_of(classes, scores, background=None, size=None, threshold=None):
     scores = torch.tensor(scores, dtype=torch.float32)
-    return Seed(
+    return SeedMaps(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=scores,
         background=None if background is None else torch.tensor(background, dtype=torch.float32),
@@ -23,64 +23,64 @@ def seed_of(classes, scores, background=None, size=None, threshold=None):
 
 def test_a_threshold_decides_where_there_is_no_background():
     seed = seed_of([3, 7], [[[0.1, 0.6, 0.3]], [[0.2, 0.5, 0.29]]])
-    assert label_image(seed, threshold=0.3).tolist() == [[0, 3, 3]]  # a value equal to the threshold is found
-    assert label_image(seed, threshold=0.2).tolist() == [[7, 3, 3]]
-    assert label_image(seed, threshold=0.0).tolist() == [[7, 3, 3]]
-    assert label_image(seed, threshold=1.0).tolist() == [[0, 0, 0]]
+    assert to_mask(seed, threshold=0.3).tolist() == [[0, 3, 3]]  # a value equal to the threshold is found
+    assert to_mask(seed, threshold=0.2).tolist() == [[7, 3, 3]]
+    assert to_mask(seed, threshold=0.0).tolist() == [[7, 3, 3]]
+    assert to_mask(seed, threshold=1.0).tolist() == [[0, 0, 0]]
 
 
 def test_the_learned_background_decides_without_a_threshold():
     seed = seed_of([3, 7], [[[0.1, 0.6, 0.4]], [[0.2, 0.5, 0.3]]], background=[[0.15, 0.7, 0.4]])
-    assert label_image(seed).tolist() == [[7, 0, 0]]  # a tie goes to the background
+    assert to_mask(seed).tolist() == [[7, 0, 0]]  # a tie goes to the background
 
 
 def test_an_explicit_threshold_overrides_the_learned_background():
     seed = seed_of([3], [[[0.1, 0.6]]], background=[[0.0, 1.0]])
-    assert label_image(seed, threshold=0.5).tolist() == [[0, 3]]
+    assert to_mask(seed, threshold=0.5).tolist() == [[0, 3]]
 
 
 def test_a_seed_is_cut_at_its_own_threshold_unless_another_is_given():
     """Image-specific thresholds (BAS sec. 5.5): as if that threshold had been asked for."""
     scores = [[[0.1, 0.6, 0.3]], [[0.2, 0.5, 0.29]]]
     seed = seed_of([3, 7], scores, threshold=0.3)
-    assert label_image(seed).tolist() == [[0, 3, 3]]
-    assert label_image(seed, threshold=0.2).tolist() == [[7, 3, 3]]
-    assert label_image(seed, threshold=0.0).tolist() == [[7, 3, 3]]  # 0 is a threshold, not the lack of one
-    assert label_image(seed_of([3, 7], scores, threshold=0.0)).tolist() == [[7, 3, 3]]
+    assert to_mask(seed).tolist() == [[0, 3, 3]]
+    assert to_mask(seed, threshold=0.2).tolist() == [[7, 3, 3]]
+    assert to_mask(seed, threshold=0.0).tolist() == [[7, 3, 3]]  # 0 is a threshold, not the lack of one
+    assert to_mask(seed_of([3, 7], scores, threshold=0.0)).tolist() == [[7, 3, 3]]
 
 
 def test_a_threshold_of_its_own_is_found_after_upsampling():
     seed = seed_of([1], [[[0.0, 1.0]]], size=(1, 4), threshold=0.8)  # bilinear: 0, 1/4, 3/4, 1
-    assert label_image(seed).tolist() == [[0, 0, 0, 1]]
+    assert to_mask(seed).tolist() == [[0, 0, 0, 1]]
 
 
 def test_ties_between_classes_go_to_the_lower_index():
-    assert label_image(seed_of([2, 5], [[[0.5]], [[0.5]]]), threshold=0.5).tolist() == [[2]]
+    assert to_mask(seed_of([2, 5], [[[0.5]], [[0.5]]]), threshold=0.5).tolist() == [[2]]
 
 
 @pytest.mark.parametrize("background", [None, [[0.0, 0.0]]])
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_a_seed_without_classes_is_all_background(background, threshold):
     seed = seed_of([], np.zeros((0, 1, 2)), background, size=(4, 8))
-    assert (label_image(seed, threshold=threshold) == torch.zeros(4, 8, dtype=torch.uint8)).all()
+    assert (to_mask(seed, threshold=threshold) == torch.zeros(4, 8, dtype=torch.uint8)).all()
 
 
 def test_a_seed_without_classes_needs_no_threshold_if_it_has_a_background():
     # even where the background map is 0, and so no larger than the missing classes
     seed = seed_of([], np.zeros((0, 1, 2)), [[0.0, -0.5]])
-    assert label_image(seed).tolist() == [[0, 0]]
+    assert to_mask(seed).tolist() == [[0, 0]]
 
 
-def test_maps_are_compared_at_the_size_of_the_picture():
+def test_maps_are_compared_at_the_size_of_the_image():
     # two cells to four pixels: bilinear values are 0, 1/4, 3/4, 1; nearest would label half of each
     seed = seed_of([1], [[[0.0, 1.0]]], size=(1, 4))
-    assert label_image(seed, threshold=0.2).tolist() == [[0, 1, 1, 1]]
-    assert label_image(seed, threshold=0.8).tolist() == [[0, 0, 0, 1]]
+    assert to_mask(seed, threshold=0.2).tolist() == [[0, 1, 1, 1]]
+    assert to_mask(seed, threshold=0.8).tolist() == [[0, 0, 0, 1]]
 
 
 def test_no_background_and_no_threshold_is_an_error_that_names_the_setting():
     with pytest.raises(RecipeError, match=r"no background map; give a threshold \(masks\.threshold"):
-        label_image(seed_of([1], [[[0.5]]]))
+        to_mask(seed_of([1], [[[0.5]]]))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
@@ -114,7 +114,7 @@ def test_label_images_equal_a_loop_over_the_pixels(seed, height, width, channels
             if not learned and best < threshold:
                 label = 0
             expected[y, x] = label
-    result = label_image(given_seed, threshold=threshold)
+    result = to_mask(given_seed, threshold=threshold)
     np.testing.assert_array_equal(result.numpy(), expected)
     assert result.dtype == torch.uint8
 
@@ -136,12 +136,12 @@ def test_one_cut_leaves_no_doubt():
     """With both at t nothing is ignored, and the labels are the mask at the threshold t."""
     seed = seed_of([2, 4], np.random.default_rng(0).random((2, 6, 7)).round(1), size=(12, 14))
     labels = confident_labels(seed, background=0.4, foreground=0.4)
-    assert torch.equal(labels, label_image(seed, threshold=0.4))
+    assert torch.equal(labels, to_mask(seed, threshold=0.4))
     everything = confident_labels(seed, background=0.0, foreground=1.0)
     assert set(everything.unique().tolist()) <= {2, 4, IGNORE}
 
 
-def test_a_seed_without_classes_labels_the_picture_as_background():
+def test_a_seed_without_classes_labels_the_image_as_background():
     seed = seed_of([], np.zeros((0, 1, 2)), size=(4, 8))
     for background in (0.15, 0.0):  # below 0 there is nothing
         labels = confident_labels(seed, background=background, foreground=0.45)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from baoseg import seeds
 from baoseg.core.errors import DataError, RunError
-from baoseg.seeds import Seed
+from baoseg.seeds import SeedMaps
 
 
 def make_seed(*, size=(6, 9), grid=(3, 4), classes=(2, 5), background=True, threshold=None):
     generator = torch.Generator().manual_seed(0)
-    return Seed(
+    return SeedMaps(
         classes=torch.tensor(classes, dtype=torch.int64),
         scores=torch.rand(len(classes), *grid, generator=generator),
         background=torch.rand(*grid, generator=generator) if background else None,
@@ -85,7 +85,7 @@ def test_the_file_holds_plain_arrays(tmp_path):
     assert all(entry.compress_type == zipfile.ZIP_STORED for entry in zipfile.ZipFile(path).infolist())
 
 
-def test_10_000_pictures_of_two_classes_stay_below_3_gigabytes(tmp_path):
+def test_10_000_images_of_two_classes_stay_below_3_gigabytes(tmp_path):
     grid = (-(-375 // 4), -(-500 // 4))
     path = tmp_path / "a.npz"
     seeds.save(path, make_seed(size=(375, 500), grid=grid))
@@ -119,7 +119,7 @@ def test_upsampling_interpolates_between_cell_centres(grid, size, background):
     assert full.upsample() is full
 
 
-def test_upsampling_a_seed_without_classes_keeps_the_pictures_size():
+def test_upsampling_a_seed_without_classes_keeps_the_images_size():
     assert make_seed(classes=(), size=(6, 9)).upsample().scores.shape == (0, 6, 9)
 
 

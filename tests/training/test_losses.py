@@ -122,7 +122,7 @@ def test_soft_margin_is_equation_7(batch, classes, seed):
 
 @settings(deadline=None, max_examples=20)
 @given(grid=st.tuples(st.integers(1, 4), st.integers(1, 4)), seed=st.integers(0, 2**31))
-def test_pool_averages_over_the_picture(grid, seed):
+def test_pool_averages_over_the_image(grid, seed):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(2, 3, *grid, generator=generator, dtype=torch.float64)
     valid = torch.randint(2, (2, 1, *grid), generator=generator).bool()

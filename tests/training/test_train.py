@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from baoseg import data, nets
 from baoseg.core.errors import RecipeError, RunError
-from baoseg.core.run_folder import Run, Stage
+from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import IGNORE, Batch
 from baoseg.data import TrainSet, collate
 from baoseg.methods import Method, amn, bao, make
@@ -28,7 +28,7 @@ SCHEDULE = Config(epochs=3, batch_size=4, lr=1e-3)
 
 
 def fit(
-    stage: Stage, schedule: Config = SCHEDULE, *, until: int | None = None, hardware: Hardware = tiny.HARDWARE
+    stage: StageFolder, schedule: Config = SCHEDULE, *, until: int | None = None, hardware: Hardware = tiny.HARDWARE
 ) -> Method:
     """Train a BAO on tiny scenes; `until` stops after so many epochs, as a crash at that point would."""
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
@@ -52,8 +52,8 @@ def fit(
 @pytest.mark.parametrize("optimizer", Optimizer)
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path, optimizer: Optimizer) -> None:
     schedule = replace(SCHEDULE, optimizer=optimizer)
-    whole = fit(Run(tmp_path / "whole").stage("bao"), schedule)
-    broken = Run(tmp_path / "broken").stage("bao")
+    whole = fit(RunFolder(tmp_path / "whole").stage("bao"), schedule)
+    broken = RunFolder(tmp_path / "broken").stage("bao")
     for finished in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             fit(broken, schedule, until=finished)
@@ -70,7 +70,7 @@ def test_mixed_precision_trains_to_almost_the_same_losses(tmp_path: Path) -> Non
     schedule = replace(SCHEDULE, epochs=1)
     losses = []
     for precision in ("32-true", "bf16-mixed"):
-        stage = Run(tmp_path / precision).stage("bao")
+        stage = RunFolder(tmp_path / precision).stage("bao")
         fit(stage, schedule, hardware=replace(tiny.HARDWARE, precision=precision))
         losses.append([float(value) for value in stage.losses.read_text().splitlines()[1].split(",")[3:]])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -78,14 +78,14 @@ def test_mixed_precision_trains_to_almost_the_same_losses(tmp_path: Path) -> Non
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    stage = Run(tmp_path).stage("bao")
+    stage = RunFolder(tmp_path).stage("bao")
     fit(stage, replace(SCHEDULE, epochs=6))
     losses = [float(line.split(",")[3]) for line in stage.losses.read_text().splitlines()[1:]]
     assert losses[-1] < losses[0]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(tmp_path: Path) -> None:
-    stage = Run(tmp_path).stage("bao")
+    stage = RunFolder(tmp_path).stage("bao")
     with pytest.raises(RunError) as caught:
         fit(stage, replace(SCHEDULE, lr=1e30))
     assert re.fullmatch(
@@ -117,7 +117,7 @@ class Bad(Learner):
                 self.weight[1] = math.inf
 
 
-def fit_bad(stage: Stage, learner: Bad, hardware: Hardware = tiny.HARDWARE) -> None:
+def fit_bad(stage: StageFolder, learner: Bad, hardware: Hardware = tiny.HARDWARE) -> None:
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
     samples = TrainSet(pictures, tiny.RECIPE.augment, data.transforms.Normalisation(), seed=2)
     train.fit(learner, samples, config=SCHEDULE, stage=stage, seed=3, hardware=hardware)
@@ -126,7 +126,7 @@ def fit_bad(stage: Stage, learner: Bad, hardware: Hardware = tiny.HARDWARE) -> N
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_step_and_the_term_that_became_nan_are_named(tmp_path: Path, value: float) -> None:
     """Three steps an epoch: the fifth is the second of the second epoch, and nothing is trained after it."""
-    learner, stage = Bad(at=5, value=value), Run(tmp_path).stage("bad")
+    learner, stage = Bad(at=5, value=value), RunFolder(tmp_path).stage("bad")
     with pytest.raises(RunError, match=r"bad: the loss 'area' is NaN or infinite in epoch 2, step 2; use a smaller"):
         fit_bad(stage, learner)
     assert learner.steps == 5
@@ -138,12 +138,12 @@ def test_a_loss_that_became_nan_is_found_between_looks_too(tmp_path: Path, monke
     monkeypatch.setattr(guards, "LossWatch", lambda least, **more: LossWatch(least, **{**more, "every": 50}))
     learner = Bad(at=5)
     with pytest.raises(RunError, match="the loss 'area' is NaN or infinite in epoch 2, step 2; "):
-        fit_bad(Run(tmp_path).stage("bad"), learner)
+        fit_bad(RunFolder(tmp_path).stage("bad"), learner)
     assert learner.steps == 6
 
 
 def test_weights_that_an_epoch_leaves_infinite_are_not_kept(tmp_path: Path) -> None:
-    stage = Run(tmp_path).stage("bad")
+    stage = RunFolder(tmp_path).stage("bad")
     with pytest.raises(RunError, match="bad: the weights weight are NaN or infinite after epoch 1; use a smaller"):
         fit_bad(stage, Bad(spoilt=3), replace(tiny.HARDWARE, precision="bf16-mixed"))
     assert not stage.state.exists()
@@ -168,7 +168,9 @@ def segmenter(name: str) -> segment.SegmentationLearner:
     return segment.SegmentationLearner(segment.NetConfig(name=name).build(3))
 
 
-def fit_segmenter(stage: Stage, learner: segment.SegmentationLearner, *, batch_size: int, accumulate: int = 1) -> None:
+def fit_segmenter(
+    stage: StageFolder, learner: segment.SegmentationLearner, *, batch_size: int, accumulate: int = 1
+) -> None:
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
     samples = TrainSet(pictures, tiny.RECIPE.augment, learner.network.normalisation, seed=2, pixel_labels=halves)
     schedule = replace(SCHEDULE, epochs=1, batch_size=batch_size)
@@ -188,7 +190,7 @@ def fit_segmenter(stage: Stage, learner: segment.SegmentationLearner, *, batch_s
 def test_one_image_under_batch_norm_is_refused_before_the_first_step(
     tmp_path: Path, name: str, batch_size: int, accumulate: int, remedy: str
 ) -> None:
-    learner, stage = segmenter(name), Run(tmp_path).stage("segment")
+    learner, stage = segmenter(name), RunFolder(tmp_path).stage("segment")
     before, state = copy.deepcopy(learner.state_dict()), torch.get_rng_state()
     with pytest.raises(RecipeError) as caught:
         fit_segmenter(stage, learner, batch_size=batch_size, accumulate=accumulate)
@@ -221,7 +223,12 @@ def test_looking_at_one_image_first_changes_nothing(tmp_path: Path, monkeypatch:
         samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2)
         schedule = replace(SCHEDULE, epochs=1, batch_size=1)
         train.fit(
-            method, samples, config=schedule, stage=Run(tmp_path / folder).stage("bao"), seed=3, hardware=tiny.HARDWARE
+            method,
+            samples,
+            config=schedule,
+            stage=RunFolder(tmp_path / folder).stage("bao"),
+            seed=3,
+            hardware=tiny.HARDWARE,
         )
         outcomes.append(method.state_dict())
         monkeypatch.setattr(guards, "try_one_image", lambda *given, **more: None)
@@ -229,7 +236,7 @@ def test_looking_at_one_image_first_changes_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_a_damaged_or_foreign_state_is_an_error(tmp_path: Path) -> None:
-    stage = Run(tmp_path).stage("bao")
+    stage = RunFolder(tmp_path).stage("bao")
     fit(stage, replace(SCHEDULE, epochs=1))
     content = stage.state.read_bytes()
     stage.state.write_bytes(content[:1000])
@@ -278,7 +285,7 @@ def test_the_first_steps_of_sgd_by_hand(momentum: float) -> None:
 
 
 def halves(index: int) -> torch.Tensor:
-    """Labels of picture `index` of 64 x 64: background left, a class in the middle, no label right of it."""
+    """Labels of image `index` of 64 x 64: background left, a class in the middle, no label right of it."""
     labels = torch.zeros(64, 64, dtype=torch.uint8)
     labels[:, 20:] = 1 + index % 3
     labels[:, 50:] = IGNORE
@@ -306,7 +313,7 @@ def test_a_training_set_brings_labels_of_pixels_where_it_is_given_some() -> None
     assert collate([plain[1, 0]]).to(torch.device("cpu")).pixel_labels is None
 
 
-def fit_amn(stage: Stage, pixel_labels: Callable[[int], torch.Tensor] | None) -> None:
+def fit_amn(stage: StageFolder, pixel_labels: Callable[[int], torch.Tensor] | None) -> None:
     pictures = data.open_dataset(tiny.RECIPE.data, "train")
     network = nets.build(tiny.NET, len(pictures.classes), heads=Heads(backgrounds=1))
     samples = TrainSet(pictures, tiny.RECIPE.augment, network.normalisation, seed=2, pixel_labels=pixel_labels)
@@ -315,7 +322,7 @@ def fit_amn(stage: Stage, pixel_labels: Callable[[int], torch.Tensor] | None) ->
 
 
 def test_amn_learns_the_labels_of_pixels(tmp_path: Path) -> None:
-    stage = Run(tmp_path).stage("amn")
+    stage = RunFolder(tmp_path).stage("amn")
     fit_amn(stage, halves)
     header, *rows = stage.losses.read_text().splitlines()
     assert header == "epoch,step,seconds,pcl"
@@ -324,7 +331,7 @@ def test_amn_learns_the_labels_of_pixels(tmp_path: Path) -> None:
 
 def test_amn_without_labels_of_pixels_ends_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="labelled_by"):
-        fit_amn(Run(tmp_path).stage("amn"), None)
+        fit_amn(RunFolder(tmp_path).stage("amn"), None)
 
 
 def test_heads_have_their_own_rate_and_the_target_none() -> None:

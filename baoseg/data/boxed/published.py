@@ -44,19 +44,19 @@ def read_cub(root: Path, split: str) -> tuple[list[str], list[Entry]]:
 
 def read_ilsvrc(root: Path, split: str) -> tuple[list[str], list[Entry]]:
     """ImageNet's CLS-LOC. Boxes are those of `val`; the label of an image there is what its annotation names."""
-    pictures, annotations = root / "Data" / "CLS-LOC" / split, root / "Annotations" / "CLS-LOC" / split
-    if not pictures.is_dir():
-        raise DataError(f"{pictures}: no such folder; {root} should be the folder ILSVRC, and its splits train and val")
+    folder, annotations = root / "Data" / "CLS-LOC" / split, root / "Annotations" / "CLS-LOC" / split
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {root} should be the folder ILSVRC, and its splits train and val")
     training = root / "Data" / "CLS-LOC" / "train"
     synsets = sorted(path.name for path in training.iterdir() if path.is_dir()) if training.is_dir() else []
     if split == "train":
         return synsets, [
             Entry(name=f"{synset}/{path.stem}", path=path, label=synset)
             for synset in synsets
-            for path in sorted((pictures / synset).glob("*.JPEG"))
+            for path in sorted((folder / synset).glob("*.JPEG"))
         ]
     entries = []
-    for path in sorted(pictures.glob("*.JPEG")):
+    for path in sorted(folder.glob("*.JPEG")):
         label, boxes = _annotation(annotations / f"{path.stem}.xml")
         entries.append(Entry(name=path.stem, path=path, label=label, boxes=boxes))
     return synsets or sorted({entry.label for entry in entries}), entries

@@ -27,7 +27,7 @@ from baoseg.data.boxed import refuse
 from baoseg.data.images import read_image, write_mask
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive
-from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, listed, need, write_labels, write_lines
+from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, in_parallel, listed, need, write_labels, write_lines
 
 # The ids of the annotations, with gaps, and the names of their classes. The n-th is class n of the masks, n = 1..80.
 # fmt: off
@@ -119,7 +119,7 @@ def coco14(root: Path, *, archives: Path | None = None, workers: int = 2, config
     everything = splits["train"] + splits["val"]
     present = listed(folder / MASKS)
     todo = [image for image in everything if image.name not in present]
-    each(functools.partial(_write_mask, folder), todo, title="masks", workers=workers)
+    in_parallel(functools.partial(_write_mask, folder), todo, title="masks", workers=workers)
     write_labels(folder, CLASSES, {image.name: image.classes() for image in everything})
     return folder
 

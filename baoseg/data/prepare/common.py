@@ -36,7 +36,7 @@ def need(module: str) -> ModuleType:
         ) from None
 
 
-def each(function: Callable[[T], R], items: Sequence[T], *, title: str, workers: int) -> list[R]:
+def in_parallel(function: Callable[[T], R], items: Sequence[T], *, title: str, workers: int) -> list[R]:
     """Yields function(item) for each item, in order, computed by `workers` processes (0: by this process).
 
     An item that fails does not stop the others; at the end, the first DataError is raised, with the number of others.

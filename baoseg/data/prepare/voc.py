@@ -21,7 +21,7 @@ from baoseg.core.progress import say
 from baoseg.data.images import read_image, read_mask, write_mask
 from baoseg.data.prepare import archives as packs
 from baoseg.data.prepare.archives import Archive
-from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, each, need, read_split, write_labels, write_lines
+from baoseg.data.prepare.common import IMAGES, MASKS, SPLITS, in_parallel, need, read_split, write_labels, write_lines
 from baoseg.data.voc import CLASSES
 
 _DEVKIT = "VOCdevkit/VOC2012/"
@@ -102,7 +102,7 @@ def voc12(
 
     names = sorted({*splits["train_aug"], *splits["val"]})
     describe = functools.partial(_describe, folder=folder, sbd=sbd, config=config)
-    images = dict(zip(names, each(describe, names, title="masks", workers=workers), strict=True))
+    images = dict(zip(names, in_parallel(describe, names, title="masks", workers=workers), strict=True))
     chosen = {name: _labels(image, labels) for name, image in images.items()}
     chosen |= {name: frozenset() for name in splits.get("test", [])}
     write_labels(folder, CLASSES, chosen)

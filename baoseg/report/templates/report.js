@@ -1,12 +1,12 @@
-// The gallery: pages through pictures, paints layers, and shows what a threshold would have made of the class maps.
+// The gallery: pages through images, paints layers, and shows what a threshold would have made of the class maps.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  if (!data.pictures.length) return;
+  if (!data.images.length) return;
   const find = (id) => document.getElementById(id);
   const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
-  // A threshold of null: each method at the one it starts with, its own for each picture or the fixed one.
-  const state = { picture: 0, layer: "overlay", class: null, threshold: null };
+  // A threshold of null: each method at the one it starts with, its own for each image or the fixed one.
+  const state = { image: 0, layer: "overlay", class: null, threshold: null };
   const fixed = [...new Set(data.methods.map((method) => method.fixed).filter((value) => value !== null))];
   const TINT = 0.55;  // share of the colour in an overlay
 
@@ -64,7 +64,7 @@
   }
 
   async function read(index) {
-    const { width, height, image, truth, methods } = data.pictures[index];
+    const { width, height, image, truth, methods } = data.images[index];
     return {
       width, height,
       image: (await pixels(image)).data,
@@ -73,8 +73,8 @@
     };
   }
 
-  const cache = new Map();  // pictures as promises; only a few, decoded maps are large
-  function picture(index) {
+  const cache = new Map();  // images as promises; only a few, decoded maps are large
+  function decoded(index) {
     if (!cache.has(index)) cache.set(index, read(index));
     if (cache.size > 5) cache.delete(cache.keys().next().value);
     return cache.get(index);
@@ -96,7 +96,7 @@
 
   const plain = () => [data.palette[0], 0];
   const heat = (map) => (i) => [data.heat[Math.round(255 * map[i])], 0.72];
-  // A mask over the picture, its borders in white: some colours of the palette are as dull as any photograph.
+  // A mask over the image, its borders in white: some colours of the palette are as dull as any photograph.
   function labels(mask, { width }) {
     if (state.layer === "mask") return (i) => [data.palette[mask[i]], 1];
     const border = (i, j) => j < mask.length && mask[i] !== mask[j];
@@ -115,7 +115,7 @@
     const { truth } = shown;
     const decided = method.background ? "no threshold" : method.threshold !== null ? "own threshold" : "mask";
     switch (state.layer) {
-      case "picture": return ["picture", plain];
+      case "image": return ["image", plain];
       case "truth": return ["ground truth", truth ? labels(truth, shown) : plain];
       case "background": return method.background
         ? ["background map", heat(method.background)]
@@ -137,7 +137,7 @@
 
   const atItsOwn = (method) => state.threshold === null && method.threshold !== null;
 
-  // Where the slider stands: where it was put; before that at the fixed threshold, or else at the picture's own.
+  // Where the slider stands: where it was put; before that at the fixed threshold, or else at the image's own.
   function level(shown) {
     const own = shown.methods.find(({ threshold }) => threshold !== null);
     return state.threshold ?? fixed[0] ?? own?.threshold ?? 0.3;
@@ -172,7 +172,7 @@
   }
 
   function paintAll(shown) {
-    show(reference.above, shown, plain, "picture");
+    show(reference.above, shown, plain, "image");
     if (shown.truth) show(reference.below, shown, labels(shown.truth, shown), "ground truth");
     reference.below.figure.hidden = !shown.truth;
     shown.methods.forEach((method, m) => {
@@ -229,9 +229,9 @@
     };
     const focused = find("layers").contains(document.activeElement);
     find("layers").replaceChildren(
-      button("Overlay", "overlay"), button("Mask", "mask"), button("Image", "picture"),
+      button("Overlay", "overlay"), button("Mask", "mask"), button("Image", "image"),
       ...(truth ? [button("Ground truth", "truth")] : []),
-      ...(data.pictures.some((one) => one.methods.some((method) => method.background))
+      ...(data.images.some((one) => one.methods.some((method) => method.background))
         ? [button("Background map", "background")] : []),
       ...classes.map((index) => button(`Map of ${data.classes[index]}`, "class", index)),
     );
@@ -239,15 +239,15 @@
   }
 
   async function render() {
-    const index = state.picture;
+    const index = state.image;
     find("gallery").setAttribute("aria-busy", "true");
-    const shown = await picture(index);
-    if (index !== state.picture) return;  // overtaken by a later page
-    const { name, labels: given, methods } = data.pictures[index];
+    const shown = await decoded(index);
+    if (index !== state.image) return;  // overtaken by a later page
+    const { name, labels: given, methods } = data.images[index];
     const mapped = [...new Set(methods.flatMap((method) => method.classes ?? []))].sort((a, b) => a - b);
     if (state.layer === "truth" && !shown.truth) state.layer = "overlay";
     if (state.layer === "class" && !mapped.includes(state.class)) state.class = mapped[0] ?? null;
-    find("counter").textContent = `${index + 1} / ${data.pictures.length}`;
+    find("counter").textContent = `${index + 1} / ${data.images.length}`;
     find("name").textContent = name;
     find("labels").textContent = given.length ? `labelled ${given.map((label) => data.classes[label]).join(", ")}` : "without labels";
     find("scale").hidden = state.layer !== "class" && state.layer !== "background";
@@ -257,19 +257,19 @@
     legend(find("legend"), [...seen].sort((a, b) => a - b));
     paintAll(shown);
     find("gallery").setAttribute("aria-busy", "false");
-    picture((index + 1) % data.pictures.length);  // the next one is likely asked for
+    decoded((index + 1) % data.images.length);  // the next one is likely asked for
   }
 
   function turn(by) {
-    state.picture = (state.picture + by + data.pictures.length) % data.pictures.length;
+    state.image = (state.image + by + data.images.length) % data.images.length;
     render();
   }
 
   async function setThreshold(value) {
     state.threshold = value;
-    const index = state.picture;
-    const shown = await picture(index);
-    if (index === state.picture) paintThreshold(shown);
+    const index = state.image;
+    const shown = await decoded(index);
+    if (index === state.image) paintThreshold(shown);
   }
 
   function jump(text, value, kind = "") {
@@ -281,7 +281,7 @@
   const reference = column("reference");
   const tiles = data.methods.map(({ name }) => column(name));
   fixed.forEach((value) => jump(`fixed ${value.toFixed(2)}`, value));
-  if (data.pictures.some(({ methods }) => methods.some(({ threshold }) => threshold !== null))) {
+  if (data.images.some(({ methods }) => methods.some(({ threshold }) => threshold !== null))) {
     jump("each image's own", null);
   }
   data.methods.forEach(({ name, oracle }) => {

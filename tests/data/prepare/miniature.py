@@ -1,4 +1,4 @@
-"""Small pictures and archives."""
+"""Small images and archives."""
 
 import hashlib
 import io

@@ -268,7 +268,7 @@ def test_a_terabyte_is_refused_by_its_header(tmp_path):
 
 
 def test_a_tar_in_a_tar_is_a_folder(tmp_path):
-    """As ImageNet's training pictures come: a tar of a tar for each class."""
+    """As ImageNet's training images come: a tar of a tar for each class."""
     out = tmp_path / "in" / "out"
 
     def unpack(**inner):

@@ -127,7 +127,7 @@ def test_each_problem_is_named_where_the_data_set_refuses(tmp_path, name):
     assert all(str(root) in problem and ";" in problem and "\n" not in problem for problem in problems)
 
 
-def test_pictures_without_labels_are_no_problem_as_long_as_there_are_others(tmp_path):
+def test_images_without_labels_are_no_problem_as_long_as_there_are_others(tmp_path):
     root = make(tmp_path)
     shutil.rmtree(root / "ImageSets")
     assert folder(root) == [] and opens(root)
@@ -151,7 +151,7 @@ def test_all_problems_at_once(tmp_path):
         apply(root, FAULTS[name][0])
     problems = folder(root)
     for name in together:
-        if name != "values of a mask":  # of a picture that cannot be read, but the mask can
+        if name != "values of a mask":  # of an image that cannot be read, but the mask can
             assert any(all(word in problem for word in FAULTS[name][1]) for problem in problems)
 
 

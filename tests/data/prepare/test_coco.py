@@ -115,7 +115,7 @@ def refused(call, *words):
 
 
 def slow(tool, image):
-    """The mask of a picture by pycocotools' own reading of the file, pixel by pixel."""
+    """The mask of an image by pycocotools' own reading of the file, pixel by pixel."""
     entries = tool.loadAnns(tool.getAnnIds(image["id"]))
     order = {category: index for index, category in enumerate(sorted(tool.getCatIds()), start=1)}
     mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
@@ -225,7 +225,7 @@ def test_processes_make_the_same_and_existing_masks_are_kept(tmp_path):
     assert masks[0].stat().st_mtime_ns == kept
 
 
-def test_a_damaged_picture_comes_after_all_others_and_can_be_replaced(tmp_path):
+def test_a_damaged_image_comes_after_all_others_and_can_be_replaced(tmp_path):
     """As COCO_train2014_000000167126.jpg was in early copies of train2014.zip."""
     height, width = SIZE
     name = f"COCO_train2014_{7:012}"
@@ -253,7 +253,7 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
     refused(lambda: prepare(tmp_path, settings), *words)
 
 
-def test_pictures_that_are_not_in_the_archive(tmp_path):
+def test_images_that_are_not_in_the_archive(tmp_path):
     settings = config(tmp_path / "packs")
     short = pack(tmp_path / "packs" / "train.zip", {f"train2014/COCO_train2014_{7:012}.jpg": jpeg(*SIZE[::-1])})
     settings = Config(**(vars(settings) | {"train": short}))

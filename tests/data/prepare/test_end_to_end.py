@@ -14,7 +14,7 @@ import tiny
 from data.prepare import test_coco, test_voc
 
 from baoseg import cli, recipes
-from baoseg.core.run_folder import Run
+from baoseg.core.run_folder import RunFolder
 from baoseg.data import prepare
 from baoseg.data.images import read_mask
 from baoseg.data.prepare import coco, coco14, voc12
@@ -45,15 +45,15 @@ def bao(tmp_path, monkeypatch, capsys):
     return command
 
 
-def run_what_was_proposed(bao: Callable[..., list[str]], lines: list[str]) -> Run:
+def run_what_was_proposed(bao: Callable[..., list[str]], lines: list[str]) -> RunFolder:
     """The last command that `bao prepare` prints, in its smoke size."""
     program, *words = shlex.split(lines[-1])
     assert (program, words[0]) == ("bao", "run")
     bao(*words, "--smoke", "--accelerator", "cpu", "--workers", "0")
-    return Run(Path(words[words.index("--out") + 1]))
+    return RunFolder(Path(words[words.index("--out") + 1]))
 
 
-def masks_of(run: Run, stage: str, split: str) -> dict[str, np.ndarray]:
+def masks_of(run: RunFolder, stage: str, split: str) -> dict[str, np.ndarray]:
     return {path.stem: read_mask(path).numpy() for path in run.stage(stage).masks(split).iterdir()}
 
 
@@ -65,7 +65,7 @@ def mean_iou(masks: Mapping[str, np.ndarray], truths: Mapping[str, np.ndarray], 
     return 100 * np.mean([np.sum((found == i) & (true == i)) / np.sum((found == i) | (true == i)) for i in present])
 
 
-def check(run: Run, truths: Mapping[str, np.ndarray], labels: Mapping[str, set[int]], *, classes: int) -> None:
+def check(run: RunFolder, truths: Mapping[str, np.ndarray], labels: Mapping[str, set[int]], *, classes: int) -> None:
     """Every stage has masks, and metrics that follow from them and from the ground truth of the archives."""
     page = run.report.read_text(encoding="utf-8")
     assert f"{run.root.name}-smoke" in page

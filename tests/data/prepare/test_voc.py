@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 12, 8
 DEVKIT, SBD = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"
 SETS = f"{DEVKIT}/ImageSets/Segmentation"
 LISTS = {"train": ["t1", "t2"], "val": ["v1"], "test": ["x1"]}
-SBD_LISTS = {"train": ["t1", "s1"], "val": ["v1", "s2"]}  # with a picture of VOC's train and one of its val
+SBD_LISTS = {"train": ["t1", "s1"], "val": ["v1", "s2"]}  # with an image of VOC's train and one of its val
 OBJECTS = {  # (class, difficult)
     "t1": [("cat", 0), ("sofa", 1)],
     "t2": [("dog", 1)],
@@ -229,7 +229,7 @@ def test_a_mask_that_the_devkit_lacks_is_not_taken_from_sbd(tmp_path):
 
 
 def test_the_same_command_goes_on_after_repair(tmp_path):
-    """A picture that the disk has spoilt: follow the words of the error."""
+    """An image that the disk has spoilt: follow the words of the error."""
     settings = config(tmp_path / "packs")
     folder = prepare(tmp_path, settings)
     picture = folder / "JPEGImages" / "s1.jpg"

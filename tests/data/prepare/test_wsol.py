@@ -124,7 +124,7 @@ BOXES = {
 
 
 def nested(folder, synsets):
-    """A tar of tars: one for each synset, of so many pictures."""
+    """A tar of tars: one for each synset, of so many images."""
     files = {}
     for seed, (synset, count) in enumerate(synsets.items()):
         pictures = {f"{synset}_{number}.JPEG": jpeg(WIDTH, HEIGHT, seed=seed + number) for number in range(count)}

@@ -104,7 +104,7 @@ def test_a_cut_never_passes_a_mean():
 
 
 def draw(seed: int, shape=(3, 1, 5, 6)) -> tuple[Tensor, Tensor]:
-    """Maps, and which of their cells count: a part, all and none of a picture's."""
+    """Maps, and which of their cells count: a part, all and none of an image's."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(shape, generator=generator, dtype=torch.float64) ** 2
     valid = torch.rand(shape, generator=generator) < 0.6
@@ -115,7 +115,7 @@ def draw(seed: int, shape=(3, 1, 5, 6)) -> tuple[Tensor, Tensor]:
 
 @few
 @given(seed=seeds, cut=st.sampled_from(Cut))
-def test_cuts_are_the_pictures_own_and_know_nothing_of_padding_and_places(seed, cut):
+def test_cuts_are_the_images_own_and_know_nothing_of_padding_and_places(seed, cut):
     maps, valid = draw(seed)
     cuts = find_cut(maps, valid, cut=cut).flatten().tolist()
     assert cuts[2] == 0.5  # all padding

@@ -41,7 +41,7 @@ from baoseg.seeds import masks
 # ---------------------------------------------------------------------------------------- folders
 
 
-def test_each_picture_has_its_mask_in_the_same_tree(source: Path, tmp_path: Path) -> None:
+def test_each_image_has_its_mask_in_the_same_tree(source: Path, tmp_path: Path) -> None:
     (source / ".hidden").mkdir()
     (source / ".hidden/a.png").write_bytes(picture(0))
     (source / "x/._b.png").write_bytes(b"what a Mac leaves")
@@ -89,7 +89,7 @@ def test_a_labeler_gives_the_masks_that_it_gives_alone(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("shard", [False, True])
-def test_labels_beside_a_picture_reach_the_model(
+def test_labels_beside_an_image_reach_the_model(
     beside: dict[str, str], labels: tuple[str, ...] | None, shard: bool, tmp_path: Path
 ) -> None:
     (source := tmp_path / "source").mkdir()
@@ -109,7 +109,7 @@ def test_labels_beside_a_picture_reach_the_model(
 
 
 @pytest.mark.parametrize("beside", [{".json": "[]"}, {".json": '{"labels": []}'}, {".txt": " "}])
-def test_a_picture_labelled_with_nothing_is_all_background(beside: dict[str, str], tmp_path: Path) -> None:
+def test_an_image_labelled_with_nothing_is_all_background(beside: dict[str, str], tmp_path: Path) -> None:
     (source := tmp_path / "source").mkdir()
     (source / "k.png").write_bytes(picture(0))
     for suffix, text in beside.items():
@@ -148,7 +148,7 @@ def test_a_segmenter_labels_too_and_keeps_to_the_labels_where_there_are_some(tmp
 # ---------------------------------------------------------------------------------------- failures
 
 
-def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_path: Path) -> None:
+def test_an_image_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_path: Path) -> None:
     (source / "cut.png").write_bytes(picture(0)[:60])
     (source / "text.jpg").write_text("hello")
     (source / "two.png").write_bytes(picture(0))
@@ -193,7 +193,7 @@ def test_a_picture_that_fails_is_one_line_and_stops_nothing(source: Path, tmp_pa
         assert problem in problems[name]
     assert set(untar(tmp_path / "out/apart.tar")) == {"k.png", "k.json", "l.png", "l.json"}
     again = labelling.run(job(source, tmp_path / "out"))
-    assert (again.written, again.failed) == (0, 13)  # the shard is done; pictures without a mask are tried again
+    assert (again.written, again.failed) == (0, 13)  # the shard is done; images without a mask are tried again
 
 
 @pytest.mark.parametrize(("labels", "count"), [(True, 2), (False, 0)])
@@ -208,7 +208,7 @@ def test_json_files_that_say_nothing_of_labels_are_counted(tmp_path: Path, label
     assert tally.ignored['(.json without "labels")'] == count
 
 
-def test_what_the_machine_lacks_for_one_picture_is_of_that_picture(tmp_path: Path) -> None:
+def test_what_the_machine_lacks_for_one_image_is_of_that_image(tmp_path: Path) -> None:
     def too_large(count: int) -> None:
         if count == 1:
             model.asked.append(None)
@@ -235,7 +235,7 @@ def test_a_device_that_fails_leaves_its_shard_for_a_later_run(tmp_path: Path) ->
 def test_a_device_that_fails_time_and_again_stops_the_run(
     recovers: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three pictures in a row; a success ends the row, a damaged picture neither ends nor continues it."""
+    """Three images in a row; a success ends the row, a damaged image neither ends nor continues it."""
     calls = itertools.count()
 
     def fails(count: int) -> None:

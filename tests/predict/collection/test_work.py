@@ -46,7 +46,7 @@ def test_a_run_that_is_stopped_continues_and_ends_the_same(
     assert files(folder / "out") == whole
     assert tally.skipped == len(part)
     lost = len(first.asked) + len(second.asked) - 13
-    assert 0 <= lost <= 2  # labelled twice: what the shard at hand had, and no picture of a folder
+    assert 0 <= lost <= 2  # labelled twice: what the shard at hand had, and no image of a folder
 
 
 def test_a_process_that_is_killed_leaves_nothing_that_a_later_run_does_not_mend(source: Path, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_is_decoded_ahead_comes_in_order_and_not_too_far_ahead(delays: list
 
 
 class Endless(io.RawIOBase):
-    """A shard that is made while it is read: `count` copies of one picture."""
+    """A shard that is made while it is read: `count` copies of one image."""
 
     def __init__(self, count: int) -> None:
         content = picture(0)
@@ -198,7 +198,7 @@ class Forgetful(Stub):
         return super().__call__(image, labels)
 
 
-def test_memory_does_not_grow_with_the_pictures_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_images_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def peak(count: int) -> int:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Endless(count)))
         tracemalloc.start()
@@ -209,7 +209,7 @@ def test_memory_does_not_grow_with_the_pictures_of_a_shard(tmp_path: Path, monke
 
     peak(50)  # what is made once
     few = peak(60)
-    assert peak(660) < few + 300_000  # bytes; what tarfile remembers of 600 pictures and masks is a million
+    assert peak(660) < few + 300_000  # bytes; what tarfile remembers of 600 images and masks is a million
 
 
 def test_memory_grows_by_a_hash_for_each_name_of_a_folder(tmp_path: Path) -> None:
