@@ -9,7 +9,7 @@ from PIL import Image
 
 from baoseg.core.errors import DataError
 from baoseg.core.types import ClassSet
-from baoseg.data import Config, Dataset, open_boxed
+from baoseg.data import Config, Dataset, Folder, open_boxed
 from baoseg.data.boxed import Boxed, Entry, Layout, folder_problems, truth_problems
 
 
@@ -457,3 +457,28 @@ def test_all_problems_of_a_folder(tmp_path):
     assert len(found) == 2
     assert "test/p2: the box [1, 1, 90, 90] reaches far beyond" in found[0]
     assert "p3.png: not a known" in found[1]
+
+
+@pytest.mark.parametrize("header", ["image,label", "image,labels", "Image, Labels", "\ufeffimage,labels"])
+def test_the_column_of_labels_has_the_names_that_it_has_for_masks(tmp_path, header):
+    """One list serves `bao run photos` and recipes for boxes: with either column the data are the same."""
+    root = several(tmp_path)
+    before = opened(root)
+    lines = (root / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "image,label"
+    write(root / "labels.csv", "\n".join([header, *lines[1:]]) + "\n")
+    boxed = opened(root)
+    assert boxed.names == before.names == ("p0", "p1", "p2")
+    assert boxed.classes.names == ("cat", "dog") and boxed.channels() == [0, 1, 0]
+    assert boxed.fingerprint() == before.fingerprint()
+    folder = Folder(root)
+    assert folder.names == boxed.names
+    assert [folder.labels(i).tolist() for i in range(3)] == [boxed.labels(i).tolist() for i in range(3)]
+
+
+def test_an_image_with_two_labels_is_for_masks_alone(tmp_path):
+    root = several(tmp_path)
+    write(root / "labels.csv", "image,labels\np0.png,cat;dog\np1.png,dog\np2.png,cat\n")
+    assert Folder(root).labels(0).tolist() == [1, 1]
+    with pytest.raises(DataError, match=r"line 2: p0\.png has 2 labels; for localization an image has one"):
+        opened(root)

@@ -91,7 +91,7 @@ def test_layers_show_masks_maps_and_truth(page: Page) -> None:
     assert page.run("document.querySelector('[data-layer=mask]').getAttribute('aria-pressed')") == "true"
     assert (pixels(page, 2, 0) == coloured(to_mask(learned))).all()
     assert (pixels(page, 0, 1) == coloured(SCENES.truth(0))).all()
-    page.click("[data-layer=picture]")
+    page.click("[data-layer=image]")
     page.wait(IDLE)
     assert (pixels(page, 1, 0) == pixels(page, 0, 0)).all()
     page.click("[data-layer=truth]")
