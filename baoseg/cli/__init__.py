@@ -52,7 +52,7 @@ PIPE_CLOSED = 141  # what a shell says of a program that wrote to a closed pipe:
 
 
 def main() -> None:
-    """Entry point of `bao`. Mistakes of the person at the keyboard end in one line and exit code 2.
+    """Entry point of `bao`. Errors of the user are one line, and the exit code is 2.
 
     Where nobody reads on (`bao recipes list | head -1`) it ends in silence; long work goes on (`progress.say`).
     """

@@ -23,18 +23,18 @@ def label(
     no_labels: Flag = False,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> None:
-    """Masks for a collection of any size. The same command continues it; exit code 1 if something failed.
+    """Make masks for a collection of any size. The same command continues it; exit code 1 if an image failed.
 
     Args:
-        source: Folder of images, of any kind that Pillow opens, and WebDataset shards (.tar); one shard; - for stdin.
+        source: Folder of images and WebDataset shards (.tar), one shard, or - for a shard on stdin.
         model: Run folder, folder of a stage, or network.safetensors: a labeler or a segmentation network.
-        out: Folder to write: a PNG for each image in the same tree, a shard of masks for each shard, failures.csv.
-        shard: Label one of N parts only, the first is 0/N; so that N processes or machines share the work.
+        out: Folder to write: a PNG for each image, a shard of masks for each shard, and failures.csv.
+        shard: Label only one of N parts; the first part is 0/N. N processes or machines can share the work.
         engine: ray divides the work over a Ray cluster that sees SRC, RUN and DST under the same paths.
-        parts: With --engine ray, how many parts. Without it: as many as the cluster can have at work at a time.
+        parts: Number of parts with --engine ray. Without it: as many as the cluster can work on at the same time.
         threads: Threads that read and decode images ahead of the network.
         no_labels: Do not read the labels beside images (NAME.json, .txt, .cls); the network predicts them.
-        accelerator: auto takes a GPU where there is one; on Ray, cuda gives each part one and auto none.
+        accelerator: auto uses a GPU if the machine has one; on Ray, cuda gives each part a GPU and auto gives none.
     """
     from baoseg.predict import collection as labelling
     from baoseg.training.train import Hardware

@@ -13,10 +13,10 @@ def localize(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Boxes from one label an image: the same as `bao run` with a recipe for boxes. The same command continues it.
+    """Draw boxes, trained with one label per image: the same as `bao run` with a recipe for boxes.
 
     Args:
-        recipe: Name of a recipe for boxes, e.g. bas-cub-resnet50; an unknown name lists them all.
+        recipe: Name of a recipe for boxes, e.g. bas-cub-resnet50; an unknown name lists all recipes.
         out: Folder to write, or to continue in.
     """
     from baoseg import recipes

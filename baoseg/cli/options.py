@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def optional(metavar: str) -> object:
-    """Help shows the word for the value of an option that may be left out, and not that its default is None."""
+    """An option that may be left out: the help shows `metavar` for its value, and not the default None."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
@@ -29,20 +29,20 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What to compute on. It is no part of the recipe: a run may continue on another device."""
+    """Device to compute on. It is not part of the recipe: a run may continue on another device."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """auto takes a GPU where there is one."""
+    """auto uses a GPU if the machine has one."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """The mixed ones are faster on GPUs that have them; results differ a little."""
+    """bf16-mixed and 16-mixed are faster on GPUs that support them; results differ a little."""
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
     """Processes that load images during training; any number gives the same result."""
     devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """GPUs (or processes on CPUs) to use on each machine; the recipe's batches are divided among them all."""
+    """Number of GPUs (or of processes on CPUs) on each machine; the batches of the recipe are divided among them."""
     nodes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Machines, each of which runs this same command under torchrun or SLURM, in a folder that all can see."""
+    """Number of machines; each runs this command under torchrun or SLURM, in a folder that all machines see."""
     accumulate: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Parts of a batch that go through the network one after the other, where memory is short."""
+    """Number of parts of a batch that go through the network one after the other, to save memory."""
 
     def resolve(self) -> "Hardware":
         from baoseg.training.train import Hardware
@@ -54,7 +54,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What to change in the recipe; all else stays as it is. run.json in the run folder holds the outcome."""
+    """Settings of the recipe to change; all other settings stay. run.json in the run folder holds the result."""
 
     data: Annotated[str | None, optional("FOLDER")] = None
     """Folder of images with a labels.csv, or of a data set with boxes; or "synthetic": generated scenes."""
@@ -62,27 +62,27 @@ class Overrides:
     """How a data set with boxes lies on disk: cub, ilsvrc, openimages, or folder for your own (docs/localization.md).
     """
     train_split: Split = None
-    """Images to train on. Without it: train, or all images where there is no such split; for boxes, train."""
+    """Split to train on. Without it: train, or all images if there is no split train; for boxes, train."""
     eval_split: Split = None
-    """Images to label. Without it: val, or those of training where there is no val; for boxes, test or val."""
+    """Split to label. Without it: val, or the training images if there is no split val; for boxes, test or val."""
     backbone: Annotated[str | None, optional("NAME")] = None
-    """conformer_nano, conformer_tiny, conformer_small or conformer_base, or timm:NAME for a CNN or ViT of timm."""
+    """Network: conformer_nano, _tiny, _small or _base, or timm:NAME for a CNN or ViT of timm."""
     weights: Annotated[Path | None, optional("FILE")] = None
     """Weights to start from: .safetensors or .pth in the names of timm, of the published Conformers, or of a run."""
     only: Annotated[str | None, optional("STAGE")] = None
-    """Train this stage of the recipe alone, e.g. bao; with --weights, from an already trained classifier."""
+    """Train only this stage of the recipe, e.g. bao; give the weights of a trained classifier with --weights."""
     epochs: Count = None
     """Epochs of each stage; refinements and segmentation networks keep theirs."""
     batch_size: Count = None
-    """Images a step, in each stage."""
+    """Number of images in a step of each stage."""
     lr: Annotated[float | None, optional("RATE")] = None
-    """Learning rate of the backbone in each stage; that of the heads keeps its ratio to it."""
+    """Learning rate of the backbone in each stage; the learning rate of the heads keeps its ratio to it."""
     seed: Count = None
     """Random seed."""
     refine: Annotated[Words | None, optional("WAY ...")] = None
-    """Ways to refine the masks, of crf regions psa irn, in the place of the recipe's own."""
+    """Refinements of the masks: some of crf regions psa irn. They replace the refinements of the recipe."""
     smoke: Flag = False
-    """Only see that all of it runs: a few small images of each split, 1 epoch, no weights; a minute or a few."""
+    """Only check that all steps run: a few small images of each split, 1 epoch, no weights; some minutes."""
 
     values: Values = ()
     """Change any other setting by its path (`bao recipes show RECIPE` prints all), e.g. maps.sizes=256,384."""

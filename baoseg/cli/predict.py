@@ -19,16 +19,16 @@ def predict(
     labels: Annotated[str | None, optional("LABELS")] = None,
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> None:
-    """Masks for new images, which need no labels. Exit code 1 if some could not be read.
+    """Make masks for new images, which need no labels. The exit code is 1 if an image could not be read.
 
     Args:
-        model: RUN/segment, RUN/bao, the network.safetensors in one of them, a run folder or a published checkpoint.
-        images: Images, and folders of images at any depth; the masks of a folder lie in the same tree.
-        out: Folder of the masks (palette PNGs). Masks that are there already are overwritten.
-        crf: Draw the masks to the edges of the images with a dense CRF. Slow: many seconds a megapixel.
-        overlays: Write the images in the colours of their masks too, into the folder overlays there.
-        labels: What all the images show at most, e.g. "dog sofa". Without it: the model finds the classes itself.
-        accelerator: auto takes a GPU where there is one.
+        model: RUN/segment, RUN/bao, a network.safetensors of a stage, a run folder, or a published checkpoint.
+        images: Images, and folders of images at any depth; the masks of a folder keep its subfolders.
+        out: Folder to write the masks (palette PNGs) in. Existing masks are overwritten.
+        crf: Refine the masks along the edges of the images with a dense CRF. It takes many seconds a megapixel.
+        overlays: Also write the images in the colours of their masks, into the folder overlays in --out.
+        labels: Classes that the images may show, e.g. "dog sofa". Without it: the model predicts the classes.
+        accelerator: auto uses a GPU if the machine has one.
     """
     import baoseg
     from baoseg.predict import predict

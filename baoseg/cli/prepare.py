@@ -1,4 +1,4 @@
-"""The group `bao prepare`: the papers' data sets, from their archives to folders that other verbs take."""
+"""The group `bao prepare`: from the archives of the papers' data sets to folders that other verbs read."""
 
 import shlex
 from pathlib import Path
@@ -21,13 +21,13 @@ def voc12(
     labels: Literal["objects", "easy", "masks"] = "objects",
     workers: Workers = 2,
 ) -> None:
-    """PASCAL VOC 2012 with SBD: 1,464 images in train, 10,582 in train_aug, 1,449 in val, 1,456 in test.
+    """Prepare PASCAL VOC 2012 with SBD: 1,464 images in train, 10,582 in train_aug, 1,449 in val, 1,456 in test.
 
     Args:
         root: Folder to write VOC2012 in.
-        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
-        labels: Classes of all objects, as in the papers; of those not marked difficult; or of the masks.
-        workers: Processes that make masks.
+        archives: Folder of the archives; missing archives are downloaded to it. Without it: archives/ below --root.
+        labels: Source of the labels: all objects, as in the papers; objects not marked difficult; or the masks.
+        workers: Number of processes that make masks.
     """
     from baoseg.data import prepare
     from baoseg.data.prepare.voc import Labels
@@ -37,12 +37,12 @@ def voc12(
 
 
 def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
-    """MS COCO 2014 as 80 classes: 82,081 images in train and 40,137 in val, those without annotations left out.
+    """Prepare MS COCO 2014 with 80 classes: 82,081 images in train and 40,137 in val, all with annotations.
 
     Args:
         root: Folder to write COCO2014 in.
-        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
-        workers: Processes that make masks.
+        archives: Folder of the archives; missing archives are downloaded to it. Without it: archives/ below --root.
+        workers: Number of processes that make masks.
     """
     from baoseg.data import prepare
 
@@ -51,12 +51,12 @@ def coco14(root: Root, archives: Archives = None, workers: Workers = 2) -> None:
 
 
 def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -> None:
-    """CUB-200-2011 for localization: 5,994 images of birds in train and 5,794 in test, with boxes.
+    """Prepare CUB-200-2011 for localization: 5,994 images of birds in train and 5,794 in test, with boxes.
 
     Args:
         root: Folder to write CUB_200_2011 in.
-        archives: Where the archives lie, and missing ones are downloaded to. Without it: archives/ below --root.
-        segmentations: The birds' outlines too, for metrics of pixels.
+        archives: Folder of the archives; missing archives are downloaded to it. Without it: archives/ below --root.
+        segmentations: Also unpack the outlines of the birds, for metrics of pixels.
     """
     from baoseg.data import prepare
 
@@ -64,11 +64,11 @@ def cub200(root: Root, archives: Archives = None, segmentations: Flag = False) -
 
 
 def ilsvrc(root: Root, archives: Archives = None) -> None:
-    """ImageNet's ILSVRC 2012 for localization: 1,281,167 images in train; 50,000 in val, with boxes.
+    """Prepare ImageNet's ILSVRC 2012 for localization: 1,281,167 images in train; 50,000 in val, with boxes.
 
     Args:
         root: Folder to write ILSVRC in.
-        archives: Where you have put the archives, which need a login. Without it: archives/ below --root.
+        archives: Folder with the archives, which need a login. Without it: archives/ below --root.
     """
     from baoseg.data import prepare
 
@@ -76,11 +76,11 @@ def ilsvrc(root: Root, archives: Archives = None) -> None:
 
 
 def openimages(root: Root, archives: Archives = None) -> None:
-    """OpenImages30k for localization: 29,819 images in train; 2,500 in val and 5,000 in test, with masks.
+    """Prepare OpenImages30k for localization: 29,819 images in train; 2,500 in val and 5,000 in test, with masks.
 
     Args:
         root: Folder to write OpenImages in.
-        archives: Where you have put the archives, which need a browser. Without it: archives/ below --root.
+        archives: Folder with the archives, which need a browser. Without it: archives/ below --root.
     """
     from baoseg.data import prepare
 
@@ -88,9 +88,9 @@ def openimages(root: Root, archives: Archives = None) -> None:
 
 
 def folder(folder: Checked) -> None:
-    """Check a folder of your own images, and print all that is wrong with it at once. Nothing is changed.
+    """Check a folder of your own images, and print all problems at once. Nothing is changed.
 
-    A folder with a boxes.csv is checked as one for localization (docs/localization.md).
+    A folder with a boxes.csv is checked as a folder for localization (docs/localization.md).
 
     Args:
         folder: Folder of images with a labels.csv (columns image,labels).
@@ -111,7 +111,7 @@ def folder(folder: Checked) -> None:
 
 
 def _say_classes(folder: Path) -> None:
-    """The classes as a training will see them, images without any, masks: a slip that is no error shows here."""
+    """Prints the classes, the images without labels, and the masks: some mistakes are visible only here."""
     from baoseg import data
     from baoseg.core import progress
     from baoseg.data.folder import ALL, split_files
@@ -125,7 +125,7 @@ def _say_classes(folder: Path) -> None:
 
 
 def _run(recipe: str, data: Path, options: str = "") -> list[str]:
-    """The commands that run a recipe, after those that fetch the weights that it reads."""
+    """The command that runs a recipe, after the commands that fetch the weights of the recipe."""
     from baoseg import recipes
     from baoseg.recipes import weights
 

@@ -10,7 +10,7 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 
 
 def list_() -> None:
-    """What there is: each recipe and what it runs."""
+    """List all recipes, each with a line about it."""
     from baoseg import recipes
 
     known = recipes.known()
@@ -21,13 +21,13 @@ def list_() -> None:
 
 
 def show(recipe: Name, values: Values = ()) -> None:
-    """Every setting of a recipe, its value, and where it comes from: a paper, its released code, or ourselves.
+    """Show each setting of a recipe, its value and its source: a paper, its released code, or ours.
 
     Other verbs take what is printed before the sources: --set stages.bao.schedule.epochs=3 changes that setting.
 
     Args:
-        recipe: E.g. bao-voc; an unknown name lists them all.
-        values: Show the recipe with a setting changed, as other verbs would run it.
+        recipe: Name of a recipe, e.g. bao-voc; an unknown name lists all recipes.
+        values: Change a setting before the recipe is shown.
     """
     from baoseg import recipes
     from baoseg.recipes import papers

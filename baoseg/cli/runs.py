@@ -1,4 +1,4 @@
-"""Verbs that do everything: demo, run, compare, reproduce, fuse."""
+"""Verbs that run all steps: demo, run, compare, reproduce, fuse."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,12 +29,12 @@ def demo(
     values: Values = (),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """See the whole thing work in a few minutes: generated scenes, a tiny network, no data and no weights needed.
+    """Run all steps in a few minutes on generated scenes with a tiny network; no data and no weights are needed.
 
     Args:
         out: Folder to write; the same command continues an interrupted run there.
-        smoke: Only see that all of it runs: a few small images, 1 epoch; seconds.
-        values: Change a setting, by a path as `bao recipes show demo` prints it.
+        smoke: Only check that all steps run: a few small images and 1 epoch, in seconds.
+        values: Change a setting by its path; `bao recipes show demo` prints all paths.
     """
     _run("demo", out, Overrides(smoke=smoke, values=values), device)
 
@@ -45,12 +45,12 @@ def run(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """All steps of a recipe: train, maps, masks, refine, evaluate, report. The same command continues it.
+    """Run all steps of a recipe, from train to report. The same command continues an interrupted run.
 
-    Of a recipe for boxes: train, evaluate (where boxes are drawn), report.
+    A recipe for boxes has the steps train, evaluate (which draws the boxes) and report.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
+        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists all recipes.
         out: Folder to write, or to continue in.
     """
     _run(recipe, out, overrides, device)
@@ -67,16 +67,16 @@ def compare(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Methods side by side on one recipe's data and network. The same command continues an interrupted comparison.
+    """Compare methods on the data and the network of one recipe. The same command continues a comparison.
 
     Args:
         out: Folder to write, or to continue in.
-        methods: Of cam transcam bnr amn transcam+amn bas bao bao-plus; of a recipe for boxes, its own. What one of them
-            starts from is shown too.
-        recipe: Name of a recipe, e.g. msrc14; its schedules are those of all methods.
-        seeds: Seeds of other tools to show beside the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
-        fuse: Sums of normalised seeds to show, of methods and of the names of --seeds, e.g. cam+bas.
-        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
+        methods: Some of cam transcam bnr amn transcam+amn bas bao bao-plus; for a recipe for boxes, some of its own
+            methods. A method from which another method starts is compared too.
+        recipe: Name of a recipe, e.g. msrc14; all methods use its schedules.
+        seeds: Seeds of other tools to compare with the methods: a name and a folder of .npy or .npz, e.g. irn=irn/cams.
+        fuse: Sums of normalised seeds to compare, written with names of methods and of --seeds, e.g. cam+bas.
+        allow_pickle: Read .npy files that hold pickles, as tools based on IRN write them; only arrays are read.
     """
     from baoseg import pipeline, recipes
 
@@ -103,13 +103,13 @@ def reproduce(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Measure a table or figure of the papers anew, beside the published numbers. The same command continues it.
+    """Reproduce a table or figure of the papers beside the published numbers. The same command continues it.
 
     Args:
-        recipe: Name of a recipe: the data, network and schedules to measure with.
-        out: Folder to write, or to continue in. Without it: a folder of the table's name.
-        seeds: Seeds of other tools for the rows that have some; an unknown NAME lists those of the table.
-        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
+        recipe: Name of the recipe whose data, network and schedules are used.
+        out: Folder to write, or to continue in. Without it: a folder with the name of the table.
+        seeds: Seeds of other tools for rows of the table; an unknown NAME lists the names that the table takes.
+        allow_pickle: Read .npy files that hold pickles, as tools based on IRN write them; only arrays are read.
     """
     if table is None:
         for known in published.tables().values():
@@ -136,14 +136,14 @@ def fuse(
     eval_split: Split = None,
     allow_pickle: Flag = False,
 ) -> None:
-    """Add up the seeds of runs and of other tools, or take those of one: masks, table and report.
+    """Add the seeds of runs and of other tools, or read the seeds of one source, and make masks, table and report.
 
     Args:
-        sources: Each a run folder (its last stage), RUN/STAGE, or a folder of .npy or .npz of another tool.
-        data: Folder of the images, with a labels.csv (columns image,labels), or "synthetic" for the demo's scenes.
+        sources: Run folders (the last stage is read), RUN/STAGE, or folders of .npy or .npz files of other tools.
+        data: Folder of the images, with a labels.csv (columns image,labels), or "synthetic" for generated scenes.
         out: Folder to write, or to continue in.
-        eval_split: Images to label. Without it: val, or all images where there is no such split.
-        allow_pickle: Read .npy files that are pickles, as tools based on IRN write them; only NumPy arrays are read.
+        eval_split: Split to label. Without it: val, or all images if there is no split val.
+        allow_pickle: Read .npy files that hold pickles, as tools based on IRN write them; only arrays are read.
     """
     from baoseg import pipeline, recipes
 
@@ -159,11 +159,11 @@ def _run(recipe: str, out: Path, overrides: Overrides, device: Device) -> None:
 
 
 def _folders(pairs: Sequence[str]) -> dict[str, str]:
-    """Folders by name, of words NAME=FOLDER."""
+    """The folders of words NAME=FOLDER, by name."""
     folders: dict[str, str] = {}
     for pair in pairs:
         name, _, folder = pair.partition("=")
         if not folder or name in folders:
-            raise RecipeError(f"--seeds {pair}: write NAME=FOLDER, e.g. irn=irn/cams, and each name once")
+            raise RecipeError(f"--seeds {pair}: write NAME=FOLDER, e.g. irn=irn/cams, and use each name once")
         folders[name] = str(Path(folder).expanduser())
     return folders

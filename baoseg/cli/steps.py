@@ -1,4 +1,4 @@
-"""Verbs that do one step of a run."""
+"""Verbs that run one step of a run."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,10 +28,10 @@ def train(
     overrides: tyro.conf.OmitArgPrefixes[Overrides] = Overrides(),
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Train the stages of a recipe, nothing more. The same command continues an interrupted training.
+    """Train the stages of a recipe and run no other step. The same command continues a training.
 
     Args:
-        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists them all.
+        recipe: Name of a recipe, e.g. photos for your own images; an unknown name lists all recipes.
         out: Folder to write, or to continue in.
     """
     from baoseg import pipeline, recipes
@@ -46,9 +46,9 @@ def maps(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Make the multi-scale activation maps of a trained run, for the images that have none yet.
+    """Make the multi-scale activation maps of a trained run for the images that have no maps yet.
 
-    Of a run for boxes: the map of each image's class, as its box is drawn from it.
+    A run for boxes gets the map of the class of each image, from which the box is drawn.
 
     Args:
         run: Run folder.
@@ -60,12 +60,13 @@ def maps(
 
 
 def masks(run: RunArgument, split: Split = None, threshold: Annotated[float | None, optional("CUT")] = None) -> None:
-    """Turn maps into masks (palette PNGs), by the learned background or, for stages without one, by a threshold.
+    """Make masks (palette PNGs) from maps by the learned background or, for stages without one, by a threshold.
 
     Args:
         run: Run folder.
         split: Split of the data set. Without it: the recipe's evaluation split.
-        threshold: Cut the maps of every stage here, in 0..1. Without it: the learned background, or the recipe's cut.
+        threshold: Threshold in 0..1 for the maps of all stages. Without it: the learned background, or the threshold of
+            the recipe.
     """
     from baoseg import pipeline
 
@@ -82,24 +83,24 @@ def refine(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Draw the masks of a run to the edges of the images; what was refined so far is brought up to date too.
+    """Refine the masks of a run along the edges of the images; earlier refinements are brought up to date too.
 
     Args:
         run: Run folder that has maps and masks.
-        ways: Of crf (dense CRF) and regions (each region of the image takes the class of the largest mean map), which
-            train nothing, and psa and irn (a network learns from the run's maps first).
-        of: Stages whose masks are refined, also refined ones, e.g. bao+irn. Without it: the last stage.
+        ways: Some of crf (dense CRF), regions (each region of the image takes the class of the largest mean map), psa
+            and irn (both first train a network on the maps of the run).
+        of: Stages or refinements whose masks are refined, e.g. bao+irn. Without it: the last stage.
         regions: Regions for `--with regions`: sam:MODEL, or a folder of PNG or JSON files that any tool made. Without
             it: superpixels.
-        values: Change a setting of what is added, e.g. refinements.bao+crf.by.steps=5 (see `bao recipes show`).
+        values: Change a setting of the added refinements, e.g. refinements.bao+crf.by.steps=5 (see `bao recipes show`).
         split: Split of the data set. Without it: the recipe's evaluation split.
     """
     from baoseg import pipeline, recipes
 
     if not ways:
-        raise RecipeError(f"--with: name one way or more, of {', '.join(recipes.REFINERS)}")
+        raise RecipeError(f"--with: names no refinement; name one or more of {', '.join(recipes.REFINERS)}")
     if regions is not None and "regions" not in ways:
-        raise RecipeError("--regions: names the regions of `--with regions`; add that")
+        raise RecipeError("--regions: is for `--with regions` only; add regions to --with")
     hardware = device.resolve()  # before anything is written: the processes of other devices start here
     pipeline.split_data(RunFolder(run), split)
     pipeline.add_refinements(RunFolder(run), ways, of=of, regions=regions, values=values)
@@ -123,24 +124,26 @@ def segment(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Train a segmentation network on masks, and segment images with it, without labels.
+    """Train a segmentation network on masks, and segment images with it; the images need no labels.
 
     Args:
-        run: Run folder; its training images are learned from.
-        masks: A stage, e.g. bao+crf, or a folder of masks NAME.png, or reviewed: masks accepted or corrected with
-            `bao review`, and the rest as --rest says. Without it: the last refinement, or the last stage.
-        net: E.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, mctformer:resnet38, deeplabv2:timm:NAME.
-        weights: Weights to start from: of such a network, or of its backbone.
+        run: Run folder; the network learns from its training images.
+        masks: Masks to learn from: a stage, e.g. bao+crf, a folder of masks NAME.png, or reviewed: the masks that were
+            accepted or corrected with `bao review`. Without it: the last refinement, or the last stage.
+        net: Name of the network, e.g. smp:segformer/mit_b2, deeplab-largefov:resnet38, mctformer:resnet38 or
+            deeplabv2:timm:NAME.
+        weights: Weights to start from: weights of the network, or of its backbone.
         epochs: Epochs of training.
-        batch_size: Images a step.
-        lr: Learning rate of the backbone; that of the head is ten times as high.
-        reweight: Pixels of which the maps are not sure count less.
-        rest: With --masks reviewed, masks that nobody has reviewed: keep (they are learned from too), weigh (their
-            pixels count by the margin of the maps) or leave-out. Without it: keep. Rejected images never count.
-        rounds: In further rounds it learns from its own predictions, restricted to the labels of the images; 1 is
-            the first, which is all that there is without this option.
-        called: Name of its folder in the run; another one keeps what is there. Without it: segment or, where nothing is
-            asked for, those of the recipe.
+        batch_size: Number of images in a step.
+        lr: Learning rate of the backbone; the learning rate of the head is ten times as high.
+        reweight: Pixels count less where the maps are uncertain.
+        rest: With --masks reviewed, what happens to masks that nobody has reviewed: keep (the network learns from them
+            too), weigh (their pixels count by the margin of the maps) or leave-out. Without it: keep. Rejected images
+            never count.
+        rounds: Number of rounds. From the second round on, a network learns from the predictions of the round before,
+            restricted to the labels of the images. Without it: 1.
+        called: Name of the folder of the network in the run; a new name keeps an earlier network. Without it: segment,
+            or the networks of the recipe if no other option is given.
         values: Change a setting of the network, e.g. segmentations.segment.inference.flip=false (see `bao recipes
             show`).
         split: Split to segment. Without it: the recipe's evaluation split.
@@ -150,7 +153,7 @@ def segment(
     hardware = device.resolve()
     pipeline.split_data(RunFolder(run), split)
     if rest is not None and masks != "reviewed":
-        raise RecipeError("--rest: says what becomes of masks beside reviewed ones; add --masks reviewed")
+        raise RecipeError("--rest: is for --masks reviewed only; add --masks reviewed")
     settings: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -169,16 +172,16 @@ def evaluate(
     split: Split = None,
     device: tyro.conf.OmitArgPrefixes[Device] = Device(),
 ) -> None:
-    """Compare maps with ground truth masks where there are some: mIoU, FP, FN, and the sweep over all thresholds.
+    """Compare maps and masks with the ground truth: mIoU, FP, FN, and a sweep over all thresholds.
 
-    Of a run for boxes: boxes with the true ones, for the stages that have no metrics.json.
+    In a run for boxes, compare the boxes with the true boxes, for the stages that have no metrics.json.
 
     Args:
-        run: Run folder; its evaluation split is the one that is compared.
-        truth: The masks of the data set (folder), or those of `bao review` (reviewed): then mIoU with an interval, from
-            the images of its random sample alone.
+        run: Run folder; its evaluation split is compared.
+        truth: The masks of the data set (folder), or the masks of `bao review` (reviewed), which give mIoU with an
+            interval from the images of the random sample.
         split: With --truth reviewed, the split that was reviewed. Without it: the recipe's evaluation split.
-        device: What to compute on, where boxes are drawn.
+        device: Device to compute on; only boxes need it.
     """
     from baoseg import pipeline
 
@@ -186,12 +189,14 @@ def evaluate(
         pipeline.evaluate_reviewed(RunFolder(run), split=split)
         return
     if split is not None:
-        raise RecipeError("--split: goes with --truth reviewed; without it the recipe's evaluation split is compared")
+        raise RecipeError(
+            "--split: is for --truth reviewed only; leave it out to compare the evaluation split of the recipe"
+        )
     pipeline.evaluate_stages(RunFolder(run), hardware=device.resolve())
 
 
 def report(run: RunArgument) -> None:
-    """Write the HTML page of a run: table, curves, and a gallery of the evaluation split.
+    """Write the HTML page of a run, with a table, curves, and a gallery of the evaluation split.
 
     Args:
         run: Run folder.

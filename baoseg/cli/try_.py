@@ -16,15 +16,15 @@ def try_(
     labels: Annotated[Words, optional("NAME ...")] = (),
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("try"),
 ) -> None:
-    """Masks of photographs of everyday things in seconds: no training, no data, no network connection.
+    """Make masks of photographs of everyday things in seconds, without training, data or network connection.
 
-    An ImageNet classifier that comes with baoseg finds the classes; `bao run photos` trains your own.
+    An ImageNet classifier that comes with baoseg finds the classes; `bao run photos` trains on your own classes.
 
     Args:
         photos: Photographs, or folders of them.
-        labels: What the photographs show: ImageNet's classes and groups of them, e.g. dog sofa. Without it, the
-            five likeliest classes of each photograph are printed, and its mask is of the first.
-        out: Folder to write: NAME.png, the mask, and overlays/NAME.png, the photograph under its mask.
+        labels: Classes that the photographs show: ImageNet's classes and groups of them, e.g. dog sofa. Without it, the
+            five likeliest classes of each photograph are printed, and the mask shows the first.
+        out: Folder to write: the masks NAME.png, and overlays/NAME.png, the photographs under their masks.
     """
     from baoseg.predict import imagenet
 

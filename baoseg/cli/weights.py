@@ -1,4 +1,4 @@
-"""The group `bao weights`: published weights, from their hosts to files that `--weights` takes."""
+"""The group `bao weights`: from published weights to files that `--weights` reads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
 
 
 def list_() -> None:
-    """What there is: each file of weights, its licence, and the recipes that read it."""
+    """List all weights, with their licences and the recipes that read them."""
     from baoseg.core.progress import say
     from baoseg.recipes import weights
 
@@ -18,10 +18,10 @@ def list_() -> None:
 
 
 def show(name: Name) -> None:
-    """All that is known about one: where it comes from, its licence and checksum, and what could not be verified.
+    """Show all facts about one file of weights: source, licence, checksum, and what could not be verified.
 
     Args:
-        name: E.g. conformer-small; an unknown name lists them all.
+        name: Name of the weights, e.g. conformer-small; an unknown name lists all names.
     """
     from baoseg.recipes import weights
 
@@ -29,11 +29,11 @@ def show(name: Name) -> None:
 
 
 def fetch(name: Name, to: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("weights")) -> None:
-    """Download one, check it, and write it as DIR/NAME.safetensors; or say what to do where a host wants a person.
+    """Download weights, check them, and write DIR/NAME.safetensors, or say how to download them by hand.
 
     Args:
-        name: E.g. conformer-small; an unknown name lists them all.
-        to: Folder to write; recipes look into the default. The file as published stays there too.
+        name: Name of the weights, e.g. conformer-small; an unknown name lists all names.
+        to: Folder to write; recipes read the default folder. The published file stays in it too.
     """
     from baoseg.core.progress import say
     from baoseg.nets import catalogue
@@ -44,7 +44,7 @@ def fetch(name: Name, to: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("
 
 
 def convert(file: File, out: Annotated[Path, tyro.conf.arg(metavar="FILE")]) -> None:
-    """Write weights of any network that is known as safetensors, and say which keys match the network.
+    """Convert weights of a known network to safetensors, and print which keys match the network.
 
     Args:
         file: Weights of a Conformer, ResNet, ResNet-38 or DeepLab v2: .pth, .safetensors, or MXNet's .params.

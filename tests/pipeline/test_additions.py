@@ -122,8 +122,8 @@ def test_the_commands_look_at_ways_and_splits_first(copy: Path, capsys: pytest.C
     before = state_of(RunFolder(copy / "run"))
     device = ["--accelerator", "cpu", "--workers", "0"]
     for words, problem in (
-        (["refine", "run", "--with"], "--with: name one way or more, of crf, regions, psa, irn"),
-        (["refine", "run", "--with", "crf", "--regions", "r"], "--regions: names the regions of `--with regions`"),
+        (["refine", "run", "--with"], "--with: names no refinement; name one or more of crf, regions, psa, irn"),
+        (["refine", "run", "--with", "crf", "--regions", "r"], "--regions: is for `--with regions` only"),
         (["refine", "run", "--with", "crf", "--split", "vla"], "splits/vla.txt: no such split; the splits of"),
         (["segment", "run", "--net", NET, "--weights", str(backbone(copy)), "--split", "vla"], "no such split"),
     ):

@@ -411,7 +411,7 @@ def test_maps_are_those_of_the_whole_image(finished):
     before = finished.stage("cam").maps("test", "red0").stat().st_mtime_ns
     pipeline.make_maps(finished, hardware=HARDWARE)
     assert finished.stage("cam").maps("test", "red0").stat().st_mtime_ns == before
-    assert read_json(finished.stage("bas").costs)["maps"]["pictures"] == 6
+    assert read_json(finished.stage("bas").costs)["maps"]["images"] == 6
 
 
 def test_a_localizer_as_a_labeler_names_one_class_and_cuts_where_the_box_is_cut(finished):

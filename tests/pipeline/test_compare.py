@@ -102,7 +102,7 @@ def test_costs_are_noted(comparison: RunFolder) -> None:
     costs = read_json(comparison.stage("bnr").costs)
     assert costs["train"]["seconds"] > 0
     assert costs["train"]["epochs"] == 1
-    assert costs["maps"]["pictures"] == len(VAL)
+    assert costs["maps"]["images"] == len(VAL)
     assert not comparison.stage("other").costs.exists()
 
 

@@ -58,7 +58,7 @@ def test_refinements_leave_masks_metrics_and_rows_of_their_own(refined: RunFolde
         scores = slow_scores(pairs, 1 + len(truth.classes))
         assert metrics["refined"]["miou"] == pytest.approx(scores["miou"])
         assert metrics["fixed"] is metrics["sweep"] is metrics["oracle"] is None
-        assert read_json(stage.costs)["masks"]["pictures"] == len(VAL)
+        assert read_json(stage.costs)["masks"]["images"] == len(VAL)
         assert name in refined.report.read_text()
         assert stage.network.exists() == stage.losses.exists() == (not name.endswith(("crf", "regions")))
 

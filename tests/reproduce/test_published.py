@@ -53,10 +53,10 @@ def test_every_row_and_column_of_a_table_has_a_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_statements_and_says_that_its_curves_are_an_image(name: str) -> None:
+def test_a_figure_has_statements_and_says_that_its_curves_are_drawn(name: str) -> None:
     published = table(name)
     assert published.statements
-    assert any("picture only" in note for note in published.notes)
+    assert any("drawn only" in note for note in published.notes)
     told = {  # the only numbers that the texts have of figures
         "bao-figure-4": {("transcam", "voc-train-seed"): 64.9},
         "bas-figure-13": {("bas resnet50", "cub-test-median-iou"): 78.7},
