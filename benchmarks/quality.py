@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from figures import publish
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from baoseg import pipeline
 from baoseg.core.files import read_json
 from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import read_mask
-from baoseg.evaluate import Confusion
+from baoseg.evaluate import Confusion, class_iou
 from baoseg.report import curves
 
 Counts = np.ndarray  # [seeds images S S]
@@ -85,11 +86,8 @@ def _counts(run: RunFolder, name: str, split: str) -> np.ndarray:
 
 
 def _miou(counts: np.ndarray) -> np.ndarray:
-    """In percent, of matrices [... S S]; classes that neither truth nor masks have do not count."""
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    union = counts.sum(axis=-1) + counts.sum(axis=-2) - right
-    with np.errstate(invalid="ignore"):
-        return 100 * np.nanmean(right / union, axis=-1)
+    """In percent, of matrices [... S S]."""
+    return class_iou(torch.from_numpy(counts)).nanmean(dim=-1).numpy()
 
 
 def _seconds(run: RunFolder, name: str) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baoseg.core.errors import RunError, TargetError
+from baoseg.core.errors import DataError, RunError, TargetError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +111,16 @@ def read_json(path: Path) -> Any:
         if path.name != MANIFEST:
             remedy = "delete it and run the step again"
         raise RunError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def read_document(path: Path) -> Any:
+    """The content of a JSON file that another tool wrote. Raises DataError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give the file that the tool exported") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({first_line(error)}); give the file that the tool exported") from None
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:

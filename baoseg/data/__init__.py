@@ -133,9 +133,11 @@ class Excerpt:
         long_side: int | None = None,
         indices: Sequence[int] | None = None,
     ) -> None:
-        self.whole, self.limit, self.long_side = whole, limit, long_side
+        self.whole, self.long_side = whole, long_side
+        self._chosen = limit if indices is None else indices
         count = len(whole) if limit is None else min(limit, len(whole))
-        self.indices = indices or [position * len(whole) // count for position in range(count)]
+        spread = [position * len(whole) // count for position in range(count)]
+        self.indices = spread if indices is None else indices
         self.classes = whole.classes
         self.split = whole.split
         self.names: Sequence[str] = [whole.names[index] for index in self.indices]
@@ -156,7 +158,7 @@ class Excerpt:
         return self._shrunk_mask(self.whole.mask(self.indices[index]))
 
     def fingerprint(self, *, masks: bool = True) -> str:
-        content = f"{self.whole.fingerprint(masks=masks)} {self.limit} {self.long_side}"
+        content = f"{self.whole.fingerprint(masks=masks)} {self._chosen} {self.long_side}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _shrunk_mask(self, mask: UInt8[Tensor, "h w"] | None) -> UInt8[Tensor, "h2 w2"] | None:

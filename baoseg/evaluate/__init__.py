@@ -10,6 +10,7 @@ from baoseg.evaluate.masks import Confusion as Confusion
 from baoseg.evaluate.masks import MaskDecision as MaskDecision
 from baoseg.evaluate.masks import Scores as Scores
 from baoseg.evaluate.masks import ThresholdSweep as ThresholdSweep
+from baoseg.evaluate.masks import class_iou as class_iou
 from baoseg.evaluate.masks import decision_of as decision_of
 from baoseg.evaluate.masks import evaluate_masks as evaluate_masks
 from baoseg.evaluate.masks import evaluate_seeds as evaluate_seeds

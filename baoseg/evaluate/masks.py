@@ -61,6 +61,16 @@ class Scores:
         }
 
 
+def class_iou(counts: Int64[Tensor, "... S S"]) -> Float[Tensor, "... S"]:
+    """IoU of each class in percent, from pixel counts by ground truth (rows) and prediction (columns).
+
+    It is nan for a class in neither. mIoU is the mean of the others (`nanmean`).
+    """
+    exact = counts.double()
+    right = exact.diagonal(dim1=-2, dim2=-1)
+    return 100 * right / (exact.sum(dim=-1) + exact.sum(dim=-2) - right)  # 0 / 0 is nan, as wanted
+
+
 class Confusion:
     """Pixel counts [S S] over all images by ground truth (rows) and prediction (columns), in 64 bit."""
 
@@ -94,7 +104,7 @@ class Confusion:
         counts = self.counts.double()
         right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
         union = true + predicted - right
-        iou = 100 * right / union  # 0 / 0 is nan, as wanted
+        iou = class_iou(self.counts)
 
         def mean(values: Float[Tensor, "S"]) -> float:
             return 100 * values.nanmean().item()

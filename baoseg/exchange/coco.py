@@ -6,7 +6,6 @@ so they are no annotation: the entry of their image has them as run lengths unde
 """
 
 import json
-import re
 import shutil
 import warnings
 from collections import defaultdict
@@ -19,14 +18,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from baoseg.core.errors import DataError, RecipeError, first_line
-from baoseg.core.files import atomic
+from baoseg.core.files import atomic, read_document
 from baoseg.core.types import IGNORE
-from baoseg.exchange.common import BACKGROUND_NAMES, Options, Outlines, read_document, sides, track
+from baoseg.data import run_lengths
+from baoseg.exchange.common import BACKGROUND_NAMES, Options, Outlines, sides, track
 from baoseg.exchange.outlines import LEAST, corner_outlines
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Instance, Layer
 
 IGNORED = "ignore"  # the key of an image
-_COUNT = re.compile(r"[P-o]{0,6}[0-O]")  # a run length as text: six bits a character, of which one says: more follow
 
 
 def write(results: Collection, out: Path, options: Options) -> None:
@@ -126,29 +125,9 @@ def _decoded(coder: Any, segmentation: Any, size: tuple[int, int]) -> Bool[np.nd
         coded = coder.frPyObjects([_within(polygon, size) for polygon in segmentation], *size)
         segmentation = coder.merge(coded) if coded else coder.encode(np.zeros(size, dtype=np.uint8, order="F"))
     else:
-        if list(segmentation["size"]) != list(size):
-            raise ValueError(f"a mask of {segmentation['size']} for an image of {list(size)}")
-        counts = segmentation["counts"]
-        counts = counts if isinstance(counts, list) else _lengths(counts)
-        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
-            raise ValueError("run lengths that do not fill the image")
-        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size, order="F")
+        return run_lengths.decode(segmentation, size)
     with warnings.catch_warnings(action="ignore"):  # pycocotools does not know the copy keyword of NumPy 2
         return np.asarray(coder.decode(segmentation)).astype(bool)
-
-
-def _lengths(text: str) -> list[int]:
-    """The run lengths that pycocotools packs into text: from the third on, what each is more than the last but one.
-
-    Not by pycocotools, which reads on past the end of text that ends early.
-    """
-    found: list[int] = []
-    for packed in _COUNT.findall(text):
-        bits = [ord(letter) - ord("0") for letter in packed]
-        value = sum((five & 31) << (5 * place) for place, five in enumerate(bits))
-        value -= (bits[-1] & 16 > 0) << (5 * len(bits))
-        found.append(value + (found[-2] if len(found) > 2 else 0))
-    return found
 
 
 def _within(polygon: Any, size: tuple[int, int]) -> list[float]:

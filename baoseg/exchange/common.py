@@ -1,6 +1,5 @@
 """What formats share."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,16 +140,6 @@ def ignore_name(classes: ClassSet, *, names: Sequence[str] = IGNORE_NAMES) -> st
 def key(label: str) -> str:
     """Equal for names that mean the same class."""
     return folded(tidy(label))
-
-
-def read_document(path: Path) -> Any:
-    """The content of a JSON file that another tool wrote. Raises DataError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give the file that the tool exported") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is no JSON ({first_line(error)}); give the file that the tool exported") from None
 
 
 def sides(height: Any, width: Any) -> tuple[int, int]:

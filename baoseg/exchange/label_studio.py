@@ -25,10 +25,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from baoseg.core.errors import DataError, first_line
-from baoseg.core.files import atomic
+from baoseg.core.files import atomic, read_document
 from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE, voc_palette
-from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, read_document, sides, track
+from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, sides, track
 from baoseg.exchange.outlines import fill
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Instance, Layer
 

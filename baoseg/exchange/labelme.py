@@ -20,10 +20,10 @@ from jaxtyping import Bool
 from PIL import Image
 
 from baoseg.core.errors import DataError
-from baoseg.core.files import atomic
+from baoseg.core.files import atomic, read_document
 from baoseg.core.types import IGNORE
 from baoseg.data.images import DAMAGE
-from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, read_document, sides, track
+from baoseg.exchange.common import Options, copy_image, copy_name, ignore_name, is_current, sides, track
 from baoseg.exchange.outlines import fill, outlines
 from baoseg.exchange.result import Collection, Drawn, ImageResult, Layer
 

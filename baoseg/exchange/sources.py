@@ -1,27 +1,23 @@
 """Where masks come from: a stage of a run, the ground truth of a folder, or a folder of masks beside its images."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from baoseg import seeds
 from baoseg.core.errors import DataError, RunError
-from baoseg.core.run_folder import RunFolder, StageFolder
+from baoseg.core.run_folder import RunFolder
 from baoseg.core.types import IGNORE, ClassSet
 from baoseg.data import Dataset, Excerpt
 from baoseg.data.folder import ALL, Folder, mask_folder
-from baoseg.data.images import image_size, read_image, read_mask, read_numbers
+from baoseg.data.images import image_size, read_image, read_mask
 from baoseg.data.table_lines import read_list
 from baoseg.data.walk import Walk
 from baoseg.exchange.result import Collection, ImageResult
 from baoseg.pipeline import manifest
-from baoseg.recipes import Recipe, Task
-from baoseg.seeds import masks
-
-Margin = Callable[[str], UInt8[np.ndarray, "h w"] | None]
+from baoseg.pipeline.common import margins_of
+from baoseg.recipes import Task
 
 
 def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None) -> Collection:
@@ -31,10 +27,9 @@ def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None
     """
     recipe = manifest.recipe_of(run, task=Task.MASKS)
     dataset = manifest.split_data(run, split)
-    known = [*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)]
-    made = [name for name in known if run.stage(name).masks(dataset.split).is_dir()]
+    made = [name for name in recipe.masked if run.stage(name).masks(dataset.split).is_dir()]
     name = stage or next(reversed(made), None)
-    if name is None or name not in known:
+    if name is None or name not in recipe.masked:
         raise RunError(f"{run.root}: has no stage {name!r} with masks; it has {', '.join(made) or 'none'}")
     paths = run.stage(name)
     missing = [image for image in dataset.names if not paths.mask(dataset.split, image).exists()]
@@ -43,11 +38,13 @@ def of_run(run: RunFolder, *, stage: str | None = None, split: str | None = None
             f"{paths.root}: {len(missing)} of {len(dataset)} images of the split {dataset.split} have no mask, e.g. "
             f"{missing[0]}; run `bao masks` or `bao refine` with --split {dataset.split} first"
         )
-    margin = _margin(run, recipe, name, dataset.split)
+    margins = margins_of(run, recipe, name, dataset.split)
 
     def read(index: int) -> ImageResult:
-        path = paths.mask(dataset.split, dataset.names[index])
+        image = dataset.names[index]
+        path = paths.mask(dataset.split, image)
         mask = _checked(path, _file(dataset, index), dataset.classes)
+        margin = margins(image).numpy() if margins is not None and margins.file(image).exists() else None
         return _result(dataset, index, mask, path, source=name, margin=margin)
 
     origin = str(paths.root.resolve())
@@ -125,18 +122,17 @@ def _result(
     path: Path,
     *,
     source: str,
-    margin: Margin | None = None,
+    margin: UInt8[np.ndarray, "h w"] | None = None,
 ) -> ImageResult:
-    name = dataset.names[index]
     return ImageResult(
-        name=name,
+        name=dataset.names[index],
         image=_file(dataset, index),
         mask=mask,
         classes=dataset.classes,
         source=source,
         made=path.stat().st_mtime,
         pixels=lambda: dataset[index].image.permute(1, 2, 0).numpy(),
-        margin=None if margin is None else margin(name),
+        margin=margin,
     )
 
 
@@ -155,23 +151,3 @@ def _checked(path: Path, image: Path | None, classes: ClassSet) -> UInt8[np.ndar
     if len(outside := mask[(mask > len(classes)) & (mask != IGNORE)]):
         raise DataError(f"{path}: index {outside[0]} is outside 0..{len(classes)}; name all classes in their order")
     return mask
-
-
-def _margin(run: RunFolder, recipe: Recipe, name: str, split: str) -> Margin | None:
-    """How sure a stage is of each pixel: the margin of its region vote, or of the maps that its masks go back to."""
-    of = {one.name: one for one in recipe.refinements}
-    behind = name
-    while behind in of:
-        if of[behind].votes:
-            voted = run.stage(behind)
-            return lambda image: read_numbers(voted.confidence(split, image)).astype(np.uint8)
-        behind = of[behind].of
-    if behind not in recipe.names:
-        return None
-    stage, threshold = run.stage(behind), recipe.masks_of(behind).threshold
-    return lambda image: _of_maps(stage, split, image, threshold)
-
-
-def _of_maps(stage: StageFolder, split: str, image: str, threshold: float) -> UInt8[np.ndarray, "h w"] | None:
-    path = stage.maps(split, image)
-    return masks.margin(seeds.load(path), threshold=threshold).numpy() if path.exists() else None

@@ -105,17 +105,6 @@ def masks_of_others(source: str, train: Dataset) -> KeptLabels:
     return KeptLabels(files, truth.reader(found.folder, zip(files, labelled, strict=True), len(train.classes)))
 
 
-def maps_behind(recipe: Recipe, segmentation: recipes.Segmentation) -> str:
-    """The stage or fusion whose maps became the masks. Raises RecipeError where they did not come from maps."""
-    of = {refinement.name: refinement.of for refinement in recipe.refinements}
-    source = segmentation.masks
-    while source in of:
-        source = of[source]
-    if source not in recipe.names:
-        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
-    return source
-
-
 def _check_batches(due: Iterable[Any], images: int, *, devices: int) -> None:
     """Raise RecipeError for batches that the devices cannot share; say where a data set is smaller than a batch."""
     say_smaller_batches(due, images)
@@ -163,6 +152,6 @@ def _check_segmentation(recipe: Recipe, segmentation: recipes.Segmentation, trai
         known |= {*earlier[: earlier.index(segmentation.name)]}
     if segmentation.masks not in known:
         masks_of_others(segmentation.masks, train)
-    if segmentation.reweight:
-        maps_behind(recipe, segmentation)
+    if segmentation.reweight and recipe.sure_of(segmentation.masks) is None:
+        raise RecipeError(f"{segmentation.name}: only masks of this run have maps to weight pixels by; do not reweight")
     segmentation.net.build(len(train.classes))

@@ -4,16 +4,19 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from baoseg import seeds
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import RunError
 from baoseg.core.files import read_json, write_json
 from baoseg.core.run_folder import RunFolder, StageFolder
-from baoseg.data.images import read_mask
+from baoseg.data.images import read_mask, read_numbers
 from baoseg.evaluate import MaskDecision
 from baoseg.recipes import Recipe
+from baoseg.seeds import masks
 
 
 def trained_stages(folder: RunFolder, recipe: Recipe) -> list[StageFolder]:
@@ -47,7 +50,7 @@ def missing_indices(paths: Sequence[Path]) -> list[int]:
 
 
 def outdated(made: Sequence[Path], sources: Sequence[Sequence[Path]]) -> list[int]:
-    """The numbers of the files that are missing, or older than one of their sources; as `not_there`.
+    """The numbers of the files that are missing, or older than one of their sources; as `missing_indices`.
 
     Raises RunError for a source that is missing.
     """
@@ -78,6 +81,32 @@ def up_to_date(made: Path, *sources: Path) -> bool:
     if missing := [path for path in sources if not path.exists()]:
         raise RunError(f"{missing[0]}: no such file; run `bao maps` and `bao masks` on the run folder first")
     return made.exists() and all(made.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """How sure masks of a run are of each pixel of an image, in 1/255 (`Recipe.sure_of`)."""
+
+    stage: StageFolder
+    split: str
+    threshold: float | None  # of the maps; None: a region vote, whose margins are kept
+
+    def file(self, image: str) -> Path:
+        """What the margins are read from."""
+        return (self.stage.confidence if self.threshold is None else self.stage.maps)(self.split, image)
+
+    def __call__(self, image: str) -> UInt8[Tensor, "h w"]:
+        if self.threshold is None:
+            return torch.from_numpy(read_numbers(self.file(image))).to(torch.uint8)
+        return masks.margin(seeds.load(self.file(image)), threshold=self.threshold)
+
+
+def margins_of(folder: RunFolder, recipe: Recipe, name: str, split: str) -> Margins | None:
+    """The margins of the masks of a stage, refinement or segmentation; None where nothing says how sure they are."""
+    behind = recipe.sure_of(name)
+    if behind is None:
+        return None
+    return Margins(folder.stage(behind), split, recipe.masks_of(behind).threshold if behind in recipe.names else None)
 
 
 @dataclasses.dataclass(frozen=True)

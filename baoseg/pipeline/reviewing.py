@@ -1,24 +1,20 @@
 """What reviewed masks are for: a first honest number without ground truth, and training."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int64
 from rich.table import Table
 from torch import Tensor
 
-from baoseg import recipes
 from baoseg.core import progress
 from baoseg.core.errors import DataError
 from baoseg.core.run_folder import RunFolder
 from baoseg.data import Dataset, Excerpt
 from baoseg.data.images import read_mask
 from baoseg.data.reviewed import FOLDER, Chosen, Reviewed
-from baoseg.evaluate import Confusion
-from baoseg.pipeline.common import KeptLabels
+from baoseg.evaluate import Confusion, class_iou
 from baoseg.pipeline.manifest import recipe_of, split_data
 from baoseg.recipes import Rest, Task
 
@@ -53,10 +49,9 @@ def evaluate_reviewed(folder: RunFolder, *, split: str | None = None) -> dict[st
             f"{reviewed.root}: {len(sample)} masks of a random sample of {dataset.split}, too few to say something; "
             f"review {LEAST} or more with `bao review {folder.root} --split {dataset.split} --sample random`"
         )
-    names = [*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)]
     estimates = {
-        name: estimate(np.stack([_counts(folder, name, dataset, reviewed, image) for image in sample]))
-        for name in names
+        name: estimate(torch.stack([_counts(folder, name, dataset, reviewed, image) for image in sample]))
+        for name in recipe.masked
         if all(folder.stage(name).mask(dataset.split, image).exists() for image in sample)
     }
     progress.say(_table(estimates))
@@ -73,10 +68,10 @@ def evaluate_reviewed(folder: RunFolder, *, split: str | None = None) -> dict[st
     return estimates
 
 
-def _counts(folder: RunFolder, name: str, dataset: Dataset, reviewed: Reviewed, image: str) -> Int[np.ndarray, "S S"]:
+def _counts(folder: RunFolder, name: str, dataset: Dataset, reviewed: Reviewed, image: str) -> Int64[Tensor, "S S"]:
     confusion = Confusion(len(dataset.classes))
     confusion.update(read_mask(folder.stage(name).mask(dataset.split, image)), read_mask(reviewed.mask(image)))
-    return confusion.counts.numpy()
+    return confusion.counts
 
 
 def _table(estimates: dict[str, Estimate]) -> Table:
@@ -86,7 +81,7 @@ def _table(estimates: dict[str, Estimate]) -> Table:
     return table
 
 
-def estimate(counts: Int[np.ndarray, "n S S"]) -> Estimate:
+def estimate(counts: Int64[Tensor, "n S S"]) -> Estimate:
     """mIoU of a sample of images, from the confusion matrix of each, with its interval.
 
     The interval is mIoU +- t sqrt(s^2 + b^2), where s is the jackknife's deviation and b its bias (each image left out
@@ -94,21 +89,14 @@ def estimate(counts: Int[np.ndarray, "n S S"]) -> Estimate:
     mIoU; so the bias belongs to the error. On masks of msrc14 this covers the true value in 87 to 97 of 100 samples of
     20 to 60 images, and the deviation over a bootstrap in 70 to 90.
     """
-    images = len(counts)
-    whole = counts.sum(axis=0)
-    without = miou(whole - counts)
-    bias = (images - 1) * float(without.mean() - miou(whole))
-    deviation = float(np.sqrt((images - 1) / images * ((without - without.mean()) ** 2).sum()))
-    mean, reach = float(miou(whole)), _student(images - 1) * float(np.hypot(deviation, bias))
-    return Estimate(mean, max(0.0, mean - reach), min(100.0, mean + reach), images)
-
-
-def miou(counts: Int[np.ndarray, "... S S"]) -> Float[np.ndarray, "..."]:
-    """In percent, of confusion matrices; classes that neither truth nor masks have do not count."""
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    union = counts.sum(axis=-1) + counts.sum(axis=-2) - right
-    with np.errstate(invalid="ignore"):
-        return np.asarray(100 * np.nanmean(right / union, axis=-1))
+    images, whole = len(counts), counts.sum(dim=0)
+    mean = class_iou(whole).nanmean()
+    without = class_iou(whole - counts).nanmean(dim=-1)
+    bias = (images - 1) * (without.mean() - mean)
+    deviation = ((images - 1) * without.var(correction=0)).sqrt()
+    reach = _student(images - 1) * torch.hypot(deviation, bias)
+    low, high = ((mean - reach).clamp(min=0), (mean + reach).clamp(max=100))
+    return Estimate(mean.item(), low.item(), high.item(), images)
 
 
 def _student(freedom: int) -> float:
@@ -122,35 +110,8 @@ def _student(freedom: int) -> float:
     return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """Training images with their masks, some of them reviewed."""
-
-    dataset: Dataset
-    labels: KeptLabels
-    sure: frozenset[int]  # images, by their index, whose mask was reviewed
-    indices: tuple[int, ...]  # of the images in the data set that they were chosen from
-
-    def weights(self, margins: Callable[[int], UInt8[Tensor, "h w"]]) -> "_Weights":
-        """Weights of pixels by the index of the image: in full where a mask was reviewed, else the margins."""
-        return _Weights(self, margins)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    corrected: Corrected
-    margins: Callable[[int], UInt8[Tensor, "h w"]]
-
-    def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
-        if index in self.corrected.sure:
-            return torch.full_like(self.corrected.labels(index), 255)
-        return self.margins(self.corrected.indices[index])
-
-
-def with_reviewed(
-    folder: RunFolder, segmentation: recipes.Segmentation, dataset: Dataset, paths: list[Path]
-) -> Corrected:
-    """Training images and masks: reviewed masks where there are any, no rejected image, and the rest as asked.
+def reviewed_images(folder: RunFolder, rest: Rest, dataset: Dataset) -> tuple[Dataset, dict[str, Path]]:
+    """The images to learn from, and the reviewed masks by name: no rejected image, and the `rest` as asked.
 
     Raises DataError if no mask of the images was reviewed.
     """
@@ -161,17 +122,9 @@ def with_reviewed(
             f"{reviewed.root}: no reviewed mask of the split {dataset.split}; accept or correct some with "
             f"`bao review {folder.root} --split {dataset.split}`"
         )
-    left_out = rejected if segmentation.reviewed is not Rest.LEAVE_OUT else set(dataset.names) - usable
-    indices = [index for index, name in enumerate(dataset.names) if name not in left_out]
-    kept = [dataset.names[index] for index in indices]
+    left_out = set(dataset.names) - usable if rest is Rest.LEAVE_OUT else rejected
+    kept = Excerpt(dataset, indices=[i for i, name in enumerate(dataset.names) if name not in left_out])
     progress.say(
         f"{len(usable)} reviewed masks, {len(kept) - len(usable)} others, {len(rejected)} rejected images left out."
     )
-    return Corrected(
-        Excerpt(dataset, indices=indices),
-        KeptLabels(
-            [reviewed.mask(name) if name in usable else paths[i] for i, name in zip(indices, kept, strict=True)]
-        ),
-        frozenset(position for position, name in enumerate(kept) if name in usable),
-        tuple(indices),
-    )
+    return kept, {name: reviewed.mask(name) for name in usable}

@@ -2,33 +2,31 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from baoseg import evaluate, recipes, seeds
+from baoseg import evaluate, recipes
 from baoseg.core import costs, progress, ranks
 from baoseg.core.errors import DataError
 from baoseg.core.run_folder import RunFolder, StageFolder
 from baoseg.core.types import IGNORE, Sample
 from baoseg.data import Dataset, TrainSet, truth
-from baoseg.data.images import read_numbers, write_mask
+from baoseg.data.images import write_mask
 from baoseg.nets.segmentation import SegmentationNetwork
 from baoseg.pipeline import manifest
-from baoseg.pipeline.checking import check_new, maps_behind, masks_of_others
-from baoseg.pipeline.common import KeptLabels, missing_indices, note_cost, outdated, sharded
+from baoseg.pipeline.checking import check_new, masks_of_others
+from baoseg.pipeline.common import KeptLabels, Margins, margins_of, missing_indices, note_cost, outdated, sharded
 from baoseg.pipeline.manifest import alone_in, made_or_withdrawn, recipe_of, split_data, training_data
 from baoseg.pipeline.refining import masks_of
-from baoseg.pipeline.reviewing import with_reviewed
+from baoseg.pipeline.reviewing import reviewed_images
 from baoseg.pipeline.training import fit, judged, note_epoch
 from baoseg.predict import segment
 from baoseg.recipes import Recipe, Rest, Task
-from baoseg.seeds import masks
 from baoseg.training import guards
 from baoseg.training.train import Hardware
 
@@ -118,25 +116,16 @@ def _train_segmentation(
     paths = folder.stage(segmentation.name)
     if not missing_indices([paths.network]):
         return
-    dataset = training_data(folder)
-    pixel_labels = _training_masks(folder, recipe, segmentation, dataset, hardware=hardware)
-    _check_masks(pixel_labels, dataset)
-    weighed = segmentation.reweight or segmentation.reviewed is Rest.WEIGH
-    pixel_weights: Callable[[int], UInt8[Tensor, "h w"]] | None = None
-    if weighed:
-        pixel_weights = _margins(folder, recipe, segmentation, dataset)
-    if segmentation.reviewed is not None:
-        corrected = with_reviewed(folder, segmentation, dataset, list(pixel_labels.paths))
-        dataset, pixel_labels = corrected.dataset, corrected.labels
-        pixel_weights = None if pixel_weights is None else corrected.weights(pixel_weights)
+    learned = learned_pixels(folder, recipe, segmentation, hardware=hardware)
+    dataset = learned.dataset
     network = segmentation.net.build(len(dataset.classes), seed=recipe.seed)
     samples = TrainSet(
         dataset,
         segmentation.augment or recipe.augment,
         network.normalisation,
         seed=recipe.seed,
-        pixel_labels=pixel_labels,
-        pixel_weights=pixel_weights,
+        pixel_labels=learned.labels,
+        pixel_weights=learned.weights,
     )
     fit(
         paths,
@@ -152,6 +141,38 @@ def _train_segmentation(
         segment.save(paths.network, network, net=net, inference=inference, classes=dataset.classes)
         paths.state.unlink(missing_ok=True)
     ranks.barrier()
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What a segmentation network learns from: images, and the labels and weights of pixels by the image's index."""
+
+    dataset: Dataset
+    labels: KeptLabels
+    weights: "_PixelWeights | None"  # in 1/255
+
+
+def learned_pixels(
+    folder: RunFolder, recipe: Recipe, segmentation: recipes.Segmentation, *, hardware: Hardware
+) -> Learned:
+    """The training images with their masks, which are made where they are missing; reviewed masks stand for others.
+
+    Raises DataError for masks that do not go with their images, and if a reviewed mask is asked for and there is none.
+    """
+    dataset = training_data(folder)
+    corrected: dict[str, Path] = {}
+    if segmentation.reviewed is not None:
+        dataset, corrected = reviewed_images(folder, segmentation.reviewed, dataset)
+    labels = _training_masks(folder, recipe, segmentation, dataset, hardware=hardware)
+    masks = [corrected.get(name, path) for name, path in zip(dataset.names, labels.paths, strict=True)]
+    labels = dataclasses.replace(labels, paths=masks)
+    _check_masks(labels, dataset)
+    weights = None
+    if segmentation.reweight or segmentation.reviewed is Rest.WEIGH:
+        margins = margins_of(folder, recipe, segmentation.masks, dataset.split)
+        assert margins is not None, "checked when the network was noted"
+        weights = _PixelWeights(margins, dataset.names, labels, frozenset(corrected))
+    return Learned(dataset, labels, weights)
 
 
 def _training_masks(
@@ -205,31 +226,18 @@ def _check_masks(pixel_labels: "KeptLabels", dataset: Dataset) -> None:
         progress.say(f"No mask shows {', '.join(absent)}: the network will not learn it.")
 
 
-def _margins(
-    folder: RunFolder, recipe: Recipe, segmentation: recipes.Segmentation, dataset: Dataset
-) -> "_Margins | KeptLabels":
-    source = maps_behind(recipe, segmentation)
-    for refinement in recipe.refinements:
-        if refinement.name == segmentation.masks and refinement.votes:
-            voted = folder.stage(refinement.name)
-            return KeptLabels([voted.confidence(dataset.split, name) for name in dataset.names], _grey)
-    stage = folder.stage(source)
-    return _Margins([stage.maps(dataset.split, name) for name in dataset.names], recipe.masks_of(source).threshold)
-
-
-def _grey(path: Path) -> UInt8[Tensor, "h w"]:
-    return torch.from_numpy(read_numbers(path).astype(np.uint8))
-
-
 @dataclasses.dataclass(frozen=True)
-class _Margins:
-    """How sure the maps are of each pixel, by the index of the image."""
+class _PixelWeights:
+    """How sure the masks are of each pixel, by the index of the image; in full where a mask was reviewed."""
 
-    paths: Sequence[Path]
-    threshold: float
+    margins: Margins
+    names: Sequence[str]
+    labels: KeptLabels
+    reviewed: frozenset[str]
 
     def __call__(self, index: int) -> UInt8[Tensor, "h w"]:
-        return masks.margin(seeds.load(self.paths[index]), threshold=self.threshold)
+        name = self.names[index]
+        return torch.full_like(self.labels(index), 255) if name in self.reviewed else self.margins(name)
 
 
 class _SegmentationCurve:

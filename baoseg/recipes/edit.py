@@ -24,7 +24,7 @@ def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
         named = net is not None and net.weights is not None and not embedded.is_embedded(net.weights)
         return replace(net, weights=change(net.weights)) if named else net
 
-    made = {*recipe.names, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)}
+    made = {*recipe.masked}
     return replace(
         recipe,
         data=recipe.data if recipe.data.path == SYNTHETIC else replace(recipe.data, path=change(recipe.data.path)),

@@ -132,9 +132,7 @@ class Segmentation:
     net: segment.NetConfig = field(default_factory=segment.NetConfig)
     inference: segment.Inference = field(default_factory=segment.Inference)
     augment: transforms.Config | None = None  # None: the recipe's
-    reweight: bool = (
-        False  # pixels count by the margin (`masks.margin`) of the region vote, or of the maps behind the masks
-    )
+    reweight: bool = False  # pixels count by how sure the masks are, see `Recipe.sure_of`
     reviewed: Rest | None = None  # reviewed masks stand for those of `masks`; what becomes of the others
     called: str = "segment"
 
@@ -224,6 +222,25 @@ class Recipe:
     def names(self) -> list[str]:
         """Of the stages and fusions, which have maps, in their order."""
         return [*(stage.name for stage in self.stages), *(fusion.name for fusion in self.fusions)]
+
+    @property
+    def masked(self) -> list[str]:
+        """Of all that has masks, in the order in which these are made."""
+        return [
+            *self.names,
+            *(refinement.name for refinement in self.refinements),
+            *(segmentation.name for segmentation in self.segmentations),
+        ]
+
+    def sure_of(self, name: str) -> str | None:
+        """What says how sure the masks `name` are of each pixel: the region vote or the stage that they go back to.
+
+        The measure is `seeds.masks.margin`, of the votes or of the maps. None if nothing says it.
+        """
+        of = {one.name: one for one in self.refinements}
+        while name in of and not of[name].votes:
+            name = of[name].of
+        return name if name in of or name in self.names else None
 
     @property
     def view(self) -> ViewConfig:

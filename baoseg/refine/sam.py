@@ -13,10 +13,10 @@ from jaxtyping import Int32
 from PIL import Image
 from torch import Tensor
 
-from baoseg.core.errors import CheckpointError, DataError, RecipeError, first_line
+from baoseg.core.errors import CheckpointError, RecipeError, first_line
 from baoseg.core.types import Sample
 from baoseg.nets import hub
-from baoseg.refine.region_files import NO_REGION, packed
+from baoseg.refine.region_files import packed
 
 OPTIONS: dict[str, Any] = {"points_per_batch": 64}
 
@@ -24,8 +24,8 @@ OPTIONS: dict[str, Any] = {"points_per_batch": 64}
 def finder(model: str, *, device: torch.device) -> Callable[[Sample], Int32[Tensor, "n h w"]]:
     """What finds the regions of an image with a model, e.g. facebook/sam-vit-base or facebook/sam2.1-hiera-tiny.
 
-    A model is its name on the hub, or a folder that holds it. An image where it finds nothing has one layer without
-    regions. Raises RecipeError without the extra `sam`, and CheckpointError where the model cannot be loaded.
+    A model is its name on the hub, or a folder that holds it. An image where it finds nothing has no layer.
+    Raises RecipeError without the extra `sam`, and CheckpointError where the model cannot be loaded.
     """
     try:
         from transformers import pipeline  # noqa: PLC0415  (the extra `sam`)
@@ -43,9 +43,6 @@ def finder(model: str, *, device: torch.device) -> Callable[[Sample], Int32[Tens
     def found(sample: Sample) -> Int32[Tensor, "n h w"]:
         image = Image.fromarray(sample.image.permute(1, 2, 0).numpy())
         masks = [np.asarray(mask, dtype=bool) for mask in generate(image, **OPTIONS)["masks"]]
-        try:
-            return packed(sorted(masks, key=np.count_nonzero))
-        except DataError:
-            return torch.full((1, *sample.image.shape[-2:]), NO_REGION, dtype=torch.int32)
+        return packed(sorted(masks, key=np.count_nonzero), (image.height, image.width))
 
     return found

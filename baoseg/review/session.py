@@ -16,6 +16,7 @@ from baoseg.core.run_folder import RunFolder
 from baoseg.data.images import image_size, read_mask
 from baoseg.data.reviewed import FOLDER, Chosen, Decision, Entry, Reviewed
 from baoseg.exchange import sources
+from baoseg.pipeline.common import margins_of
 from baoseg.refine import vote
 from baoseg.review import tiles
 
@@ -36,10 +37,11 @@ class Session:
         self.run, self.chosen = run, chosen
         self.results = sources.of_run(run, stage=stage, split=split)
         self.stage = self.results.stage
-        self.dataset = pipeline.open_split(pipeline.recipe_of(run), self.results.split)
+        self.recipe = pipeline.recipe_of(run)
+        self.dataset = pipeline.open_split(self.recipe, self.results.split)
         self.classes, self.names = self.results.classes, self.results.names
         self.reviewed = Reviewed(run.root / FOLDER)
-        self.recipe = pipeline.recipe_of(run)
+        self._margins = margins_of(run, self.recipe, self.stage, self.results.split)
         self._order: list[int] = list(range(len(self.names)))
         if chosen is Chosen.RANDOM:
             self._order = np.random.default_rng(SEED).permutation(len(self.names)).tolist()
@@ -101,17 +103,16 @@ class Session:
                 differ |= other != mask
                 shown |= other > 0
         doubt = float(differ.sum() / max(shown.sum(), 1))
-        margin = self.results.read(index).margin if mask.size <= LARGE else None
-        if margin is not None:
+        if self._margins is not None and self._margins.file(name).exists() and mask.size <= LARGE:
+            margin = self._margins(name).numpy()
             edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
             band = cv2.dilate(edge.astype(np.uint8), np.ones((2 * BAND + 1,) * 2, np.uint8)) > 0
             doubt += 1 - float((margin[band] if band.any() else margin).mean()) / 255
         return doubt
 
     def _masked(self) -> list[str]:
-        recipe = self.recipe
-        last = recipe.names[-1:]
-        return [*last, *(one.name for one in recipe.refinements), *(one.name for one in recipe.segmentations)]
+        """What is asked whether it agrees: the last stage with maps, and all that is made of masks."""
+        return self.recipe.masked[max(0, len(self.recipe.names) - 1) :]
 
     def _item(self, index: int) -> dict[str, object]:
         name = self.names[index]

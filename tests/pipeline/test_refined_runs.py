@@ -21,7 +21,7 @@ from baoseg.core.files import read_json
 from baoseg.core.run_folder import RunFolder
 from baoseg.data import open_dataset
 from baoseg.data.images import read_mask, write_mask
-from baoseg.pipeline import segmenting
+from baoseg.pipeline import checking, segmenting
 from baoseg.refine import vote
 from baoseg.seeds import masks
 
@@ -171,7 +171,10 @@ def segmented(refined: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> R
 
 def test_pixels_count_by_the_margin_of_the_vote_or_of_the_maps(segmented: RunFolder) -> None:
     recipe, scenes = pipeline.recipe_of(segmented), open_dataset(tiny.RECIPE.data, "train")
-    weights = {one.name: segmenting._margins(segmented, recipe, one, scenes)(3) for one in recipe.segmentations[::3]}
+    weights = {
+        one.name: segmenting.learned_pixels(segmented, recipe, one, hardware=tiny.HARDWARE).weights(3)
+        for one in recipe.segmentations[::3]
+    }
     seed = seeds.load(segmented.stage("bao").maps("train", scenes.names[3]))
     assert torch.equal(weights["segment"], masks.margin(seed))
     voted = vote.by_regions(seed, vote.superpixels(scenes[3].image))
@@ -260,7 +263,8 @@ def test_masks_that_cannot_be_learned_from_are_named(
     with pytest.raises(DataError, match=r"label 99 is outside 0\.\.\d+; use 255"):
         segmenting._check_masks(masks_of(tmp_path / "masks"), pictures)
     with pytest.raises(RecipeError, match="only masks of this run have maps"):
-        segmenting._margins(segmented, recipe, replace(SEGMENTATION, masks=str(tmp_path)), pictures)
+        unmapped = replace(SEGMENTATION, masks=str(tmp_path / "masks"), reweight=True)
+        checking.check_addition(recipe, unmapped, pictures)
 
 
 def test_a_mask_of_another_size_than_its_image_is_named() -> None:

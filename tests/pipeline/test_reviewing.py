@@ -9,13 +9,15 @@ import pytest
 import tiny
 import torch
 
-from baoseg import pipeline, recipes
+from baoseg import pipeline, recipes, seeds
 from baoseg.core.errors import DataError, RecipeError
 from baoseg.core.run_folder import RunFolder
-from baoseg.data.images import read_mask
+from baoseg.data.images import read_mask, write_mask
 from baoseg.data.reviewed import Chosen, Decision, Reviewed
+from baoseg.evaluate import class_iou
 from baoseg.pipeline import reviewing, segmenting
 from baoseg.recipes import Rest, Segmentation
+from baoseg.seeds import masks
 
 
 def review(folder: RunFolder, split: str, chosen: Chosen, decisions: dict[str, Decision]) -> Reviewed:
@@ -34,12 +36,10 @@ def folder(tiny_run: RunFolder, tmp_path: Path) -> RunFolder:
     return RunFolder(shutil.copytree(tiny_run.root, tmp_path / "run"))
 
 
-def prepared(folder: RunFolder, rest: Rest) -> reviewing.Corrected:
+def prepared(folder: RunFolder, rest: Rest) -> segmenting.Learned:
     recipe = pipeline.recipe_of(folder)
     network = Segmentation(masks="bao", schedule=tiny.RECIPE.stages[0].schedule, reviewed=rest)
-    train = pipeline.open_split(recipe, "train")
-    masks = segmenting._training_masks(folder, recipe, network, train, hardware=tiny.HARDWARE)
-    return reviewing.with_reviewed(folder, network, train, list(masks.paths))
+    return segmenting.learned_pixels(folder, recipe, network, hardware=tiny.HARDWARE)
 
 
 @pytest.mark.parametrize("rest", Rest)
@@ -53,14 +53,30 @@ def test_reviewed_masks_stand_for_those_of_the_stage_and_rejected_images_are_gon
     others = [] if rest is Rest.LEAVE_OUT else [name for name in train.names if name not in (corrected, rejected)]
     assert sorted(made.dataset.names) == sorted([corrected, *others])
     for index, name in enumerate(made.dataset.names):
-        stage = read_mask(folder.stage("bao").mask("train", name))
-        expected = train.mask(3) if name == corrected else stage
+        expected = train.mask(3) if name == corrected else read_mask(folder.stage("bao").mask("train", name))
         assert torch.equal(made.labels(index), expected)
         assert torch.equal(made.dataset[index].image, train[list(train.names).index(name)].image)
     assert f"1 reviewed masks, {len(others)} others, 1 rejected images left out" in capsys.readouterr().out
-    weights = made.weights(lambda index: torch.full((64, 64), index, dtype=torch.uint8))
-    for index, name in enumerate(made.dataset.names):
-        assert weights(index).unique().tolist() == [255 if name == corrected else list(train.names).index(name)]
+    assert (made.weights is not None) == (rest is Rest.WEIGH)
+    for index, name in enumerate(made.dataset.names if made.weights else ()):
+        margin = masks.margin(seeds.load(folder.stage("bao").maps("train", name)))
+        assert torch.equal(made.weights(index), torch.full_like(margin, 255) if name == corrected else margin)
+
+
+def test_maps_of_images_that_are_left_out_are_not_made(folder: RunFolder) -> None:
+    train = pipeline.open_split(pipeline.recipe_of(folder), "train")
+    review(folder, "train", Chosen.DOUBT, {train.names[3]: Decision.CORRECTED})
+    prepared(folder, Rest.LEAVE_OUT)
+    made = [name for name in train.names if folder.stage("bao").maps("train", name).exists()]
+    assert made == [train.names[3]]
+
+
+def test_a_reviewed_mask_of_another_class_list_is_refused(folder: RunFolder) -> None:
+    train = pipeline.open_split(pipeline.recipe_of(folder), "train")
+    reviewed = review(folder, "train", Chosen.DOUBT, {train.names[3]: Decision.CORRECTED})
+    write_mask(reviewed.mask(train.names[3]), torch.full((64, 64), 99, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"label 99 is outside 0\.\.5; use 255"):
+        prepared(folder, Rest.KEEP)
 
 
 def test_a_network_learns_from_them_and_the_recipe_says_so(folder: RunFolder) -> None:
@@ -108,7 +124,7 @@ def test_the_random_sample_alone_is_measured(folder: RunFolder, capsys: pytest.C
     for index in range(1, 11):
         drawn, true = read_mask(folder.stage("bao").mask("train", names[index])), scenes.mask(index)
         np.add.at(counts, (true.numpy(), drawn.numpy()), 1)
-    assert found["bao"].miou == pytest.approx(reviewing.miou(counts))
+    assert found["bao"].miou == pytest.approx(class_iou(torch.from_numpy(counts)).nanmean().item())
     assert found["bao"].low < found["bao"].miou < found["bao"].high and found["bao"].images == 10
     assert "1 images that were reviewed in order of doubt do not count" in said
     assert "1 rejected images of the sample have no mask" in said
@@ -125,11 +141,11 @@ def test_the_interval_covers_the_true_value_in_at_least_90_of_100_samples() -> N
             image[label, label] += round(size * right)
             wrong = 0 if label else draw.integers(1, 6)
             image[label, wrong] += round(size * (1 - right) * 0.5)
-    true = float(reviewing.miou(population.sum(axis=0)))
+    true = class_iou(torch.from_numpy(population.sum(axis=0))).nanmean().item()
     for images in (20, 50):
         covered = 0
         for _ in range(100):
-            found = reviewing.estimate(population[draw.choice(2000, images, replace=False)])
+            found = reviewing.estimate(torch.from_numpy(population[draw.choice(2000, images, replace=False)]))
             covered += found.low <= true <= found.high
         assert covered >= 90
 

@@ -46,7 +46,7 @@ def test_masks_of_a_model_become_regions(tiny_sam: Path, monkeypatch: pytest.Mon
     image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     find = vote.finder(vote.Config(source=f"sam:{tiny_sam}"), device=torch.device("cpu"))
     sample = Sample(name="x", image=image, labels=torch.ones(1))
-    assert find(sample).tolist() == torch.full((1, 40, 56), -1).tolist()  # random weights are sure of no mask
+    assert find(sample).shape == (0, 40, 56)  # random weights are sure of no mask
     monkeypatch.setattr(sam, "OPTIONS", LENIENT)
     regions = find(sample)
     masks = transformers.pipeline("mask-generation", model=str(tiny_sam))(

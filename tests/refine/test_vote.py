@@ -57,6 +57,12 @@ def test_maps_are_enlarged_to_the_image_and_an_image_without_classes_stays_backg
     assert not masks.to_mask(vote.by_regions(none, torch.zeros(1, 8, 12, dtype=torch.int32))).any()
 
 
+def test_without_a_region_all_scores_stay() -> None:
+    seed = SeedMaps(torch.tensor([1]), torch.rand(1, 4, 4), torch.rand(4, 4), (4, 4))
+    voted = vote.by_regions(seed, torch.empty((0, 4, 4), dtype=torch.int32))
+    assert torch.equal(voted.scores, seed.scores) and torch.equal(voted.background, seed.background)
+
+
 def test_regions_of_another_size_are_refused() -> None:
     seed = SeedMaps(torch.tensor([1]), torch.rand(1, 2, 2), None, (4, 4))
     with pytest.raises(DataError, match=r"regions of \(4, 5\) for an image of \(4, 4\)"):
