@@ -1,5 +1,6 @@
 """The verbs of `bao`; no logic. Torch is imported when a verb runs, so that help appears at once."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -15,7 +16,20 @@ Verb = Callable[..., None]
 
 
 def _by_name(*verbs: Verb) -> dict[str, Verb]:
+    for verb in verbs:
+        verb.__doc__ = _reflowed(verb.__doc__ or "")
     return {verb.__name__.strip("_").removeprefix("import_"): verb for verb in verbs}
+
+
+def _reflowed(doc: str) -> str:
+    """A docstring with one line for each argument: tyro would keep the breaks within the text of an argument."""
+    lines: list[str] = []
+    for line in inspect.cleandoc(doc).splitlines():
+        if line.startswith(" " * 8):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 VERBS = _by_name(

@@ -285,6 +285,8 @@ assert "torch" not in sys.modules
     assert "None" not in done.stdout  # how Python writes that an option may be left out
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if not line.startswith("usage: bao [-h] {")) <= 110  # the list of all verbs
+    # where the code breaks its line is nothing to the help
+    assert "network learns from them too), weigh (their pixels count by the margin of the" in done.stdout
     for verb in [*cli.VERBS, *cli.GROUPS]:
         assert f"• {verb} " in pages[0]
     page_of = dict(zip(cli.VERBS, pages[1:], strict=False))
